@@ -1,0 +1,1 @@
+"""The Ray layer: configuration, deployments, load test and command line."""

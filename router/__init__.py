@@ -1,0 +1,1 @@
+"""Fan-out of queries over shards: batching, deadlines, merging and HTTP. No Ray."""

@@ -1,0 +1,235 @@
+"""What crosses the boundary of a searcher: requests, replies, errors and the `Searcher` protocol.
+
+Every layer above (router, cluster, HTTP client) re-uses these types, so routers can nest and one test file
+can hold every implementation to the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from silverray.shard.filter.compiler import CompiledFilter
+
+Mode = Literal["exact", "bloom"]
+ItemId = int | str
+
+MAX_K = 10_000
+"""Largest k that a search may ask for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """One query.
+
+    Attributes:
+        vectors: `[T, D]` float32, one query vector per task; None when `user` is given.
+        user: user features, turned into `vectors` by the router's encoder; None when `vectors` is given.
+        filter: filter text, or its compiled form once a router or admission has compiled it.
+        k: number of items wanted, 1 to `MAX_K`.
+        fields: names of payload fields to return.
+        mode: "exact" verifies every uncertain filter term; "bloom" leaves positive hashed terms unverified.
+        n_probe: clusters to scan, no more and no fewer; None lets the planner decide (never short without need).
+        refine: "all" gives every scanned candidate its exact score; None only the best of the coarse scores.
+        timeout_s: time left for this request in seconds when it is handed over; None waits for ever.
+        min_coverage: least fraction of the items that must have been searched, 0 to 1.
+        min_seq: least log sequence number that the answer must include.
+        explain: whether the reply says how it was found.
+    """
+
+    vectors: NDArray[np.float32] | None = None
+    user: Mapping[str, Any] | None = None
+    filter: str | CompiledFilter | None = None
+    k: int = 10
+    fields: tuple[str, ...] = ()
+    mode: Mode = "exact"
+    n_probe: int | None = None
+    refine: Literal["all"] | None = None
+    timeout_s: float | None = None
+    min_coverage: float = 0.0
+    min_seq: int = 0
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the catalog an answer rests on.
+
+    Attributes:
+        shards: shards that were asked.
+        answered: shards whose answer is in the reply.
+        items_fraction: fraction of the catalog's items held by the shards that answered, 0 to 1.
+    """
+
+    shards: int = 1
+    answered: int = 1
+    items_fraction: float = 1.0
+
+    @property
+    def degraded(self) -> bool:
+        """Whether any shard is missing."""
+        return self.answered < self.shards
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchReply:
+    """The best items of one query, by (score desc, key asc).
+
+    Attributes:
+        ids: the item ids, best first: `[n]` int64, or a list of n strings where ids are strings.
+        keys: `[n]` int64 item keys (equal to the ids where those are integers).
+        scores: `[n]` float32.
+        fields: one list of n values per payload field that was asked for; None is a missing value.
+        version: version of the snapshot that answered.
+        seq: log sequence number that the answer includes.
+        coverage: what part of the catalog was searched.
+        explain: how the answer was found, when asked for.
+    """
+
+    ids: NDArray[np.int64] | list[str]
+    keys: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    fields: Mapping[str, list[Any]] = field(default_factory=dict)
+    version: str
+    seq: int = 0
+    coverage: Coverage = Coverage()
+    explain: dict[str, Any] | None = None
+
+
+class SearchError(Exception):
+    """An error with a stable code that a client can act on.
+
+    Args:
+        message: what was wrong, for a person.
+        where: path of the offending part of the request, such as `queries[3].filter`.
+    """
+
+    code = "internal"
+    status = 500
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(message, where)
+        self.message = message
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class InvalidRequest(SearchError):
+    """The request itself is wrong: asking again will not help."""
+
+    code = "invalid_request"
+    status = 422
+
+
+class FilterError(InvalidRequest):
+    """The filter text is wrong.
+
+    Args:
+        message: what was wrong.
+        position: 0-based character position in the filter text.
+        expected: what would have been accepted there.
+        hint: how to mend it.
+        where: path of the filter in the request.
+    """
+
+    code = "invalid_filter"
+
+    def __init__(
+        self,
+        message: str,
+        position: int,
+        expected: Sequence[str] = (),
+        hint: str | None = None,
+        where: str | None = "filter",
+    ) -> None:
+        super().__init__(message, where)
+        self.position = position
+        self.expected = tuple(expected)
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.position, self.expected, self.hint, self.where)
+
+
+class Overloaded(SearchError):
+    """A bounded queue is full; ask again after `RETRY_AFTER_S` seconds."""
+
+    code = "overloaded"
+    status = 503
+    RETRY_AFTER_S = 1
+
+
+class CoverageTooLow(SearchError):
+    """Fewer items were searched than the request's `min_coverage` allows."""
+
+    code = "coverage_too_low"
+    status = 503
+
+
+class SequenceNotReached(SearchError):
+    """No answer that includes the request's `min_seq` could be had in time."""
+
+    code = "sequence_not_reached"
+    status = 503
+
+
+class EncoderUnavailable(SearchError):
+    """User features cannot be turned into vectors now."""
+
+    code = "encoder_unavailable"
+    status = 503
+
+
+class DeadlineExceeded(SearchError):
+    """Nothing was found in time."""
+
+    code = "deadline_exceeded"
+    status = 504
+
+
+class SnapshotError(Exception):
+    """A snapshot is missing, incomplete or altered; the message names the file."""
+
+
+class Searcher(Protocol):
+    """Anything that answers batches of queries: a shard, a router, an HTTP client, a brute-force scan."""
+
+    async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
+        """Answer every request of a batch, in order.
+
+        Args:
+            requests: the batch.
+
+        Returns:
+            One reply, or the error that concerns that request alone, per request.
+
+        Raises:
+            SearchError: the whole batch failed.
+        """
+        ...
+
+
+class Encoder(Protocol):
+    """Turns user features into query vectors."""
+
+    async def encode(self, users: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Encode a batch of users.
+
+        Args:
+            users: one mapping of feature name to value per user.
+
+        Returns:
+            `[B, T, D]` float32 task vectors.
+
+        Raises:
+            InvalidRequest: a required feature is missing or has the wrong type; `where` is `user[i].NAME`.
+            EncoderUnavailable: the encoder cannot answer now.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Filters: schema, language, plane programs and exact verification."""

@@ -1,0 +1,1 @@
+"""The index: clusters, codes, snapshots and the lists a shard searches."""

@@ -1,0 +1,1 @@
+"""The retrieval model and its towers."""
