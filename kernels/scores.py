@@ -1,0 +1,70 @@
+"""Exact scores: the fixed-order float32 dot product. Letters: N items, Q queries, D dimensions, M pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PAIRS_AT_A_TIME = 1 << 16
+
+
+def exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+    """Score pairs of query and item by the dot product, summed in a fixed order.
+
+    The D products are padded with zeros to a power of two; then the second half is added to the first until one
+    number is left. Every product and sum is rounded to float32, so the score of a pair is the same bit for bit
+    whatever batch, shard or device it is computed in.
+
+    Args:
+        vectors: `[N, D]` float32 or bfloat16, the item cache.
+        queries: `[Q, D]` float32.
+        rows: `[M]` int64, the query of each pair.
+        slots: `[M]` int64, the item of each pair; -1 gives -inf.
+
+    Returns:
+        `[M]` float32.
+
+    Raises:
+        ValueError: a wrong dtype or shape.
+
+    Cost:
+        Reads D elements of the cache per pair.
+    """
+    if vectors.dim() != 2 or queries.shape[1:] != vectors.shape[1:]:
+        raise ValueError(f"queries: expected [Q, {vectors.shape[1]}], got {list(queries.shape)}")
+    if rows.shape != slots.shape or rows.dim() != 1:
+        raise ValueError(f"slots: expected {list(rows.shape)}, got {list(slots.shape)}")
+    scores: Tensor = torch.ops.silverray.exact_scores(vectors, queries, rows, slots)
+    return scores
+
+
+@torch.library.custom_op("silverray::exact_scores", mutates_args=())
+def _exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+    scores = queries.new_empty(len(slots))
+    for start in range(0, len(slots), PAIRS_AT_A_TIME):
+        part = slice(start, start + PAIRS_AT_A_TIME)
+        items = vectors[slots[part].clamp(min=0)].float()
+        scores[part] = halving_sum(items.mul_(queries[rows[part]]))
+    return scores.masked_fill_(slots < 0, -torch.inf)
+
+
+@_exact_scores.register_fake
+def _(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+    return queries.new_empty(len(slots))
+
+
+def halving_sum(products: Tensor) -> Tensor:
+    """Sum the last dimension by adding its second half to its first until one number is left.
+
+    Args:
+        products: `[M, D]` float32.
+
+    Returns:
+        `[M]` float32.
+    """
+    width = 1 << max(0, products.shape[1] - 1).bit_length()
+    sums = torch.nn.functional.pad(products, (0, width - products.shape[1]))
+    while width > 1:
+        width //= 2
+        sums = sums[:, :width] + sums[:, width:]
+    return sums[:, 0]

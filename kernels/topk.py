@@ -1,0 +1,111 @@
+"""Top-k in a total order: score descending, then key ascending. Letters: B rows, N candidates, M pairs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_PADDED = 1 << 24
+"""Most scores that the ragged form pads at a time (64 MiB)."""
+
+
+class TopK(NamedTuple):
+    """The best candidates of each row.
+
+    Attributes:
+        scores: `[B, k]` float32, descending; -inf where a row has no more candidates.
+        index: `[B, k]` int64 place of each among its row's candidates; -1 where there are no more.
+    """
+
+    scores: Tensor
+    index: Tensor
+
+
+def top_k(scores: Tensor, keys: Tensor, k: int) -> TopK:
+    """Select the k best of each row by (score desc, key asc).
+
+    Args:
+        scores: `[B, N]` float32 without NaN; -inf marks a place without a candidate.
+        keys: `[B, N]` or `[N]` int64, by which equal scores are ordered; then by place.
+        k: how many, at least 0; more than N is fine.
+
+    Returns:
+        A `TopK`; the same on every device and for every batch.
+
+    Raises:
+        ValueError: a wrong dtype or shape.
+
+    Example:
+        >>> top_k(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([7, 9, 8]), 2).index
+        tensor([[2, 1]])
+    """
+    if scores.dtype != torch.float32 or scores.dim() != 2:
+        raise ValueError(f"scores: expected [B, N] float32, got {list(scores.shape)} {scores.dtype}")
+    if keys.dtype != torch.int64 or keys.shape not in (scores.shape, scores.shape[1:]):
+        raise ValueError(f"keys: expected {list(scores.shape)} int64, got {list(keys.shape)} {keys.dtype}")
+    if k < 0:
+        raise ValueError(f"k: expected 0 or more, got {k}")
+    return TopK(*torch.ops.silverray.top_k(scores, keys.expand_as(scores), k))
+
+
+@torch.library.custom_op("silverray::top_k", mutates_args=())
+def _top_k(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    best = scores.new_full((len(scores), k), -torch.inf)
+    index = torch.full_like(best, -1, dtype=torch.int64)
+    if min(k, scores.shape[1]) == 0:
+        return best, index
+    least = torch.topk(scores, min(k, scores.shape[1]), dim=1, sorted=False).values.amin(1, keepdim=True)
+    # Ties with the k-th score are all kept here, so that keys can decide between them.
+    rows, places = torch.nonzero((scores >= least) & (scores > -torch.inf), as_tuple=True)
+    kept = scores[rows, places]
+    order = torch.argsort(keys[rows, places], stable=True)
+    order = order[torch.argsort(kept[order], descending=True, stable=True)]
+    order = order[torch.argsort(rows[order], stable=True)]
+    rows, places, kept = rows[order], places[order], kept[order]
+    counts = torch.bincount(rows, minlength=len(scores))
+    rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    wanted = rank < k
+    best[rows[wanted], rank[wanted]] = kept[wanted]
+    index[rows[wanted], rank[wanted]] = places[wanted]
+    return best, index
+
+
+@_top_k.register_fake
+def _(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(len(scores), k), keys.new_empty(len(scores), k)
+
+
+def ragged_top_k(scores: Tensor, keys: Tensor, rows: Tensor, row_count: int, k: int) -> TopK:
+    """Select the k best of each row where rows have different numbers of candidates.
+
+    Args:
+        scores: `[M]` float32 without NaN.
+        keys: `[M]` int64.
+        rows: `[M]` int64, ascending: the row of each candidate.
+        row_count: number of rows B.
+        k: how many.
+
+    Returns:
+        A `TopK` whose index is a place in `0..M`.
+    """
+    counts = torch.bincount(rows, minlength=row_count)
+    starts = counts.cumsum(0) - counts
+    width = int(counts.max()) if row_count else 0
+    step = max(1, MAX_PADDED // max(1, width))
+    parts = []
+    for first in range(0, row_count, step):
+        size = min(step, row_count - first)
+        chosen = slice(int(starts[first]), int(starts[first] + counts[first : first + size].sum()))
+        row, place = rows[chosen] - first, torch.arange(chosen.start, chosen.stop, device=rows.device)
+        place = place - starts[rows[chosen]]
+        padded = scores.new_full((size, width), -torch.inf)
+        padded_keys = keys.new_zeros(size, width)
+        padded[row, place], padded_keys[row, place] = scores[chosen], keys[chosen]
+        found = top_k(padded, padded_keys, k)
+        index = torch.where(found.index >= 0, found.index + starts[first : first + size, None], -1)
+        parts.append(TopK(found.scores, index))
+    if not parts:
+        return TopK(scores.new_empty(0, k), rows.new_empty(0, k))
+    return TopK(torch.cat([part.scores for part in parts]), torch.cat([part.index for part in parts]))

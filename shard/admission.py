@@ -1,0 +1,92 @@
+"""Admission: a request is checked against the catalog once, before anything is computed for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from silverray.shard.api import MAX_K, FilterError, InvalidRequest, SearchRequest
+from silverray.shard.filter.compiler import CompiledFilter, compile_filter
+from silverray.shard.index.catalog import Catalog
+
+CACHED_FILTERS = 4_096
+
+
+class Admission:
+    """Checks requests, normalises their vectors and compiles their filters.
+
+    Args:
+        catalog: what the requests are about.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._payload = [name for name, field in catalog.schema.fields.items() if field.payload]
+
+        @lru_cache(maxsize=CACHED_FILTERS)
+        def compile_text(text: str | None) -> CompiledFilter:
+            return compile_filter(text, catalog.schema, catalog.layout)
+
+        self._compile = compile_text
+
+    def admit(self, request: SearchRequest, where: str = "") -> SearchRequest:
+        """Check a request.
+
+        Args:
+            request: as a client sent it.
+            where: path of the request in messages, such as `queries[3]`.
+
+        Returns:
+            The request with its filter compiled and, for cosine, its vectors of length 1. `vectors` stays None
+            where user features were given.
+
+        Raises:
+            InvalidRequest: a value is of the wrong shape or outside its range.
+            FilterError: the filter is wrong.
+        """
+        prefix = f"{where}." if where else ""
+        if not 1 <= request.k <= MAX_K:
+            raise InvalidRequest(f"expected 1 to {MAX_K}, got {request.k}", f"{prefix}k")
+        if request.n_probe is not None and request.n_probe < 1:
+            raise InvalidRequest(f"expected 1 or more, got {request.n_probe}", f"{prefix}n_probe")
+        if not 0 <= request.min_coverage <= 1:
+            raise InvalidRequest(f"expected 0 to 1, got {request.min_coverage}", f"{prefix}min_coverage")
+        for place, name in enumerate(request.fields):
+            if name not in self._payload:
+                known = ", ".join(self._payload) or "none"
+                raise InvalidRequest(f"no payload field {name!r}; there are: {known}", f"{prefix}fields[{place}]")
+        if (request.vectors is None) == (request.user is None):
+            raise InvalidRequest("give either query vectors or user features", where or None)
+        vectors = None if request.vectors is None else self.admit_vectors(request.vectors, prefix)
+        compiled = request.filter
+        if not isinstance(compiled, CompiledFilter):
+            try:
+                compiled = self._compile(compiled)
+            except FilterError as error:
+                error.where = f"{prefix}filter"
+                raise
+        return replace(request, vectors=vectors, filter=compiled)
+
+    def admit_vectors(self, vectors: np.ndarray, prefix: str = "") -> np.ndarray:
+        """Check task vectors `[T, D]`, and scale them to length 1 for cosine.
+
+        Raises:
+            InvalidRequest: a wrong shape, NaN or infinity, or a vector of zeros with cosine.
+        """
+        tasks, dimension = len(self.catalog.tasks), self.catalog.dimension
+        name = f"{prefix}vector" if tasks == 1 else f"{prefix}vectors"
+        if vectors.ndim != 2 or vectors.shape[0] != tasks:
+            raise InvalidRequest(f"expected {tasks} task vector(s), got {list(vectors.shape)}", name)
+        if vectors.shape[1] != dimension:
+            raise InvalidRequest(f"expected {dimension} dimensions, got {vectors.shape[1]}", name)
+        if not np.isfinite(vectors).all():
+            raise InvalidRequest("holds NaN, infinity or a number beyond float32", name)
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if self.catalog.metric == "ip":
+            return vectors
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        if not lengths.all():
+            raise InvalidRequest("a vector of zeros has no cosine", name)
+        return (vectors / lengths).astype(np.float32)

@@ -1,0 +1,178 @@
+"""Building a snapshot: train, assign, encode and write, partition by partition."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from silverray.kernels.codes import quantize_rows
+from silverray.shard.filter.layout import PlaneLayout
+from silverray.shard.filter.schema import Schema
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.keys import partition_of
+from silverray.shard.index.kmeans import Progress, assign, default_clusters, train_centroids
+from silverray.shard.index.recall import RecallCurve, measure_recall_curve
+from silverray.shard.index.snapshot import (
+    INDEX,
+    LAYOUT,
+    MODEL,
+    new_snapshot,
+    partition_folder,
+    write_manifest,
+    write_tensors,
+)
+from silverray.shard.index.source import Source, read_source
+
+DEFAULT_PARTITIONS = 64
+DEFAULT_TASK = "default"
+
+
+def publish(
+    items: pa.Table,
+    schema: Schema,
+    out: Path,
+    *,
+    vectors: NDArray[np.float32] | None = None,
+    model: Path | None = None,
+    partitions: int = DEFAULT_PARTITIONS,
+    clusters: int | None = None,
+    seed: int = 0,
+    version: str | None = None,
+    seq: int = 0,
+    progress: Progress | None = None,
+) -> Catalog:
+    """Build a snapshot and publish it as `out/version`, whole or not at all.
+
+    Args:
+        items: a column per schema field, the id column and, unless `vectors` is given, a `vector` column.
+        schema: the items' schema.
+        out: the snapshot store, a directory of versions.
+        vectors: `[N, D]` float32 in row order.
+        model: directory of a trained user tower with its `module_info.json`, copied into the snapshot.
+        partitions: number of partitions, the most shards that can serve the snapshot.
+        clusters: number of k-means clusters; by default about twice the square root of the number of items.
+        seed: of sampling and training.
+        version: name of the snapshot; by default the time in UTC.
+        seq: log sequence number that the input includes.
+        progress: told of every step.
+
+    Returns:
+        The published snapshot's catalog.
+
+    Raises:
+        ValueError: an argument or a row of the input is bad; the message names it.
+        SnapshotError: the version exists already.
+
+    Cost:
+        Beside the input, memory for one copy of the vectors (cosine) and for one partition.
+    """
+    version = version or datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    if "/" in version or version.startswith("."):
+        raise ValueError(f"version: expected a plain name, got {version!r}")
+    if not 1 <= partitions <= 65_536:
+        raise ValueError(f"partitions: expected 1 to 65536, got {partitions}")
+    source = read_source(items, schema, vectors)
+    info = _read_model(model, schema)
+    centroids, nearest, curve = _train(torch.from_numpy(source.vectors), clusters, seed, progress)
+    layout = PlaneLayout.choose(schema, source.columns)
+    home = partition_of(source.keys, partitions)
+    order = np.lexsort((source.keys, nearest.numpy(), home))
+    counts = np.bincount(home, minlength=partitions)
+    with new_snapshot(out, version) as folder:
+        for number, rows in enumerate(np.split(order, counts.cumsum()[:-1])):
+            if progress:
+                progress("partitions", number, partitions)
+            _write_partition(folder / partition_folder(number), source, rows, centroids, nearest, layout)
+        sizes = torch.bincount(nearest, minlength=len(centroids))
+        write_tensors({"centroids": centroids, "sizes": sizes, **curve._asdict()}, folder / INDEX)
+        (folder / LAYOUT).write_text(layout.to_json())
+        if model:
+            shutil.copytree(model, folder / MODEL)
+        facts = {
+            "version": version,
+            "seq": seq,
+            "id_type": source.id_type,
+            "schema": schema.model_dump(mode="json"),
+            "partition_items": counts.tolist(),
+            "clusters": len(centroids),
+            "cache": "fp32",
+            "vector_space": info["vector_space"] if info else f"{version}",
+            "tasks": info["tasks"] if info else [DEFAULT_TASK],
+            "model": info,
+            "build": {"seed": seed},
+        }
+        write_manifest(folder, facts)
+        if progress:
+            progress("partitions", partitions, partitions)
+    return Catalog.open(out / version)
+
+
+def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
+    if model is None:
+        return None
+    file = model / "module_info.json"
+    try:
+        info: dict[str, object] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model: {file} cannot be read: {error}") from error
+    if info.get("dimension") != schema.vector.dimension:
+        raise ValueError(f"model: {file} says dimension {info.get('dimension')}, the schema {schema.vector.dimension}")
+    info.setdefault("vector_space", model.name)
+    return info
+
+
+def _train(
+    vectors: Tensor, clusters: int | None, seed: int, progress: Progress | None
+) -> tuple[Tensor, Tensor, RecallCurve]:
+    """Centroids `[C, D]`, each item's cluster `[N]` and the recall curve."""
+    if not len(vectors):
+        curve = RecallCurve(torch.ones(1), torch.ones(1))
+        return torch.zeros(1, vectors.shape[1]), torch.empty(0, dtype=torch.int64), curve
+    count = default_clusters(len(vectors)) if clusters is None else clusters
+    centroids = train_centroids(vectors, count, seed=seed, progress=progress)
+    if progress:
+        progress("assign", 0, 2)
+    nearest, _ = assign(vectors, centroids)
+    if progress:
+        progress("assign", 1, 2)
+    curve = measure_recall_curve(vectors, centroids, nearest, seed=seed)
+    if progress:
+        progress("assign", 2, 2)
+    return centroids, nearest, curve
+
+
+def _write_partition(
+    folder: Path,
+    source: Source,
+    rows: NDArray[np.int64],
+    centroids: Tensor,
+    nearest: Tensor,
+    layout: PlaneLayout,
+) -> None:
+    folder.mkdir(parents=True)
+    index = torch.from_numpy(rows)
+    vectors = torch.from_numpy(source.vectors[rows])
+    clusters = nearest[index]
+    codes = quantize_rows(vectors - centroids[clusters])
+    columns = source.columns.take(index)
+    arrays = {
+        "keys": torch.from_numpy(source.keys[rows]),
+        "clusters": clusters.int(),
+        "codes": codes.values,
+        "scales": codes.scales,
+        "vectors": vectors,
+        "bits": layout.encode(columns),
+    }
+    write_tensors(arrays, folder / "items.safetensors")
+    write_tensors(columns.to_tensors(), folder / "columns.safetensors")
+    payload = source.payload.take(pa.array(rows)).combine_chunks()
+    with pa.ipc.new_file(str(folder / "payload.arrow"), payload.schema) as writer:
+        writer.write_table(payload)

@@ -1,0 +1,103 @@
+"""The catalog's description: all that the layers above a shard need to know of a published snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from silverray.shard.api import SnapshotError
+from silverray.shard.filter.layout import PlaneLayout
+from silverray.shard.filter.schema import Schema
+from silverray.shard.index.snapshot import LAYOUT, SnapshotFiles
+
+IdType = Literal["int", "string"]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """A snapshot without its items.
+
+    Attributes:
+        path: the snapshot's directory.
+        version: its name.
+        seq: log sequence number that the snapshot includes.
+        items: number of items in all partitions.
+        partition_items: number of items of each partition.
+        clusters: number of k-means clusters.
+        schema: fields and vector space.
+        layout: assignment of planes to fields.
+        id_type: type of the item ids.
+        tasks: prediction targets; a query has one vector per task, in this order.
+    """
+
+    path: Path
+    version: str
+    seq: int
+    items: int
+    partition_items: tuple[int, ...]
+    clusters: int
+    schema: Schema
+    layout: PlaneLayout
+    id_type: IdType
+    tasks: tuple[str, ...]
+    has_user_tower: bool
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read a snapshot's description.
+
+        Args:
+            path: the snapshot's directory.
+
+        Returns:
+            Its catalog.
+
+        Raises:
+            SnapshotError: the snapshot is missing, incomplete or altered; the message names the file.
+        """
+        return cls.of(SnapshotFiles.open(path))
+
+    @classmethod
+    def of(cls, files: SnapshotFiles) -> Self:
+        """Read the description of an opened snapshot."""
+        manifest = files.manifest
+        return cls(
+            path=files.path,
+            version=manifest["version"],
+            seq=manifest["seq"],
+            items=sum(manifest["partition_items"]),
+            partition_items=tuple(manifest["partition_items"]),
+            clusters=manifest["clusters"],
+            schema=Schema.model_validate(manifest["schema"]),
+            layout=PlaneLayout.from_json(files.read(LAYOUT).decode()),
+            id_type=manifest["id_type"],
+            tasks=tuple(manifest["tasks"]),
+            has_user_tower=manifest["model"] is not None,
+        )
+
+    @property
+    def partitions(self) -> int:
+        """Number of partitions P."""
+        return len(self.partition_items)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.schema.vector.dimension
+
+    @property
+    def metric(self) -> Literal["ip", "cosine"]:
+        """How vectors are compared."""
+        return self.schema.vector.metric
+
+    def items_in(self, partitions: tuple[int, ...]) -> int:
+        """Number of items in some partitions.
+
+        Raises:
+            SnapshotError: there is no such partition.
+        """
+        for number in partitions:
+            if not 0 <= number < self.partitions:
+                raise SnapshotError(f"{self.path}: has no partition {number}; it has {self.partitions}")
+        return sum(self.partition_items[number] for number in partitions)

@@ -1,0 +1,62 @@
+"""Inverted lists: the items of the loaded partitions, in (cluster, key) order.
+
+Letters: N items (slots), D dimensions, C clusters, R planes, W words.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from silverray.shard.filter.columns import Columns
+
+
+class Lists(nn.Module):
+    """The tensors that a search reads.
+
+    Args:
+        centroids: `[C, D]` float32.
+        sizes: `[C]` int64 items of each cluster in the whole snapshot, whatever part is loaded here.
+        offsets: `[C + 1]` int64; cluster c holds slots `offsets[c]` to `offsets[c + 1]`, end excluded.
+        keys: `[N]` int64 item keys, ascending within a cluster.
+        codes: `[N, D]` int8 residual codes.
+        scales: `[N]` float32 scale of each code.
+        vectors: `[N, D]` float32 or bfloat16 item cache.
+        planes: `[R, W]` int64 filter bits; plane 0 is `live`.
+        columns: stored values of the filterable fields, by slot.
+    """
+
+    centroids: Tensor
+    sizes: Tensor
+    offsets: Tensor
+    keys: Tensor
+    codes: Tensor
+    scales: Tensor
+    vectors: Tensor
+    planes: Tensor
+
+    def __init__(
+        self,
+        *,
+        centroids: Tensor,
+        sizes: Tensor,
+        offsets: Tensor,
+        keys: Tensor,
+        codes: Tensor,
+        scales: Tensor,
+        vectors: Tensor,
+        planes: Tensor,
+        columns: Columns,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("centroids", centroids)
+        self.register_buffer("sizes", sizes)
+        self.register_buffer("offsets", offsets)
+        self.register_buffer("keys", keys)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("planes", planes)
+        self.columns = columns.to(centroids.device)
+
+    def __len__(self) -> int:
+        return len(self.keys)

@@ -1,0 +1,101 @@
+"""Embedded search: a snapshot in this process, for notebooks, tests and batch jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silverray.shard.admission import Admission
+from silverray.shard.api import Mode, SearchRequest
+from silverray.shard.engine import Engine
+
+BATCH = 64
+
+
+class BatchResult(NamedTuple):
+    """The best items of each query.
+
+    Attributes:
+        ids: `[B, k]` int64 (-1 beyond the count) or object (None beyond the count), best first.
+        scores: `[B, k]` float32; -inf beyond the count.
+        counts: `[B]` int64 items found; places beyond `counts[b]` hold no item.
+    """
+
+    ids: NDArray[Any]
+    scores: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+class LocalSearcher:
+    """A snapshot, or some of its partitions, searched synchronously.
+
+    Args:
+        engine: what answers.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.catalog = engine.catalog
+        self._admission = Admission(engine.catalog)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        partitions: Sequence[int] | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Load a snapshot; the arguments and errors are those of `Engine.open`."""
+        return cls(Engine.open(Path(path), partitions, device=device, threads=threads))
+
+    def search_batch(
+        self,
+        vectors: NDArray[np.float32],
+        filters: str | Sequence[str | None] | None = None,
+        k: int = 10,
+        n_probe: int | None = None,
+        mode: Mode = "exact",
+        refine: Literal["all"] | None = None,
+    ) -> BatchResult:
+        """Search many queries.
+
+        Args:
+            vectors: `[B, D]` float32, one query a row.
+            filters: one filter for all queries, or one (or None) for each.
+            k: number of items wanted, 1 to 10,000.
+            n_probe: clusters to scan; None lets the planner choose.
+            mode: "exact", or "bloom" to leave positive hashed terms unverified.
+            refine: "all" gives every scanned candidate its exact score.
+
+        Returns:
+            The items of each query by (score desc, key asc).
+
+        Raises:
+            InvalidRequest: a value is of the wrong shape or outside its range.
+            FilterError: a filter is wrong; `where` names the query.
+        """
+        texts = [filters] * len(vectors) if filters is None or isinstance(filters, str) else list(filters)
+        if len(texts) != len(vectors):
+            raise ValueError(f"filters: expected one for each of {len(vectors)} queries, got {len(texts)}")
+        requests = [
+            self._admission.admit(
+                SearchRequest(vectors=vector[None], filter=text, k=k, n_probe=n_probe, mode=mode, refine=refine),
+                f"queries[{place}]",
+            )
+            for place, (vector, text) in enumerate(zip(np.asarray(vectors), texts, strict=True))
+        ]
+        strings = self.catalog.id_type == "string"
+        ids = np.full((len(requests), k), None if strings else -1, dtype=object if strings else np.int64)
+        scores = np.full((len(requests), k), -np.inf, dtype=np.float32)
+        counts = np.zeros(len(requests), dtype=np.int64)
+        for start in range(0, len(requests), BATCH):
+            for row, reply in enumerate(self.engine.answer(requests[start : start + BATCH]), start):
+                counts[row] = len(reply.scores)
+                ids[row, : counts[row]] = reply.ids
+                scores[row, : counts[row]] = reply.scores
+        return BatchResult(ids, scores, counts)
