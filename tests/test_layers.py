@@ -28,9 +28,10 @@ def test_imports_go_in_one_direction() -> None:
             for name in imports(file):
                 top, _, rest = name.partition(".")
                 if top == "silverray":
-                    assert rest.split(".")[0] in [*LAYERS[: height + 1], *(["configs"] if layer == "cluster" else [])], (
-                        f"{file} imports {name}"
-                    )
+                    assert rest.split(".")[0] in [
+                        *LAYERS[: height + 1],
+                        *(["configs"] if layer == "cluster" else []),
+                    ], f"{file} imports {name}"
                     seen += 1
                 else:
                     assert top not in LAYERS, f"{file} imports a bare {name}"

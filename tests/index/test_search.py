@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from catalogs import FILTERS, make_requests
 
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchReply, SearchRequest
 from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
 from silverray.shard.searcher import ExactSearch, ShardSearcher
-
-from ..conftest import FILTERS, make_requests
 
 Search = Callable[[Sequence[SearchRequest]], list[SearchReply]]
 

@@ -136,7 +136,9 @@ def test_bad_input_is_refused_with_its_column_and_row(
 
 @pytest.mark.parametrize(("n", "kind"), [(0, "int"), (1, "int"), (1, "string")])
 def test_an_empty_catalog_and_one_item_are_served(n: int, kind: str, tmp_path: Path) -> None:
-    ids = pa.array(list(range(n)) if kind == "int" else ["ünïcode 雪"] * n, pa.int64() if kind == "int" else pa.string())
+    ids = pa.array(
+        list(range(n)) if kind == "int" else ["ünïcode 雪"] * n, pa.int64() if kind == "int" else pa.string()
+    )
     items = pa.table({"id": ids, "year": pa.array([2000] * n, pa.int64())})
     made = publish(items, SCHEMA, tmp_path, vectors=np.full((n, 4), 0.5, np.float32), version="v", partitions=4)
     assert made.items == n
