@@ -47,7 +47,7 @@ def scan(
         keep: how many slots to keep per query.
 
     Returns:
-        A `TopK` of `keep` per query, by (score desc, key asc), whose index is the slot.
+        A `TopK` of `keep` per query, by (score desc, key asc), whose places are slots.
 
     Raises:
         ValueError: a wrong dtype or shape.
@@ -95,8 +95,8 @@ def _scan(
             probe_scores[some], sizes[some],
         )  # fmt: skip
         found = top_k(scores, keys[slots], keep)
-        slots = slots.gather(1, found.index.clamp(min=0)) if slots.shape[1] else found.index
-        parts.append((found.scores, torch.where(found.index >= 0, slots, -1)))
+        slots = slots.gather(1, found.places.clamp(min=0)) if slots.shape[1] else found.places
+        parts.append((found.scores, torch.where(found.places >= 0, slots, -1)))
     if not parts:
         return probe_scores.new_empty(0, keep), probes.new_empty(0, keep)
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
@@ -139,7 +139,7 @@ def _score_probes(
     order = torch.argsort(flat, stable=True)
     clusters, counts = torch.unique_consecutive(flat[order], return_counts=True)
     bounds = offsets.tolist()
-    for cluster, pairs in zip(clusters.tolist(), order.split(counts.tolist()), strict=True):
+    for cluster, pairs in zip(clusters.tolist(), torch.split(order, counts.tolist()), strict=True):
         first, last = (bounds[cluster], bounds[cluster + 1]) if cluster >= 0 else (0, 0)
         if first == last:
             continue

@@ -16,11 +16,11 @@ class TopK(NamedTuple):
 
     Attributes:
         scores: `[B, k]` float32, descending; -inf where a row has no more candidates.
-        index: `[B, k]` int64 place of each among its row's candidates; -1 where there are no more.
+        places: `[B, k]` int64 place of each among its row's candidates; -1 where there are no more.
     """
 
     scores: Tensor
-    index: Tensor
+    places: Tensor
 
 
 def top_k(scores: Tensor, keys: Tensor, k: int) -> TopK:
@@ -38,7 +38,7 @@ def top_k(scores: Tensor, keys: Tensor, k: int) -> TopK:
         ValueError: a wrong dtype or shape.
 
     Example:
-        >>> top_k(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([7, 9, 8]), 2).index
+        >>> top_k(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([7, 9, 8]), 2).places
         tensor([[2, 1]])
     """
     if scores.dtype != torch.float32 or scores.dim() != 2:
@@ -88,7 +88,7 @@ def ragged_top_k(scores: Tensor, keys: Tensor, rows: Tensor, row_count: int, k: 
         k: how many.
 
     Returns:
-        A `TopK` whose index is a place in `0..M`.
+        A `TopK` whose places are in `0..M`.
     """
     counts = torch.bincount(rows, minlength=row_count)
     starts = counts.cumsum(0) - counts
@@ -104,8 +104,8 @@ def ragged_top_k(scores: Tensor, keys: Tensor, rows: Tensor, row_count: int, k: 
         padded_keys = keys.new_zeros(size, width)
         padded[row, place], padded_keys[row, place] = scores[chosen], keys[chosen]
         found = top_k(padded, padded_keys, k)
-        index = torch.where(found.index >= 0, found.index + starts[first : first + size, None], -1)
+        index = torch.where(found.places >= 0, found.places + starts[first : first + size, None], -1)
         parts.append(TopK(found.scores, index))
     if not parts:
         return TopK(scores.new_empty(0, k), rows.new_empty(0, k))
-    return TopK(torch.cat([part.scores for part in parts]), torch.cat([part.index for part in parts]))
+    return TopK(torch.cat([part.scores for part in parts]), torch.cat([part.places for part in parts]))

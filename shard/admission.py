@@ -6,10 +6,12 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silverray.shard.api import MAX_K, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
 
 CACHED_FILTERS = 4_096
 
@@ -69,7 +71,7 @@ class Admission:
                 raise
         return replace(request, vectors=vectors, filter=compiled)
 
-    def admit_vectors(self, vectors: np.ndarray, prefix: str = "") -> np.ndarray:
+    def admit_vectors(self, vectors: NDArray[np.float32], prefix: str = "") -> NDArray[np.float32]:
         """Check task vectors `[T, D]`, and scale them to length 1 for cosine.
 
         Raises:
@@ -86,7 +88,7 @@ class Admission:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self.catalog.metric == "ip":
             return vectors
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        if not lengths.all():
-            raise InvalidRequest("a vector of zeros has no cosine", name)
-        return (vectors / lengths).astype(np.float32)
+        try:
+            return to_unit_length(vectors)
+        except ZeroVectorError as error:
+            raise InvalidRequest(str(error), name) from None

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from silverray.kernels.programs import Opcode
 from silverray.shard.api import SearchReply, SearchRequest
@@ -143,7 +144,7 @@ def _filter_plan(request: SearchRequest) -> Plan:
     return request.filter.exact if request.mode == "exact" else request.filter.bloom
 
 
-def _vectors(request: SearchRequest) -> np.ndarray:
+def _vectors(request: SearchRequest) -> NDArray[np.float32]:
     assert request.vectors is not None, "the request was not encoded"
     return request.vectors
 

@@ -55,7 +55,7 @@ class ExactEngine(Engine):
             slots = slots[near >= torch.topk(near, request.k).values[-1] - slack]
         scores = exact_scores(lists.vectors, query[None], torch.zeros_like(slots), slots)
         best = top_k(scores[None], lists.keys[slots][None], min(request.k, len(slots)))
-        chosen = slots[best.index[0]].cpu().numpy()
+        chosen = slots[best.places[0]].cpu().numpy()
         return SearchReply(
             ids=self.payload.ids(chosen),
             keys=self.payload.keys(chosen),

@@ -93,7 +93,7 @@ def publish(
             _write_partition(folder / partition_folder(number), source, rows, centroids, nearest, layout)
         sizes = torch.bincount(nearest, minlength=len(centroids))
         write_tensors({"centroids": centroids, "sizes": sizes, **curve._asdict()}, folder / INDEX)
-        (folder / LAYOUT).write_text(layout.to_json())
+        (folder / LAYOUT).write_text(json.dumps(layout.to_json()))
         if model:
             shutil.copytree(model, folder / MODEL)
         facts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -70,7 +71,7 @@ class Catalog:
             partition_items=tuple(manifest["partition_items"]),
             clusters=manifest["clusters"],
             schema=Schema.model_validate(manifest["schema"]),
-            layout=PlaneLayout.from_json(files.read(LAYOUT).decode()),
+            layout=PlaneLayout.from_json(json.loads(files.read(LAYOUT))),
             id_type=manifest["id_type"],
             tasks=tuple(manifest["tasks"]),
             has_user_tower=manifest["model"] is not None,

@@ -82,16 +82,16 @@ class Planner(nn.Module):
         if n_probe is not None:
             return Plan(
                 torch.zeros(len(queries), dtype=torch.bool, device=bits.device),
-                found.index,
+                found.places,
                 found.scores,
                 passing,
             )
         total = passing.sum(1)
         survivors = total <= SURVIVORS
-        needed = torch.where(survivors, 0, self._probes_needed(found.index, passing, k))
+        needed = torch.where(survivors, 0, self._probes_needed(found.places, passing, k))
         width = int(needed.max()) if len(needed) else 0
         unused = torch.arange(width, device=needed.device) >= needed[:, None]
-        probes = found.index[:, :width].masked_fill(unused, -1)
+        probes = found.places[:, :width].masked_fill(unused, -1)
         return Plan(survivors, probes, found.scores[:, :width], passing)
 
     def _probes_needed(self, order: Tensor, passing: Tensor, k: int) -> Tensor:

@@ -95,9 +95,10 @@ class SnapshotFiles:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file, checked as by `read`."""
         try:
-            return load(self.read(name))
+            tensors: dict[str, Tensor] = load(self.read(name))
         except SafetensorError as error:
             raise SnapshotError(f"{self.path / name}: {error}") from error
+        return tensors
 
     def verify(self) -> Iterator[str]:
         """Check every file, yielding its name once it is found good.

@@ -13,6 +13,7 @@ from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.catalog import IdType
 from silverray.shard.index.keys import MAX_ID_BYTES, hash_texts
+from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
 
 CHECK_BLOCK = 65_536
 
@@ -101,7 +102,7 @@ def _vector_column(column: pa.ChunkedArray) -> NDArray[np.float32]:
     lengths = pc.list_value_length(column).to_numpy()
     if len(uneven := np.flatnonzero(lengths != lengths[:1])):
         raise ValueError(f"column 'vector', row {uneven[0]}: has {lengths[uneven[0]]} numbers, row 0 has {lengths[0]}")
-    values = pc.list_flatten(column).to_numpy().astype(np.float32, copy=False)
+    values: NDArray[np.float32] = pc.list_flatten(column).to_numpy().astype(np.float32, copy=False)
     return values.reshape(len(column), lengths[0] if len(lengths) else 0)
 
 
@@ -119,24 +120,8 @@ def _checked_vectors(vectors: NDArray[np.float32], rows: int, schema: Schema) ->
             row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
             raise ValueError(f"vectors, row {row}: holds NaN or infinity")
         if cosine:
-            result[start : start + len(block)] = normalize(block, start)
+            try:
+                result[start : start + len(block)] = to_unit_length(block)
+            except ZeroVectorError as error:
+                raise ValueError(f"vectors, row {start + error.row}: {error}") from None
     return result
-
-
-def normalize(vectors: NDArray[np.float32], first_row: int = 0) -> NDArray[np.float32]:
-    """Scale vectors to length 1.
-
-    Args:
-        vectors: `[n, D]` float32, finite.
-        first_row: number of the first row in messages.
-
-    Returns:
-        `[n, D]` float32.
-
-    Raises:
-        ValueError: a vector of zeros has no direction; the message names the row.
-    """
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    if not lengths.all():
-        raise ValueError(f"vectors, row {first_row + int(np.argmin(lengths))}: a vector of zeros has no cosine")
-    return (vectors / lengths).astype(np.float32)

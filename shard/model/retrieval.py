@@ -105,8 +105,8 @@ class RetrievalModel(nn.Module):
             lists.codes, lists.scales, lists.keys, lists.offsets, batch.bits[row],
             coded.values, coded.scales, plan.probes[row], plan.probe_scores[row], coarse_keep(batch.k),
         )  # fmt: skip
-        places, columns = torch.nonzero(best.index >= 0, as_tuple=True)
-        return self._refine(batch, row, SetBits(places, best.index[places, columns]))
+        places, columns = torch.nonzero(best.places >= 0, as_tuple=True)
+        return self._refine(batch, row, SetBits(places, best.places[places, columns]))
 
     def _score_all(self, batch: _Batch, within: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         pairs = set_bits(batch.bits[row])
@@ -121,8 +121,8 @@ class RetrievalModel(nn.Module):
         scores = exact_scores(self.lists.vectors, batch.queries[row], pairs.rows, pairs.slots)
         best = ragged_top_k(scores, self.lists.keys[pairs.slots], pairs.rows, len(row), batch.k)
         if not len(pairs.slots):
-            return best.index, best.scores
-        return torch.where(best.index >= 0, pairs.slots[best.index.clamp(min=0)], -1), best.scores
+            return best.places, best.scores
+        return torch.where(best.places >= 0, pairs.slots[best.places.clamp(min=0)], -1), best.scores
 
     def _verified(self, batch: _Batch, row: Tensor, pairs: SetBits) -> SetBits:
         groups: dict[Expression, list[int]] = {}
@@ -142,7 +142,7 @@ class RetrievalModel(nn.Module):
         """Split the chosen queries so that the pairs of each part stay bounded."""
         (rows,) = torch.nonzero(chosen, as_tuple=True)
         part = torch.div(counts[rows].cumsum(0) - 1, MAX_PAIRS, rounding_mode="floor")
-        return [rows[part == number] for number in part.unique()]
+        return [rows[part == number] for number in torch.unique(part)]
 
 
 class _Batch(NamedTuple):

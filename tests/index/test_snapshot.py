@@ -56,10 +56,10 @@ def test_a_missing_partition_and_a_short_file_are_refused_by_name(copy: Path) ->
     file = copy / "partitions/00003/items.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-1])
-    with pytest.raises(SnapshotError, match="00003/items.safetensors: has"):
+    with pytest.raises(SnapshotError, match=r"00003/items\.safetensors: has"):
         Catalog.open(copy)
     shutil.rmtree(file.parent)
-    with pytest.raises(SnapshotError, match="partitions/00003/.*missing"):
+    with pytest.raises(SnapshotError, match=r"partitions/00003/.*missing"):
         Catalog.open(copy)
 
 
@@ -67,10 +67,10 @@ def test_a_manifest_of_another_format_or_none_is_refused(copy: Path, tmp_path: P
     with pytest.raises(SnapshotError, match="not a published snapshot"):
         Catalog.open(tmp_path / "nothing")
     (copy / MANIFEST).write_text(json.dumps({"format": 99}))
-    with pytest.raises(SnapshotError, match="manifest.json: altered"):
+    with pytest.raises(SnapshotError, match=r"manifest\.json: altered"):
         Catalog.open(copy)
     (copy / MANIFEST).write_text("[1, 2")
-    with pytest.raises(SnapshotError, match="manifest.json: cannot be read"):
+    with pytest.raises(SnapshotError, match=r"manifest\.json: cannot be read"):
         Catalog.open(copy)
 
 

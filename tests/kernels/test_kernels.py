@@ -99,7 +99,7 @@ def test_top_k_is_the_head_of_a_full_sort(data: st.DataObject) -> None:
     found = top_k(torch.from_numpy(scores), torch.from_numpy(keys).long(), k)
     for row in range(rows):
         order = [place for place in np.lexsort((keys[row], -scores[row])) if scores[row, place] > -np.inf][:k]
-        assert found.index[row].tolist() == order + [-1] * (k - len(order))
+        assert found.places[row].tolist() == order + [-1] * (k - len(order))
         assert found.scores[row].tolist() == [scores[row, p] for p in order] + [-np.inf] * (k - len(order))
     lengths = rng.integers(0, n + 1, rows)
     flat_rows = torch.from_numpy(np.repeat(np.arange(rows), lengths))
@@ -108,8 +108,8 @@ def test_top_k_is_the_head_of_a_full_sort(data: st.DataObject) -> None:
     for row, length in enumerate(lengths):
         alone = top_k(torch.from_numpy(scores[row : row + 1, :length]), torch.from_numpy(keys[row, :length]).long(), k)
         assert ragged.scores[row].tolist() == alone.scores[0].tolist()
-        shifted = torch.where(alone.index[0] >= 0, alone.index[0] + int(lengths[:row].sum()), -1)
-        assert ragged.index[row].tolist() == shifted.tolist()
+        shifted = torch.where(alone.places[0] >= 0, alone.places[0] + int(lengths[:row].sum()), -1)
+        assert ragged.places[row].tolist() == shifted.tolist()
 
 
 @pytest.mark.parametrize("d", [1, 2, 50, 128, 1000])
@@ -169,7 +169,7 @@ def test_scan_agrees_with_a_loop_over_slots(d: int) -> None:
                     )
         expected.sort()
         slots = [slot for _, _, slot in expected[:keep]]
-        assert found.index[q].tolist() == slots + [-1] * (keep - len(slots))
+        assert found.places[q].tolist() == slots + [-1] * (keep - len(slots))
         np.testing.assert_allclose(found.scores[q, : len(slots)], [-e[0] for e in expected[:keep]], rtol=1e-6)
 
 

@@ -1,0 +1,175 @@
+"""Clients of a router's HTTP interface."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy as np
+
+from silverray.router.errors import Unavailable, from_document
+from silverray.router.wire import JSON, MESSAGE_PACK, Codec
+from silverray.shard.api import Coverage, DeadlineExceeded, SearchError, SearchReply, SearchRequest
+from silverray.shard.index.keys import hash_texts
+
+_MAX_QUERIES = 256
+_NETWORK_S = 5.0
+_LONGEST_S = 60.0
+
+
+class HttpSearcher:
+    """A `Searcher` over HTTP, in MessagePack.
+
+    Args:
+        url: where the router listens, such as `http://127.0.0.1:8000`.
+        transport: of the HTTP client; None for the network.
+
+    Example:
+        async with HttpSearcher("http://127.0.0.1:8000") as searcher:
+            (reply,) = await searcher.search([SearchRequest(vectors=vectors, k=10)])
+    """
+
+    def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        headers = {"content-type": MESSAGE_PACK.media_type, "accept": MESSAGE_PACK.media_type}
+        self._client = httpx.AsyncClient(base_url=url, headers=headers, transport=transport)
+
+    async def __aenter__(self) -> HttpSearcher:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
+        """Answer a batch; see `Searcher`.
+
+        Requests travel 256 at a time. One without a time-out gets a minute.
+
+        Raises:
+            SearchError: of the same class as the server's. A wrong request fails the whole batch, and `where`
+                says which it was.
+        """
+        starts = range(0, len(requests), _MAX_QUERIES)
+        parts = await asyncio.gather(*(self._search(requests[s : s + _MAX_QUERIES], s) for s in starts))
+        return [outcome for part in parts for outcome in part]
+
+    async def _search(self, requests: Sequence[SearchRequest], start: int) -> list[SearchReply | SearchError]:
+        body = {"queries": [_to_query(request) for request in requests], "columns": True}
+        longest = max(_LONGEST_S if request.timeout_s is None else request.timeout_s for request in requests)
+        try:
+            response = await self._client.post(
+                "/v1/search", content=MESSAGE_PACK.dumps(body), timeout=httpx.Timeout(longest + _NETWORK_S)
+            )
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"the server did not answer in time ({type(error).__name__})") from None
+        except httpx.TransportError as error:
+            raise Unavailable(f"the server cannot be reached: {error}") from None
+        document = _document(response, MESSAGE_PACK)
+        if response.status_code == 200 and isinstance(document, dict):
+            return [_to_outcome(result) for result in document["results"]]
+        failure = from_document(document, response.status_code)
+        if len(requests) == 1 and failure.status >= 500:
+            return [failure]
+        failure.where = _shifted(failure.where, start)
+        raise failure
+
+
+def _shifted(where: str | None, start: int) -> str | None:
+    """A path in a part of a batch as a path in the batch."""
+    return where and re.sub(r"^queries\[(\d+)\]", lambda place: f"queries[{int(place[1]) + start}]", where)
+
+
+class SearchClient:
+    """A blocking client that speaks JSON bodies as they are documented; for scripts and command lines.
+
+    Args:
+        url: where the router listens.
+        transport: of the HTTP client; None for the network.
+    """
+
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self._client = httpx.Client(base_url=url, transport=transport)
+
+    def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Post a body to `/v1/search` and return the reply's document.
+
+        Raises:
+            SearchError: of the same class as the server's, or `Unavailable` when there is no server.
+        """
+        return self._ask("POST", "/v1/search", body)
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Get a document, such as `/v1/status` or `/v1/schema`.
+
+        Raises:
+            SearchError: as in `search`.
+        """
+        return self._ask("GET", path, None)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, json=body, timeout=_LONGEST_S + _NETWORK_S)
+        except httpx.TransportError as error:
+            raise Unavailable(f"the server cannot be reached: {error}") from None
+        document = _document(response, JSON)
+        if response.status_code != 200 or not isinstance(document, dict):
+            raise from_document(document, response.status_code)
+        return document
+
+
+def _document(response: httpx.Response, codec: Codec) -> Any:
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    if media_type == JSON.media_type:
+        codec = JSON
+    elif media_type != codec.media_type:
+        return None
+    try:
+        return codec.loads(response.content)
+    except (ValueError, TypeError):
+        return None
+
+
+def _to_query(request: SearchRequest) -> dict[str, Any]:
+    vectors, text = request.vectors, request.filter
+    return {
+        "vectors": None if vectors is None else np.ascontiguousarray(vectors, dtype="<f4").tobytes(),
+        "user": None if request.user is None else dict(request.user),
+        "filter": text if text is None or isinstance(text, str) else text.text,
+        "k": request.k,
+        "fields": list(request.fields),
+        "mode": request.mode,
+        "n_probe": request.n_probe,
+        "refine": request.refine,
+        "deadline_ms": (_LONGEST_S if request.timeout_s is None else request.timeout_s) * 1e3,
+        "min_seq": request.min_seq,
+        "min_coverage": request.min_coverage,
+        "explain": request.explain,
+    }
+
+
+def _to_outcome(result: Mapping[str, Any]) -> SearchReply | SearchError:
+    if "error" in result:
+        return from_document(result, 200)
+    ids: Any = result["ids"]
+    if isinstance(ids, bytes):
+        ids = np.frombuffer(ids, dtype="<i8")
+    coverage = result["coverage"]
+    return SearchReply(
+        ids=ids,
+        keys=hash_texts(ids) if isinstance(ids, list) else ids,
+        scores=np.frombuffer(result["scores"], dtype="<f4"),
+        fields=result["fields"],
+        version=result["version"],
+        seq=result["seq"],
+        coverage=Coverage(coverage["shards"], coverage["answered"], coverage["items_fraction"]),
+        explain=result.get("explain"),
+    )

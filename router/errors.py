@@ -1,0 +1,101 @@
+"""Errors that only the way to a searcher can have, and the form in which every error crosses HTTP."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from silverray.shard.api import (
+    CoverageTooLow,
+    DeadlineExceeded,
+    EncoderUnavailable,
+    FilterError,
+    InvalidRequest,
+    Overloaded,
+    SearchError,
+    SequenceNotReached,
+)
+
+
+class Unavailable(SearchError):
+    """No shard could answer, for reasons other than time."""
+
+    code = "unavailable"
+    status = 503
+
+
+class MalformedBody(InvalidRequest):
+    """The body is not what its content type says."""
+
+    code = "malformed_body"
+    status = 400
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is longer than the server reads."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is in a form that the server does not read."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+_BY_CODE: dict[str, type[SearchError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidRequest,
+        Overloaded,
+        CoverageTooLow,
+        SequenceNotReached,
+        EncoderUnavailable,
+        DeadlineExceeded,
+        Unavailable,
+        MalformedBody,
+        BodyTooLarge,
+        UnsupportedMediaType,
+    )
+}
+
+
+def at(where: str, error: SearchError) -> SearchError:
+    """The same error seen from the body in which its request stands at `where` (empty: it is the body)."""
+    if not where:
+        return error
+    moved = copy.copy(error)
+    moved.where = f"{where}.{error.where}" if error.where else where
+    return moved
+
+
+def to_document(error: SearchError) -> dict[str, Any]:
+    """The error as it stands in a reply: `{"error": {"code", "message", "where", ...}}`."""
+    content: dict[str, Any] = {"code": error.code, "message": error.message, "where": error.where}
+    if isinstance(error, FilterError):
+        content |= {"position": error.position, "expected": list(error.expected), "hint": error.hint}
+    return {"error": content}
+
+
+def from_document(document: object, status: int) -> SearchError:
+    """The error that a server's reply stands for.
+
+    Args:
+        document: the decoded reply.
+        status: its HTTP status, which is all that is known when something other than a router has answered.
+
+    Returns:
+        An instance of the class that the server raised; `SearchError` itself where the code is not known.
+    """
+    content = document.get("error") if isinstance(document, Mapping) else None
+    if not isinstance(content, Mapping):
+        kind = Unavailable if status in (404, 502, 503, 504) else SearchError
+        return kind(f"the server answered with HTTP status {status} and no error that a router gives")
+    code, message, where = content.get("code"), str(content.get("message")), content.get("where")
+    if code == FilterError.code:
+        expected = content.get("expected") or ()
+        return FilterError(message, content.get("position") or 0, tuple(expected), content.get("hint"), where)
+    return _BY_CODE.get(str(code), SearchError)(message, where)

@@ -1,0 +1,225 @@
+"""Fan-out: one call per shard for a whole batch, and every request answered at its own deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from silverray.router.answer import Share, combine
+from silverray.router.errors import Unavailable, at
+from silverray.router.ticket import Ticket
+from silverray.shard.api import DeadlineExceeded, Searcher, SearchError, SearchReply, SearchRequest
+
+_logger = logging.getLogger(__name__)
+
+_HANGING_S = 0.05
+_INLINE_ITEMS = 2_000
+_COMPLAIN_EVERY_S = 1.0
+
+Outcomes = list[SearchReply | SearchError]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A shard as the router sees it.
+
+    Attributes:
+        name: what logs, status and explanations call it.
+        searcher: answers for the shard; a cancelled call should give up what it waits for.
+        items: number of items that the shard holds.
+    """
+
+    name: str
+    searcher: Searcher
+    items: int
+
+
+class Fanout:
+    """Asks every backend and answers tickets with what came back in time.
+
+    A backend that raises, returns an error for a request, or answers from another version has not answered.
+    One that lets a deadline pass is *hanging* until a call to it ends: it no longer holds up the batches that
+    come after, and is left out of them while `slots` calls to it are open.
+
+    Args:
+        backends: at least one; their items are disjoint.
+        version: snapshot version that answers must come from.
+        slots: most open calls to a hanging backend.
+    """
+
+    def __init__(self, backends: Sequence[Backend], version: str, slots: int = 2) -> None:
+        if not backends:
+            raise ValueError("backends: expected at least one, got none")
+        self._lanes = [_Lane(backend) for backend in backends]
+        self._version = version
+        self._slots = slots
+        self._flights: set[asyncio.Task[None]] = set()
+
+    @property
+    def silent(self) -> list[str]:
+        """Names of the backends that have not answered a single call yet."""
+        return [lane.backend.name for lane in self._lanes if not lane.heard]
+
+    def to_document(self) -> list[dict[str, Any]]:
+        """One entry per backend for a status reply."""
+        return [
+            {
+                "name": lane.backend.name,
+                "items": lane.backend.items,
+                "heard": lane.heard,
+                "hanging": lane.hanging,
+                "open_calls": lane.calls,
+                "failed_calls": lane.failures,
+            }
+            for lane in self._lanes
+        ]
+
+    async def send(self, tickets: Sequence[Ticket]) -> None:
+        """Send a batch; returns when the next one may go.
+
+        By then every backend that is not hanging has answered. Every ticket is answered by its deadline, if
+        need be after the return.
+        """
+        asked = [lane for lane in self._lanes if not lane.hanging or lane.calls < self._slots]
+        flight = _Flight(self._lanes, asked or self._lanes, tickets, self._version)
+        task = asyncio.create_task(flight.run())
+        self._flights.add(task)
+        task.add_done_callback(self._flights.discard)
+        await flight.landed.wait()
+
+    async def close(self) -> None:
+        """Cut every open call; tickets still open are answered with what is there."""
+        flights = list(self._flights)
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+
+class _Lane:
+    """A backend and how it has been doing."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.calls = 0
+        self.failures = 0
+        self.heard = False
+        self.hanging = False
+        self._complained = -_COMPLAIN_EVERY_S
+
+    async def call(self, requests: Sequence[SearchRequest]) -> Outcomes:
+        self.calls += 1
+        try:
+            outcomes = await self.backend.searcher.search(requests)
+            if len(outcomes) != len(requests):
+                raise Unavailable(f"expected {len(requests)} outcomes, got {len(outcomes)}")
+        except SearchError as error:
+            outcomes = self._failed(error, requests)
+        except Exception as error:
+            outcomes = self._failed(Unavailable(f"{type(error).__name__}: {error}"), requests)
+        else:
+            self.heard = True
+            self._look(outcomes)
+        finally:
+            self.calls -= 1
+        self.hanging = False
+        return outcomes
+
+    def complain(self, what: object) -> None:
+        """Log what went wrong, at most once a second: a dead shard fails thousands of requests."""
+        now = time.monotonic()
+        if now - self._complained >= _COMPLAIN_EVERY_S:
+            self._complained = now
+            _logger.warning("shard %s: %s", self.backend.name, what)
+
+    def _failed(self, error: SearchError, requests: Sequence[SearchRequest]) -> Outcomes:
+        self.failures += 1
+        self.complain(error)
+        return [error] * len(requests)
+
+    def _look(self, outcomes: Outcomes) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, SearchError) and not isinstance(outcome, DeadlineExceeded):
+                self.complain(outcome)
+                return
+
+
+class _Flight:
+    """One batch on its way: the open calls and what has been said so far."""
+
+    def __init__(self, lanes: Sequence[_Lane], asked: Sequence[_Lane], tickets: Sequence[Ticket], version: str) -> None:
+        self.landed = asyncio.Event()
+        self._lanes = lanes
+        self._asked = asked
+        self._tickets = tickets
+        self._version = version
+        self._said: dict[_Lane, Outcomes] = {}
+
+    async def run(self) -> None:
+        sent = time.monotonic()
+        for ticket in self._tickets:
+            ticket.take_over()
+        requests = [replace(t.request, timeout_s=max(0.0, t.deadline - sent)) for t in self._tickets]
+        left_out: Outcomes = [Unavailable("not asked while it hangs")] * len(requests)
+        self._said = {lane: left_out for lane in self._lanes if lane not in self._asked}
+        calls = {asyncio.create_task(lane.call(requests)): lane for lane in self._asked}
+        waiting = deque(sorted(enumerate(self._tickets), key=lambda place: place[1].deadline))
+        try:
+            while waiting and calls:
+                left = waiting[0][1].deadline - time.monotonic()
+                done, _ = await asyncio.wait(calls, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+                for call in done:
+                    lane = calls.pop(call)
+                    self._said[lane] = _outcomes(call, len(requests))
+                if calls:
+                    self._expire(waiting, calls.values(), sent)
+        finally:
+            for call in calls:
+                call.cancel()
+            for place, ticket in waiting:
+                self._resolve(place, ticket)
+            self.landed.set()
+
+    def _expire(self, waiting: deque[tuple[int, Ticket]], late: Collection[_Lane], sent: float) -> None:
+        now = time.monotonic()
+        missed = bool(waiting) and waiting[0][1].deadline <= now
+        while waiting and waiting[0][1].deadline <= now:
+            self._resolve(*waiting.popleft())
+        if missed and now - sent >= _HANGING_S:
+            for lane in late:
+                lane.hanging = True
+        # With every lane hanging there is nobody to hurry for: the next batch would only wait as well.
+        if all(lane.hanging for lane in late) and not all(lane.hanging for lane in self._lanes):
+            self.landed.set()
+
+    def _resolve(self, place: int, ticket: Ticket) -> None:
+        if ticket.done:
+            return
+        shares = []
+        for lane in self._lanes:
+            said = self._said.get(lane)
+            shares.append(Share(lane.backend.name, lane.backend.items, said[place] if said else None))
+        items = sum(len(share.outcome.keys) for share in shares if isinstance(share.outcome, SearchReply))
+        if items <= _INLINE_ITEMS:
+            ticket.resolve(_combine(ticket, shares, self._version))
+            return
+        merge = asyncio.get_running_loop().run_in_executor(None, _combine, ticket, shares, self._version)
+        merge.add_done_callback(lambda merged: None if merged.cancelled() else ticket.resolve(merged.result()))
+
+
+def _outcomes(call: asyncio.Task[Outcomes], n: int) -> Outcomes:
+    # A searcher may raise CancelledError of its own accord: to this batch that is one more failure.
+    return [Unavailable("the call was cancelled")] * n if call.cancelled() else call.result()
+
+
+def _combine(ticket: Ticket, shares: Sequence[Share], version: str) -> SearchReply | SearchError:
+    try:
+        outcome = combine(ticket.request, shares, version)
+    except Exception:
+        _logger.exception("the replies of %s could not be merged", [share.name for share in shares])
+        return SearchError("internal error")
+    return at(ticket.where, outcome) if isinstance(outcome, SearchError) else outcome

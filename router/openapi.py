@@ -1,0 +1,95 @@
+"""The OpenAPI description of what FastAPI does not see: the search endpoint and the errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, SearchBody, SearchResult
+from silverray.router.settings import RouterSettings
+
+_MODELS: tuple[type[BaseModel], ...] = (SearchBody, BatchBody, SearchResult, BatchResult, ErrorReply)
+
+_ABOUT = """Filtered nearest-neighbour search over the shards of one snapshot.
+
+**Bodies** are JSON or MessagePack by `Content-Type`; a reply is in the form that `Accept` names first, else
+in that of its request. In MessagePack a vector may be a bin of little-endian float32, and `"columns": true`
+asks for results with packed columns: `ids` (bin of little-endian int64; a list where ids are strings),
+`scores` (bin of little-endian float32) and `fields` (a list per field).
+
+**Ids**: integer ids are int64. JavaScript's numbers, and whatever else reads JSON numbers as doubles, lose
+precision above 2^53.
+
+**Deadlines** count from when a request is received. A reply rests on the shards that had answered by then and
+says so in `coverage`.
+
+**Errors** have the form `{"error": {"code", "message", "where"}}`; those of a filter add `position`,
+`expected` and `hint`. Replies with 503 carry `Retry-After`."""
+
+_ERRORS = {
+    400: "`malformed_body`: not JSON or MessagePack",
+    413: "`body_too_large`",
+    415: "`unsupported_media_type`",
+    422: "`invalid_request`, `invalid_filter`: `where` names the place. Nothing was searched.",
+    500: "`internal`: a fault of the server",
+    503: "`overloaded`, `unavailable`, `coverage_too_low`, `sequence_not_reached`, `encoder_unavailable`",
+    504: "`deadline_exceeded`: no shard, or no user vector, in time",
+}
+
+
+def describe(app: FastAPI, settings: RouterSettings) -> None:
+    """Give an application a description that holds the search endpoint as well.
+
+    Args:
+        app: the application; its `openapi` is replaced.
+        settings: whose limits the description names.
+    """
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            about = f"{_ABOUT}\n\n**Limits** of this server: {_limits(settings)}."
+            document = get_openapi(title=app.title, version=app.version, description=about, routes=app.routes)
+            template = "#/components/schemas/{model}"
+            _, schemas = models_json_schema([(m, "validation") for m in _MODELS], ref_template=template)
+            components = document.setdefault("components", {}).setdefault("schemas", {})
+            components.update(schemas["$defs"])
+            document["paths"]["/v1/search"] = {"post": _search()}
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _limits(settings: RouterSettings) -> str:
+    return (
+        f"{settings.max_body_bytes:,} bytes and {settings.max_queries} queries a body, deadlines up to"
+        f" {settings.max_deadline_s * 1e3:,.0f} ms (default {settings.deadline_s * 1e3:,.0f})"
+    )
+
+
+def _search() -> dict[str, Any]:
+    return {
+        "summary": "Search, one query or several",
+        "operationId": "search",
+        "requestBody": {"required": True, "content": _content(SearchBody, BatchBody)},
+        "responses": {
+            "200": {
+                "description": "The result, or one per query",
+                "content": _content(SearchResult, BatchResult),
+            },
+            **{
+                str(status): {"description": about, "content": _content(ErrorReply)}
+                for status, about in _ERRORS.items()
+            },
+        },
+    }
+
+
+def _content(*models: type[BaseModel]) -> dict[str, Any]:
+    references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
+    return {media_type: {"schema": schema} for media_type in ("application/json", "application/msgpack")}

@@ -1,0 +1,218 @@
+"""The router: one searcher made of many."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from silverray.router.batcher import Batcher
+from silverray.router.encoding import UserEncoding
+from silverray.router.errors import at
+from silverray.router.fanout import Backend, Fanout
+from silverray.router.metrics import RouterMetrics
+from silverray.router.settings import RouterSettings
+from silverray.router.ticket import Ticket
+from silverray.shard.admission import Admission
+from silverray.shard.api import Encoder, InvalidRequest, Overloaded, SearchError, SearchReply, SearchRequest
+
+if TYPE_CHECKING:
+    from silverray.shard.index.catalog import Catalog
+
+_INLINE_ADMISSION_TEXT = 2_048
+_INLINE_ADMISSIONS = 16
+_PROBE_S = 1.0
+
+
+class Router:
+    """A `Searcher` over the shards of one snapshot.
+
+    Requests are admitted, given vectors where they bring user features, batched, sent to every shard, and
+    answered by their deadline with what the shards had said by then. Belongs to one event loop.
+
+    Args:
+        catalog: the snapshot that the backends serve.
+        backends: the shards.
+        encoder: turns user features into vectors; None when the snapshot has no user tower.
+        settings: limits and defaults.
+        admission: checks requests and compiles filters; None makes one for the catalog.
+
+    Attributes:
+        catalog: the snapshot.
+        settings: limits and defaults.
+        metrics: what has been counted and measured so far.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        backends: Sequence[Backend],
+        encoder: Encoder | None = None,
+        *,
+        settings: RouterSettings = RouterSettings(),  # noqa: B008 (immutable)
+        admission: Admission | None = None,
+    ) -> None:
+        self.catalog = catalog
+        self.settings = settings
+        self.metrics = RouterMetrics()
+        self._admission = admission or Admission(catalog)
+        self._fanout = Fanout(backends, catalog.version, settings.slots)
+        self._searches = self._batcher(self._send)
+        self._encoding = UserEncoding(encoder, self._admission) if encoder else None
+        self._encodings = self._batcher(self._encode)
+        self._pending = 0
+        self._probing = asyncio.Lock()
+
+    @property
+    def encodes(self) -> bool:
+        """Whether requests may bring user features."""
+        return self._encoding is not None
+
+    async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
+        """Answer a batch; see `Searcher`.
+
+        A request without a time-out gets the longest that the settings allow.
+
+        Raises:
+            Overloaded: too many requests are waiting already; none of these was taken.
+        """
+        if not requests:
+            return []
+        received = time.monotonic()
+        admitted = await self.admit(requests, [""] * len(requests))
+        good = [entry for entry in admitted if not isinstance(entry, SearchError)]
+        answers = iter(await self.answer(good, [""] * len(good), received))
+        outcomes = [entry if isinstance(entry, SearchError) else next(answers) for entry in admitted]
+        for entry in admitted:
+            if isinstance(entry, SearchError):
+                self.metrics.answered(entry)
+        self.metrics.left(time.monotonic(), received, received + max(map(self._allowed_s, requests)))
+        return outcomes
+
+    async def admit(
+        self, requests: Sequence[SearchRequest], wheres: Sequence[str]
+    ) -> list[SearchRequest | SearchError]:
+        """Check requests against the catalog and compile their filters, without sending anything.
+
+        Args:
+            requests: as the client made them.
+            wheres: the path of each in its body, such as `queries[3]`; empty for a request alone.
+
+        Returns:
+            For each request its admitted form, or what is wrong with it.
+        """
+        text = sum(len(request.filter) for request in requests if isinstance(request.filter, str))
+        if len(requests) <= _INLINE_ADMISSIONS and text <= _INLINE_ADMISSION_TEXT:
+            return self._admit_all(requests, wheres)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._admit_all, requests, wheres)
+
+    async def answer(
+        self, requests: Sequence[SearchRequest], wheres: Sequence[str], received: float
+    ) -> list[SearchReply | SearchError]:
+        """Answer admitted requests.
+
+        Args:
+            requests: from `admit`; their time-outs count from `received`.
+            wheres: as in `admit`.
+            received: when they were received, on the clock of `time.monotonic`.
+
+        Returns:
+            One outcome per request, each there by its own deadline, all handed over with the last.
+
+        Raises:
+            Overloaded: too many requests are waiting already; none of these was taken.
+        """
+        if not requests:
+            return []
+        if self._pending + len(requests) > self.settings.max_pending:
+            error = Overloaded(f"{self._pending} of {self.settings.max_pending} requests are waiting already")
+            for _ in requests:
+                self.metrics.answered(error)
+            raise error
+        tickets = [
+            Ticket(request, received + self._allowed_s(request), where)
+            for request, where in zip(requests, wheres, strict=True)
+        ]
+        self._pending += len(tickets)
+        try:
+            self._searches.put(ticket for ticket in tickets if ticket.request.vectors is not None)
+            self._encodings.put(ticket for ticket in tickets if ticket.request.vectors is None)
+            outcomes = [await ticket.future for ticket in tickets]
+        finally:
+            self._pending -= len(tickets)
+            for ticket in tickets:
+                ticket.abandon()
+        for outcome in outcomes:
+            self.metrics.answered(outcome)
+        return outcomes
+
+    async def silent(self) -> list[str]:
+        """Names of the backends that have never answered; asks them first, for at most a second.
+
+        The router is ready when there are none.
+        """
+        if self._fanout.silent:
+            async with self._probing:
+                if self._fanout.silent:
+                    await self._probe()
+        return self._fanout.silent
+
+    def to_document(self) -> dict[str, Any]:
+        """Counters, measurements and the state of the backends, as in a status reply."""
+        return {
+            "version": self.catalog.version,
+            "pending": self._pending,
+            "backends": self._fanout.to_document(),
+            **self.metrics.to_document(),
+        }
+
+    async def close(self) -> None:
+        """Stop: what is in flight is answered with what is there, what is queued when its deadline comes."""
+        await self._encodings.close()
+        await self._searches.close()
+        await self._fanout.close()
+
+    def _batcher(self, send: Callable[[list[Ticket]], Awaitable[None]]) -> Batcher:
+        settings = self.settings
+        return Batcher(
+            send,
+            slots=settings.slots,
+            max_batch=settings.max_batch,
+            max_batch_items=settings.max_batch_items,
+        )
+
+    def _admit_all(self, requests: Sequence[SearchRequest], wheres: Sequence[str]) -> list[SearchRequest | SearchError]:
+        return [self._admit(request, where) for request, where in zip(requests, wheres, strict=True)]
+
+    def _admit(self, request: SearchRequest, where: str) -> SearchRequest | SearchError:
+        if request.user is not None and self._encoding is None:
+            message = f"version {self.catalog.version!r} is served without a user tower: send vectors"
+            return at(where, InvalidRequest(message, "user"))
+        try:
+            return self._admission.admit(request, where)
+        except SearchError as error:
+            return error
+
+    def _allowed_s(self, request: SearchRequest) -> float:
+        longest = self.settings.max_deadline_s
+        return longest if request.timeout_s is None else min(request.timeout_s, longest)
+
+    async def _send(self, batch: list[Ticket]) -> None:
+        self.metrics.sent(len(batch))
+        await self._fanout.send(batch)
+
+    async def _encode(self, batch: list[Ticket]) -> None:
+        assert self._encoding is not None, "requests with user features are refused without an encoder"
+        self._searches.put(await self._encoding.encode(batch))
+
+    async def _probe(self) -> None:
+        tasks, dimension = len(self.catalog.tasks), self.catalog.dimension
+        vectors = np.full((tasks, dimension), dimension**-0.5, dtype=np.float32)
+        request = self._admission.admit(SearchRequest(vectors=vectors, k=1, n_probe=1))
+        ticket = Ticket(request, time.monotonic() + _PROBE_S)
+        await self._fanout.send([ticket])
+        await ticket.future

@@ -1,0 +1,33 @@
+"""Limits and defaults of a router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """What a router allows and how it batches.
+
+    Attributes:
+        deadline_s: time that an HTTP request has when its body names none.
+        max_deadline_s: longest time that a request may have; also that of requests which would wait for ever.
+        min_coverage: least fraction of the items that an HTTP answer must rest on when its body names none.
+        slots: batches in flight at a time; a batch takes what is queued when a slot frees. Also the most open
+            calls to a shard that hangs.
+        max_batch: most requests in a batch.
+        max_batch_items: most items that a batch may ask for: its requests times the largest k of its group.
+        max_pending: most requests that may wait or be in flight; more are refused at once.
+        max_queries: most queries in an HTTP body.
+        max_body_bytes: longest HTTP body.
+    """
+
+    deadline_s: float = 0.1
+    max_deadline_s: float = 60.0
+    min_coverage: float = 0.0
+    slots: int = 2
+    max_batch: int = 64
+    max_batch_items: int = 64_000
+    max_pending: int = 1_024
+    max_queries: int = 256
+    max_body_bytes: int = 16 << 20

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from silverray.router.app import create_app
+from silverray.router.client import HttpSearcher, SearchClient
+from silverray.router.errors import Unavailable
+from silverray.shard.api import (
+    CoverageTooLow,
+    DeadlineExceeded,
+    FilterError,
+    InvalidRequest,
+    Overloaded,
+    SearchError,
+    SearchReply,
+    SearchRequest,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+Vector = NDArray[np.float32]
+
+
+def over(house: Any) -> HttpSearcher:
+    return HttpSearcher("http://router", httpx.ASGITransport(create_app(house.router)))
+
+
+def answering(status: int, **content: Any) -> httpx.MockTransport:
+    return httpx.MockTransport(lambda request: httpx.Response(status, **content))
+
+
+async def test_it_gives_what_the_router_gives(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    requests = [
+        SearchRequest(vectors=query[np.newaxis], k=k, fields=("title",), explain=True, timeout_s=t)
+        for k, t in [(1, None), (20, 2.0), (1_000, 10.0)] * 100
+    ]
+    direct = await house.router.search(requests)
+    async with over(house) as searcher:
+        remote = await searcher.search(requests)
+        assert await searcher.search([]) == []
+    assert len(remote) == 300
+    for here, there in zip(direct, remote, strict=True):
+        assert isinstance(here, SearchReply) and isinstance(there, SearchReply)
+        for name in ("ids", "keys", "scores"):
+            np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+            assert getattr(here, name).dtype == getattr(there, name).dtype
+        for name in ("fields", "version", "seq", "coverage", "explain"):
+            assert getattr(here, name) == getattr(there, name)
+
+
+async def test_text_ids_have_the_keys_of_their_texts(make_house: Any, query: Vector) -> None:
+    from silverray.shard.index.keys import hash_text
+
+    house = make_house()
+    for shard in house.shards:
+        shard.text_ids = True
+    async with over(house) as searcher:
+        (reply,) = await searcher.search([SearchRequest(vectors=query[np.newaxis], k=3)])
+    assert isinstance(reply, SearchReply)
+    assert reply.ids == [f"item {key}" for key in house.best(query, 3).keys]
+    assert reply.keys.tolist() == [hash_text(str(text)) for text in reply.ids]
+
+
+async def test_a_wrong_request_raises_as_the_server_did(make_house: Any, query: Vector) -> None:
+    good = SearchRequest(vectors=query[np.newaxis])
+    house = make_house()
+    async with over(house) as searcher:
+        with pytest.raises(FilterError) as caught:
+            await searcher.search([good, SearchRequest(vectors=query[np.newaxis], filter="year >")])
+        error = caught.value
+        assert (error.where, error.position, error.expected) == ("queries[1].filter", 3, ("a number",))
+        assert error.hint == "write digits"
+        with pytest.raises(InvalidRequest) as refused:
+            await searcher.search([good] * 258 + [SearchRequest(vectors=query[np.newaxis, :5])])
+        assert refused.value.where == "queries[258].vectors"
+        assert isinstance((await searcher.search([good]))[0], SearchReply)
+
+
+async def test_an_error_of_one_request(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    house.shards[0].does = "raise"
+    requests = [SearchRequest(vectors=query[np.newaxis], min_coverage=m) for m in (0.0, 0.9)]
+    async with over(house) as searcher:
+        good, bad = await searcher.search(requests)
+        assert isinstance(good, SearchReply) and good.coverage.degraded
+        assert isinstance(bad, CoverageTooLow) and bad.where == "queries[1].min_coverage"
+        (alone,) = await searcher.search(requests[1:])
+        assert isinstance(alone, CoverageTooLow)
+
+
+async def test_what_other_servers_and_networks_do(query: Vector) -> None:
+    request = SearchRequest(vectors=query[np.newaxis])
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    def stall(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow")
+
+    overloaded = {"error": {"code": "overloaded", "message": "full", "where": None}}
+    novel = {"error": {"code": "novel", "message": "new", "where": None}}
+    cases: list[tuple[httpx.MockTransport, type[SearchError]]] = [
+        (httpx.MockTransport(refuse), Unavailable),
+        (httpx.MockTransport(stall), DeadlineExceeded),
+        (answering(503, json=overloaded), Overloaded),
+        (answering(500, json=novel), SearchError),
+        (answering(404, text="no route"), Unavailable),
+        (answering(502, html="<p>bad gateway</p>"), Unavailable),
+        (answering(200, text="hello"), SearchError),
+        (answering(200, headers={"content-type": "application/json"}, content=b"{"), SearchError),
+    ]
+    for transport, kind in cases:
+        async with HttpSearcher("http://router", transport) as searcher:
+            try:
+                (outcome,) = await searcher.search([request])
+            except SearchError as error:
+                outcome = error
+            assert type(outcome) is kind
+
+
+def test_the_blocking_client() -> None:
+    found = {"items": [{"id": 3, "score": 1.0}]}
+    with_result = SearchClient("http://router", answering(200, json=found))
+    assert with_result.search({"vector": [1.0]}) == found
+    error = {"error": {"code": "invalid_request", "message": "expected 8", "where": "vector"}}
+    refusing = SearchClient("http://router", answering(422, json=error))
+    with pytest.raises(InvalidRequest, match="vector: expected 8"):
+        refusing.search({"vector": [1.0]})
+    with pytest.raises(InvalidRequest):
+        refusing.get("/v1/status")

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from silverray.router.merge import merge_replies
+from silverray.shard.api import SearchReply
+
+Item = tuple[int, float]
+
+items = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([-1.5, -0.0, 0.0, 0.25, 2.0])), max_size=25)
+texts = st.booleans()
+
+
+def ranked(found: list[Item]) -> list[Item]:
+    best: dict[int, float] = {}
+    for key, score in found:
+        best[key] = max(score, best.get(key, score))
+    return sorted(best.items(), key=lambda item: (-item[1], item[0]))
+
+
+def reply(found: list[Item], text: bool = False, seq: int = 0) -> SearchReply:
+    keys = [key for key, _ in found]
+    return SearchReply(
+        ids=[f"id {key}" for key in keys] if text else np.array(keys, dtype=np.int64),
+        keys=np.array(keys, dtype=np.int64),
+        scores=np.array([score for _, score in found], dtype=np.float32),
+        fields={"title": [f"title {key}" for key in keys]},
+        version="v1",
+        seq=seq,
+    )
+
+
+def content(merged: SearchReply) -> tuple[list[object], list[int], list[float], list[object]]:
+    return list(merged.ids), merged.keys.tolist(), merged.scores.tolist(), merged.fields["title"]
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(items, min_size=1, max_size=5), st.integers(1, 40), texts)
+def test_top_k_of_a_concatenation_is_the_merge_of_top_ks(parts: list[list[Item]], k: int, text: bool) -> None:
+    merged = merge_replies([reply(ranked(part)[:k], text) for part in parts], k)
+    expected = ranked([item for part in parts for item in part])[:k]
+    assert merged.keys.tolist() == [key for key, _ in expected]
+    assert merged.scores.tolist() == [score for _, score in expected]
+    assert list(merged.ids) == [f"id {key}" if text else key for key, _ in expected]
+    assert merged.fields == {"title": [f"title {key}" for key, _ in expected]}
+
+
+@settings(derandomize=True, deadline=None)
+@given(items, items, items, st.integers(1, 20), texts)
+def test_associative_and_commutative(a: list[Item], b: list[Item], c: list[Item], k: int, text: bool) -> None:
+    x, y, z = (reply(ranked(part)[:k], text) for part in (a, b, c))
+    at_once = content(merge_replies([x, y, z], k))
+    assert content(merge_replies([merge_replies([x, y], k), z], k)) == at_once
+    assert content(merge_replies([x, merge_replies([y, z], k)], k)) == at_once
+    assert content(merge_replies([z, x, y], k)) == at_once
+
+
+def test_a_key_that_comes_twice_keeps_its_best_score() -> None:
+    merged = merge_replies([reply([(4, 2.0), (1, 0.5)]), reply([(4, 3.0), (2, 0.5)])], 10)
+    assert merged.keys.tolist() == [4, 1, 2]
+    assert merged.scores.tolist() == [3.0, 0.5, 0.5]
+
+
+def test_the_least_sequence_number_counts() -> None:
+    assert merge_replies([reply([], seq=9), reply([(1, 1.0)], seq=4)], 3).seq == 4
+
+
+def test_nothing_to_merge() -> None:
+    with pytest.raises(ValueError, match="expected at least one"):
+        merge_replies([], 3)
