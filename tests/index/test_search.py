@@ -95,11 +95,25 @@ def test_probing_finds_most_of_the_truth_and_its_scores_are_exact(
     assert hits / wanted >= 0.95
 
 
-@pytest.mark.parametrize("survivors", [20_000, 10])
-def test_default_answers_are_short_only_when_fewer_items_match(
-    catalog: Catalog, exact: ExactSearch, monkeypatch: pytest.MonkeyPatch, survivors: int
+def test_an_answer_from_60_000_items_is_short_only_when_fewer_match(publish_items: Callable[..., Catalog]) -> None:
+    made = publish_items(60_000, seed=7)
+    searcher = ShardSearcher.open(made.path)
+    vectors = [request.vectors for request in make_requests(2, seed=12)]
+    plans = set()
+    for k in (1, 10, 100, 1_000, 10_000):
+        for passing in (0, 1, k - 1, k, 6, 3_000, 30_000, 60_000):
+            for text in (f"rank < {passing}", f"not (rank >= {passing} or artist = 'never heard of')"):
+                requests = [SearchRequest(vectors=vector, filter=text, k=k, explain=True) for vector in vectors]
+                for reply in ask(searcher, requests):
+                    assert len(reply.keys) == len(set(reply.keys.tolist())) == min(k, passing), (text, k)
+                    plans.add(reply.explain["plan"])  # type: ignore[index]
+    assert plans == {"survivors", "probe"}
+
+
+def test_probed_answers_are_short_only_when_fewer_items_match(
+    catalog: Catalog, exact: ExactSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "SURVIVORS", survivors)
+    monkeypatch.setattr(planner, "SURVIVORS", 10)
     searcher = ShardSearcher.open(catalog.path)
     vector = make_requests(1, seed=6)[0].vectors
     texts = [f"rank < {count}" for count in (0, 1, 9, 10, 99, 100, 150, 999, 1_000, 3_000)]

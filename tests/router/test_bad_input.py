@@ -1,0 +1,130 @@
+"""Bad input over HTTP, against a real catalog: the status, the message, and the next good request is answered."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import msgpack
+import numpy as np
+import pytest
+
+from silverray.router.app import create_app
+from silverray.router.fanout import Backend
+from silverray.router.router import Router
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.searcher import ShardSearcher
+
+VECTOR = [0.5] * 16
+Post = Callable[..., httpx.Response]
+
+
+@pytest.fixture(scope="module")
+def backend(catalog: Catalog) -> Backend:
+    return Backend("only", ShardSearcher.open(catalog.path), catalog.items)
+
+
+@pytest.fixture
+def post(catalog: Catalog, backend: Backend) -> Post:
+    """Send a body, then a good one that must be answered."""
+
+    def send(content: bytes, media_type: str = "application/json") -> httpx.Response:
+        async def run() -> httpx.Response:
+            app = create_app(Router(catalog, [backend]))
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+                response = await client.post("/v1/search", content=content, headers={"content-type": media_type})
+                good = await client.post("/v1/search", json={"vector": VECTOR, "k": 3, "deadline_ms": 10_000})
+                assert good.status_code == 200 and len(good.json()["items"]) == 3
+                return response
+
+        return asyncio.run(run())
+
+    return send
+
+
+def changed(**change: Any) -> bytes:
+    return json.dumps({"vector": VECTOR, **change}).encode()
+
+
+LONG_LIST = ", ".join(str(number) for number in range(1_001))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "where", "message"),
+    [
+        (changed(vector=[1.0]), 422, "vector", "expected 16 dimensions, got 1"),
+        (changed(vector=[float("nan")] * 16), 400, None, ""),
+        (b'{"vector": [' + b"1e999, " * 15 + b"1]}", 400, None, "infinity"),
+        (changed(vector=[1e300] * 16), 422, "vector", "float32"),
+        (changed(vector="abc"), 422, "vector", ""),
+        (changed(vector=None), 422, None, "vector"),
+        (changed(user={"age": 3}), 422, None, ""),
+        (changed(k=0), 422, "k", "got 0"),
+        (changed(k=10_001), 422, "k", "10001"),
+        (changed(k="ten"), 422, "k", "integer"),
+        (changed(n_probe=0), 422, "n_probe", ""),
+        (changed(mode="sloppy"), 422, "mode", "exact"),
+        (changed(refine="some"), 422, "refine", "all"),
+        (changed(deadline_ms=-1), 422, "deadline_ms", ""),
+        (changed(min_coverage=2), 422, "min_coverage", ""),
+        (changed(fields=["nothing"]), 422, "fields[0]", "no payload field 'nothing'"),
+        (changed(surprise=1), 422, "surprise", ""),
+        (changed(filter="nope = 1"), 422, "filter", "nope"),
+        (changed(filter='year = "1990"'), 422, "filter", "year"),
+        (changed(filter="year >"), 422, "filter", ""),
+        (changed(filter="country < 3"), 422, "filter", "country"),
+        (changed(filter="(" * 65 + "live_show" + ")" * 65), 422, "filter", "64"),
+        (changed(filter="year = 1 or " * 2_000 + "year = 1"), 422, "filter", "16"),
+        (changed(filter=f"year in ({LONG_LIST})"), 422, "filter", "1,000"),
+        (changed(filter=7), 422, "filter", "string"),
+        (b"", 400, None, ""),
+        (b"{", 400, None, ""),
+        (b"[1]", 422, None, ""),
+        (b'{"vector": "\xff\xfe"}', 400, None, ""),
+        (json.dumps({"queries": [{"vector": VECTOR}, {"vector": VECTOR, "filter": "year >"}]}).encode(), 422,
+         "queries[1].filter", ""),
+        (json.dumps({"queries": []}).encode(), 422, "queries", ""),
+        (json.dumps({"queries": [{"vector": VECTOR}] * 257}).encode(), 422, "queries", "256"),
+        (b" " * ((16 << 20) + 1), 413, None, ""),
+    ],
+)  # fmt: skip
+def test_bad_json_is_refused_with_its_place(post: Post, body: bytes, status: int, where: str, message: str) -> None:
+    response = post(body)
+    error = response.json()["error"]
+    assert response.status_code == status, error
+    assert message.lower() in error["message"].lower(), error
+    assert error["code"] and error["message"]
+    if where is not None:
+        assert error["where"] == where
+
+
+def test_a_filter_error_says_where_and_what_would_do(post: Post) -> None:
+    error = post(changed(filter="yaer >= 1990")).json()["error"]
+    assert error["code"] == "invalid_filter"
+    assert error["position"] == 0
+    assert "year" in error["hint"]
+    error = post(changed(filter="year >= 1990 and")).json()["error"]
+    assert error["position"] == 16
+    assert error["expected"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"\xc1", 400),
+        (msgpack.packb({"vector": b"\x00" * 63}), 422),
+        (msgpack.packb({"vector": np.full(16, np.nan, "<f4").tobytes()}), 422),
+        (msgpack.packb({"vector": np.ones(15, "<f4").tobytes()}), 422),
+        (msgpack.packb({b"\xff": 1}), 422),
+    ],
+)
+def test_bad_message_pack_is_refused(post: Post, body: bytes, status: int) -> None:
+    response = post(body, "application/msgpack")
+    assert response.status_code == status
+    assert msgpack.unpackb(response.content)["error"]["message"]
+
+
+def test_other_content_types_are_refused(post: Post) -> None:
+    response = post(b"a=b", "application/x-www-form-urlencoded")
+    assert response.status_code == 415

@@ -1,0 +1,146 @@
+"""Every searcher is held to the same answers: brute force, shards, routers (nested too) and the HTTP client."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+from catalogs import make_requests
+
+from silverray.router.app import create_app
+from silverray.router.client import HttpSearcher
+from silverray.router.fanout import Backend
+from silverray.router.router import Router
+from silverray.shard.api import Searcher, SearchReply, SearchRequest
+from silverray.shard.index import planner
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.searcher import ExactSearch, ShardSearcher
+
+Make = Callable[[Catalog], Searcher]
+EPSILON = 1e-6
+
+
+def shard(catalog: Catalog) -> Searcher:
+    return ShardSearcher.open(catalog.path)
+
+
+def backends(catalog: Catalog, partitions: Sequence[int], count: int) -> list[Backend]:
+    parts = [tuple(partitions[start::count]) for start in range(count)]
+    return [Backend(f"s{n}", ShardSearcher.open(catalog.path, p), catalog.items_in(p)) for n, p in enumerate(parts)]
+
+
+def routed(count: int) -> Make:
+    def make(catalog: Catalog) -> Router:
+        return Router(catalog, backends(catalog, range(catalog.partitions), count))
+
+    return make
+
+
+def nested(catalog: Catalog) -> Searcher:
+    halves = [range(0, 3), range(3, 8)]
+    inner = [Router(catalog, backends(catalog, half, 2)) for half in halves]
+    return Router(
+        catalog,
+        [
+            Backend(f"half {n}", router, catalog.items_in(tuple(half)))
+            for n, (router, half) in enumerate(zip(inner, halves, strict=True))
+        ],
+    )
+
+
+def over_http(catalog: Catalog) -> Searcher:
+    app = create_app(routed(4)(catalog))  # type: ignore[arg-type]
+    return HttpSearcher("http://test", httpx.ASGITransport(app=app))
+
+
+MAKERS: dict[str, Make] = {
+    "shard": shard,
+    "router of 1": routed(1),
+    "router of 2": routed(2),
+    "router of 4": routed(4),
+    "router of 8": routed(8),
+    "router of routers": nested,
+    "http": over_http,
+}
+
+
+def ask(make: Make, catalog: Catalog, requests: Sequence[SearchRequest], seed: int = 0) -> list[SearchReply]:
+    """Ask in batches of 1 to 64 requests."""
+
+    async def run() -> list[SearchReply]:
+        searcher, rng, replies, start = make(catalog), np.random.default_rng(seed), [], 0
+        while start < len(requests):
+            size = int(rng.integers(1, 65))
+            for reply in await searcher.search(requests[start : start + size]):
+                assert isinstance(reply, SearchReply), reply
+                replies.append(reply)
+            start += size
+        return replies
+
+    return asyncio.run(run())
+
+
+def assert_same(reply: SearchReply, truth: SearchReply) -> None:
+    """The same answer: ids differ only where scores are within epsilon of each other."""
+    np.testing.assert_allclose(reply.scores, truth.scores, rtol=EPSILON, atol=EPSILON)
+    differ = np.flatnonzero(reply.keys != truth.keys)
+    for place in differ:
+        near = np.abs(truth.scores - reply.scores[place]) <= EPSILON * max(1, abs(reply.scores[place]))
+        assert near.sum() > 1, f"place {place}: {reply.keys[place]} is not {truth.keys[place]}"
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[SearchRequest]:
+    """500 requests with mixed filters, k and a fixed number of probes."""
+    asked = make_requests(500, seed=20, ks=(1, 10, 100, 1_000, 10_000), timeout_s=60.0)
+    return [replace(request, n_probe=20, refine="all") for request in asked]
+
+
+@pytest.fixture(scope="module")
+def truth(catalog: Catalog, requests: list[SearchRequest]) -> list[SearchReply]:
+    return ask(shard, catalog, requests, seed=1)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_500_requests_get_the_same_answers_from_every_searcher(
+    catalog: Catalog, requests: list[SearchRequest], truth: list[SearchReply], name: str
+) -> None:
+    for reply, true in zip(ask(MAKERS[name], catalog, requests), truth, strict=True):
+        assert_same(reply, true)
+        assert reply.coverage.items_fraction == 1
+        assert not reply.coverage.degraded
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_all_clusters_refined_is_brute_force(catalog: Catalog, name: str) -> None:
+    requests = make_requests(64, seed=21, ks=(1, 50, 5_000), n_probe=64, refine="all", fields=("title",))
+    for reply, true in zip(
+        ask(MAKERS[name], catalog, requests), ask(lambda c: ExactSearch.open(c.path), catalog, requests), strict=True
+    ):
+        assert_same(reply, true)
+        assert list(reply.fields) == ["title"]
+        assert reply.fields["title"] == [f"title {key} é" for key in reply.ids]
+
+
+def test_recall_with_default_settings_is_no_lower_on_more_shards(
+    publish_items: Callable[..., Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = publish_items(20_000, seed=3, clusters=128)
+    monkeypatch.setattr(planner, "SURVIVORS", 200)
+    requests = make_requests(300, seed=22, ks=(10, 100), timeout_s=60.0)
+    true = ask(lambda c: ExactSearch.open(c.path), made, requests)
+
+    def recall(shards: int) -> float:
+        replies = ask(routed(shards), made, requests)
+        shares = [
+            (reply.scores >= best.scores[-1] - 1e-5).sum() / len(best.scores)
+            for reply, best in zip(replies, true, strict=True)
+            if len(best.scores)
+        ]
+        return float(np.mean(shares))
+
+    whole, cut = recall(1), recall(4)
+    assert whole >= 0.95
+    assert cut >= whole
