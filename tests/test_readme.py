@@ -1,0 +1,53 @@
+"""The README's Python runs as it stands, its commands exist, and the docstrings' examples hold."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from silverray.cluster.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_commands_and_options_exist() -> None:
+    lines = re.findall(r"^    silverray (\w+)(.*?)(?:#.*)?$", README, re.MULTILINE)
+    assert {name for name, _ in lines} >= {"publish", "serve", "search", "loadtest", "status", "stop"}
+    for name, rest in lines:
+        help_text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+        for option in re.findall(r"(--?[a-z][\w-]*)", rest):
+            assert option in help_text, f"{name} has no {option}"
+    assert re.findall(r"^    make (\w+)", README, re.MULTILINE) == ["demo", "test"]
+
+
+def test_the_files_that_documents_name_are_there() -> None:
+    for document in (README, *(file.read_text() for file in (ROOT / "docs").glob("*.md"))):
+        for name in re.findall(r"(?:configs|requirements|benchmarks|docs|tests)/[\w/.-]*\w\.\w+", document):
+            assert (ROOT / name).exists(), name
+
+
+MODULES = [
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for package in ("kernels", "shard", "router", "cluster")
+    for file in (ROOT / package).rglob("*.py")
+    if ">>> " in file.read_text()
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"silverray.{module}"))
+    assert results.attempted > 0
+    assert results.failed == 0
