@@ -1,0 +1,108 @@
+"""The declarative form of a service: one Ray Serve application per shard and one for the router."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ray.serve.schema import ServeApplicationSchema
+
+from silverray.cluster.config import ServeConfig
+from silverray.cluster.deployments import ROUTER_DEPLOYMENT, SHARD_DEPLOYMENT, RouterArgs, ShardArgs
+from silverray.cluster.layout import Layout
+from silverray.router.settings import RouterSettings
+from silverray.shard.index.catalog import Catalog
+
+_MODULE = "silverray.cluster.deployments"
+_SHARD_CALLS = 16
+
+
+def describe_applications(config: ServeConfig, catalog: Catalog, layout: Layout) -> list[ServeApplicationSchema]:
+    """Say which applications serve a layout.
+
+    The arguments of a shard's application hold nothing that other shards, replicas or routers decide, so a
+    change there leaves it running.
+    """
+    names = [f"{config.name}-shard-{shard}" for shard in range(layout.shards)]
+    shards = [_shard(config, catalog, layout, name, held) for name, held in zip(names, layout.assignments, strict=True)]
+    return [*shards, _router(config, catalog, layout, names)]
+
+
+def belongs_to(application: str, service: str) -> bool:
+    """Whether a Serve application is part of a service."""
+    return re.fullmatch(rf"{re.escape(service)}-(router|shard-\d+)", application) is not None
+
+
+def _shard(
+    config: ServeConfig, catalog: Catalog, layout: Layout, name: str, held: tuple[int, ...]
+) -> ServeApplicationSchema:
+    args = ShardArgs(
+        snapshot=catalog.path,
+        partitions=held,
+        layout=layout.tag,
+        shards=layout.shards,
+        threads=config.threads,
+        device=config.device,
+    )
+    options = {
+        "num_replicas": config.replicas,
+        "max_ongoing_requests": _SHARD_CALLS,
+        "ray_actor_options": {"num_cpus": config.reserve.shard_cpus, "num_gpus": config.reserve.shard_gpus},
+    }
+    return _application(config, name, None, "shard_application", args, SHARD_DEPLOYMENT, options)
+
+
+def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[str]) -> ServeApplicationSchema:
+    limits, batching = config.limits, config.batching
+    args = RouterArgs(
+        name=config.name,
+        snapshot=catalog.path,
+        assignments=layout.assignments,
+        applications=tuple(names),
+        settings=RouterSettings(
+            deadline_s=config.deadline_ms / 1e3,
+            max_deadline_s=limits.max_deadline_ms / 1e3,
+            min_coverage=limits.min_coverage,
+            slots=batching.slots,
+            max_batch=batching.max_batch,
+            max_batch_items=batching.max_batch_items,
+            max_pending=limits.max_pending,
+            max_queries=limits.max_queries,
+            max_body_bytes=limits.max_body_bytes,
+        ),
+    )
+    options = {
+        "num_replicas": config.routers,
+        # The router refuses by itself what is over its own bound; Serve's bounds stand behind it.
+        "max_ongoing_requests": 2 * limits.max_pending,
+        "max_queued_requests": limits.max_pending,
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
+        "ray_actor_options": {"num_cpus": config.reserve.router_cpus},
+    }
+    return _application(config, f"{config.name}-router", "/", "router_application", args, ROUTER_DEPLOYMENT, options)
+
+
+def _application(
+    config: ServeConfig,
+    name: str,
+    route_prefix: str | None,
+    builder: str,
+    args: ShardArgs | RouterArgs,
+    deployment: str,
+    options: dict[str, Any],
+) -> ServeApplicationSchema:
+    health = {
+        "health_check_period_s": config.health.period_s,
+        "health_check_timeout_s": config.health.timeout_s,
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "graceful_shutdown_timeout_s": 5.0,
+    }
+    document = {
+        "name": name,
+        "route_prefix": route_prefix,
+        "import_path": f"{_MODULE}:{builder}",
+        "args": args.model_dump(mode="json"),
+        "deployments": [{"name": deployment, **options, **health}],
+    }
+    schema: ServeApplicationSchema = ServeApplicationSchema.model_validate(document)
+    return schema

@@ -1,0 +1,162 @@
+"""The `silverray` command. Commands import what they need when they run, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from silverray.cluster.terminal import one_line_errors, parse_duration
+
+app = typer.Typer(
+    name="silverray",
+    help="A sharded retrieval cluster: publish item vectors, serve them on Ray, search them over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
+Url = Annotated[str, typer.Option(help="Where the service answers.")]
+Snapshot = Annotated[Path, typer.Argument(help="Directory of a published version.")]
+
+
+@app.command()
+def publish(
+    items: Annotated[Path, typer.Argument(help="Parquet file with the id, the fields and, maybe, a vector column.")],
+    schema: Annotated[Path, typer.Option(help="YAML file: id column, vector, fields.")],
+    out: Annotated[Path, typer.Option(help="Snapshot store; the version becomes a folder in it.")],
+    vectors: Annotated[Path | None, typer.Option(help="NumPy file [N, D] float32, in row order.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Directory of a trained user tower.")] = None,
+    partitions: Annotated[int, typer.Option(help="Parts that can be spread over shards.")] = 64,
+    clusters: Annotated[int | None, typer.Option(help="Number of k-means clusters.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the build.")] = 0,
+    version: Annotated[str | None, typer.Option(help="Name of the version; the time by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Build an index over items and publish it as a snapshot."""
+    with one_line_errors():
+        from silverray.cluster.publish_command import Publication, run_publish
+
+        publication = Publication(items, schema, out, vectors, model, partitions, clusters, seed, version)
+        run_publish(publication, as_json=json)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
+    shards: Annotated[int | None, typer.Option(min=1, help="Number of shards, instead of the file's.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Processes per shard, instead of the file's.")] = None,
+    address: Address = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it answers and leave it running.")] = False,
+) -> None:
+    """Serve a snapshot until Ctrl-C; prints `ready URL` when it answers.
+
+    Without --address a Ray cluster is started on this machine, and ends with the service.
+    """
+    with one_line_errors():
+        from silverray.cluster.serve_command import run_serve
+
+        run_serve(config, shards=shards, replicas=replicas, address=address, detach=detach)
+
+
+@app.command()
+def search(
+    url: Url = "http://127.0.0.1:8000",
+    vector: Annotated[Path | None, typer.Option(help="NumPy file with a query: [D], or [T, D] for tasks.")] = None,
+    user: Annotated[str | None, typer.Option(help="User features as JSON.")] = None,
+    filter: Annotated[str | None, typer.Option(help="Which items may be found.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    fields: Annotated[str, typer.Option(help="Fields to show, separated by commas.")] = "",
+    n_probe: Annotated[int | None, typer.Option(help="Clusters to scan; planned by default.")] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="Deadline in milliseconds.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how the answer was found.")] = False,
+    json: Json = False,
+) -> None:
+    """Ask a running service."""
+    with one_line_errors():
+        from silverray.cluster.search_command import make_body, run_search
+
+        body = make_body(vector, user, filter, k, fields, n_probe, deadline_ms, explain=explain)
+        run_search(url, body, as_json=json)
+
+
+@app.command()
+def loadtest(
+    queries: Annotated[Path, typer.Option(help="JSON lines of search bodies.")],
+    url: Url = "http://127.0.0.1:8000",
+    rate: Annotated[float, typer.Option(min=0.01, help="Mean requests per second.")] = 500.0,
+    duration: Annotated[float, typer.Option(parser=parse_duration, help="How long, such as 30s or 2m.")] = "30s",  # type: ignore[assignment]
+    truth: Annotated[Path | None, typer.Option(help="JSON lines of true answers, to measure recall.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.json and latency.png.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the arrival times.")] = 0,
+    max_in_flight: Annotated[int, typer.Option(min=1, help="Most unanswered requests.")] = 2_000,
+    json: Json = False,
+) -> None:
+    """Load a service at Poisson times; latency counts from when a request should have left."""
+    with one_line_errors():
+        from silverray.cluster.loadtest_command import load, run_loadtest
+
+        plan = load(queries, truth, url=url, rate=rate, duration_s=duration, seed=seed, max_in_flight=max_in_flight)
+        run_loadtest(plan, report, as_json=json)
+
+
+@app.command()
+def status(
+    url: Annotated[str | None, typer.Option(help="Ask this service instead of those started from here.")] = None,
+    json: Json = False,
+) -> None:
+    """Say which services run and how they do."""
+    with one_line_errors():
+        from silverray.cluster.status_command import run_status
+
+        run_status(url, as_json=json)
+
+
+@app.command()
+def stop(
+    name: Annotated[str | None, typer.Argument(help="The service; not needed when there is only one.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster of a service that was not started from here.")
+    ] = None,
+) -> None:
+    """Stop a service, and the Ray cluster if it was started for it."""
+    with one_line_errors():
+        from silverray.cluster.stop_command import run_stop
+
+        run_stop(name, address)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it serving until Ctrl-C.")] = False,
+) -> None:
+    """MovieLens end to end: train, publish, serve, search and load, then stop everything."""
+    with one_line_errors():
+        from silverray.cluster.demo import run_demo
+
+        run_demo(keep)
+
+
+@app.command()
+def verify(snapshot: Snapshot) -> None:
+    """Check every file of a snapshot against its manifest."""
+    with one_line_errors():
+        from silverray.cluster.snapshot_commands import run_verify
+
+        run_verify(snapshot)
+
+
+@app.command()
+def inspect(snapshot: Snapshot, json: Json = False) -> None:
+    """Say what a snapshot holds."""
+    with one_line_errors():
+        from silverray.cluster.snapshot_commands import run_inspect
+
+        run_inspect(snapshot, as_json=json)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,172 @@
+"""Configuration of a served snapshot: one strict YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Reserve = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the message names the file and the key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HttpConfig(_Section):
+    """Where the service listens.
+
+    Attributes:
+        host: interface; loopback unless the service is meant for other machines.
+        port: 0 takes one that is free on this machine.
+        stats_port: HAProxy's statistics page, on all interfaces; None takes a free port on a cluster that `serve`
+            starts, and Ray Serve's own choice on any other.
+        metrics_port: HAProxy's metrics, likewise.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    stats_port: Port | None = None
+    metrics_port: Port | None = None
+
+
+class LimitsConfig(_Section):
+    """What the router refuses.
+
+    Attributes:
+        max_deadline_ms: longest deadline that a request may ask for.
+        min_coverage: least fraction of the items that an answer must rest on when its body names none.
+        max_pending: most requests that may wait or be in flight in one router.
+        max_queries: most queries in a body.
+        max_body_bytes: longest body.
+    """
+
+    max_deadline_ms: Positive = 60_000.0
+    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_pending: Count = 1_024
+    max_queries: Count = 256
+    max_body_bytes: Count = 16 << 20
+
+
+class BatchingConfig(_Section):
+    """How a router batches.
+
+    Attributes:
+        slots: batches in flight at a time.
+        max_batch: most requests in a batch.
+        max_batch_items: most items that a batch may ask for.
+    """
+
+    slots: Count = 2
+    max_batch: Count = 64
+    max_batch_items: Count = 64_000
+
+
+class HealthConfig(_Section):
+    """How soon a dead process is noticed.
+
+    Attributes:
+        period_s: time between two checks of a replica.
+        timeout_s: time that a replica has to answer a check.
+        proxy_period_s: time between two checks of an HTTP proxy; only for a Serve instance that `serve` starts.
+        proxy_timeout_s: time that a proxy has to answer a check; likewise.
+    """
+
+    period_s: Positive = 2.0
+    timeout_s: Positive = 5.0
+    proxy_period_s: Positive = 2.0
+    proxy_timeout_s: Positive = 5.0
+
+
+class ReserveConfig(_Section):
+    """What Ray sets aside for each replica; a matter of placement, not a limit on what it uses.
+
+    Attributes:
+        shard_cpus: for a replica of a shard.
+        shard_gpus: for a replica of a shard; at least a fraction of one when `device` is cuda.
+        router_cpus: for a router.
+    """
+
+    shard_cpus: Reserve = 0.1
+    shard_gpus: Reserve = 0.0
+    router_cpus: Reserve = 0.1
+
+
+class ServeConfig(_Section):
+    """A snapshot store and how to serve it.
+
+    Attributes:
+        name: prefix of the Ray Serve applications, and what `status` and `stop` call the service.
+        snapshots: directory with one folder per published version, readable under this path on every node.
+        version: version to serve; None is the newest.
+        shards: number of shards, at most the snapshot's number of partitions.
+        replicas: processes per shard.
+        routers: router processes.
+        threads: compute threads per shard replica; None shares the machine's cores among the replicas.
+        device: where shards compute.
+        http: where the service listens.
+        deadline_ms: time that a request has when its body names none.
+        limits: what the router refuses.
+        batching: how the router batches.
+        health: how soon a dead process is noticed.
+        reserve: what Ray sets aside for each replica.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "silverray"
+    snapshots: Annotated[Path, Field(strict=False)]
+    version: str | None = None
+    shards: Count = 1
+    replicas: Count = 1
+    routers: Count = 1
+    threads: Count | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    http: HttpConfig = HttpConfig()
+    deadline_ms: Positive = 100.0
+    limits: LimitsConfig = LimitsConfig()
+    batching: BatchingConfig = BatchingConfig()
+    health: HealthConfig = HealthConfig()
+    reserve: ReserveConfig = ReserveConfig()
+
+    @classmethod
+    def load(cls, path: Path, **overrides: Any) -> ServeConfig:
+        """Read a YAML file.
+
+        Args:
+            path: the file; relative paths in it count from its folder.
+            overrides: values that replace the file's; those that are None do not.
+
+        Raises:
+            ConfigError: the file cannot be read, is not YAML, or a key in it is unknown or has a wrong value.
+        """
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(document, dict):
+            raise ConfigError(f"{path}: expected keys and values, got {type(document).__name__}")
+        given = {key: value for key, value in overrides.items() if value is not None}
+        try:
+            config = cls.model_validate({**document, **given})
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(path, problem) for problem in error.errors())) from None
+        folder = path.resolve().parent
+        return config.model_copy(update={"snapshots": (folder / config.snapshots).resolve()})
+
+
+def _explain(path: Path, problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    message = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(problem["type"])
+    if message is None:
+        message = f"{problem['msg'].lower()}, got {problem['input']!r}"
+    return f"{path}: {key}: {message}"

@@ -1,0 +1,199 @@
+"""The Ray Serve deployments: thin shells around a shard's searcher and a router."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve._private.constants import RAY_SERVE_THROUGHPUT_OPTIMIZED
+
+from silverray.cluster.layout import Layout
+from silverray.router.app import create_app
+from silverray.router.fanout import Backend
+from silverray.router.router import Router
+from silverray.router.settings import RouterSettings
+from silverray.shard.api import SearchError, SearchReply, SearchRequest
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.snapshot import MODEL
+from silverray.shard.model.encoder import TowerEncoder
+from silverray.shard.searcher import ShardSearcher
+
+SHARD_DEPLOYMENT = "shard"
+ROUTER_DEPLOYMENT = "router"
+
+_BY_REFERENCE_BYTES = 1 << 20
+_ITEM_BYTES = 20
+_FIELD_BYTES = 64
+_STATUS_S = 2.0
+
+Outcomes = list[SearchReply | SearchError]
+
+
+class ShardArgs(BaseModel):
+    """What a shard's application is built from; never the index itself.
+
+    Attributes:
+        snapshot: the snapshot's directory.
+        partitions: the partitions to hold.
+        layout: tag of the layout that the shard belongs to.
+        shards: number of shards in that layout.
+        threads: compute threads; None shares the node's cores among the shards.
+        device: where to compute.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    snapshot: Path
+    partitions: tuple[int, ...]
+    layout: str
+    shards: int
+    threads: int | None
+    device: str
+
+
+class RouterArgs(BaseModel):
+    """What the router's application is built from.
+
+    Attributes:
+        name: the service.
+        snapshot: the snapshot's directory.
+        assignments: the layout's map of partitions to shards.
+        applications: the shards' applications, in the layout's order.
+        settings: limits and defaults of the router.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    snapshot: Path
+    assignments: tuple[tuple[int, ...], ...]
+    applications: tuple[str, ...]
+    settings: RouterSettings
+
+
+class ShardReplica:
+    """One process of a shard.
+
+    Args:
+        args: what to hold.
+    """
+
+    async def __init__(self, args: ShardArgs) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._layout = args.layout
+        threads = args.threads or max(1, (os.cpu_count() or 1) // args.shards)
+
+        def load() -> ShardSearcher:
+            return ShardSearcher.open(args.snapshot, args.partitions, threads=threads, device=args.device)
+
+        # The replica's event loop also answers health checks: nothing slow may run on it.
+        self._searcher = await asyncio.to_thread(load)
+
+    async def search(self, layout: str, requests: Sequence[SearchRequest]) -> Outcomes:
+        """Answer a batch for a router of the same layout; an error of the whole batch is every request's."""
+        if layout != self._layout:
+            error = SearchError(f"asked for layout {layout!r}, this shard is of {self._layout!r}")
+            return [error] * len(requests)
+        try:
+            return await self._searcher.search(requests)
+        except SearchError as error:
+            return [error] * len(requests)
+
+
+class ShardCaller:
+    """A `Searcher` that asks a shard's application; a cancelled call is cancelled in the shard too.
+
+    Args:
+        application: name of the shard's application.
+        layout: tag of the layout that the caller routes by.
+    """
+
+    def __init__(self, application: str, layout: str) -> None:
+        self._application = application
+        self._layout = layout
+        self._handle: Any = None
+
+    async def search(self, requests: Sequence[SearchRequest]) -> Outcomes:
+        """Answer a batch; see `Searcher`."""
+        if self._handle is None:  # made here, since a handle belongs to the event loop that it is made on
+            handle = serve.get_deployment_handle(SHARD_DEPLOYMENT, self._application)
+            self._handle = handle.options(request_serialization="pickle", response_serialization="pickle")
+        handle = self._handle
+        if _reply_bytes(requests) > _BY_REFERENCE_BYTES:
+            # Long replies go through the object store: it is faster, and Serve's gRPC bounds a message.
+            handle = handle.options(_by_reference=True)
+        response = handle.search.remote(self._layout, list(requests))
+        try:
+            outcomes: Outcomes = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        return outcomes
+
+
+@serve.ingress()
+class RouterReplica:
+    """One router process: the HTTP application over all shards.
+
+    Args:
+        args: what to route.
+    """
+
+    def __init__(self, args: RouterArgs) -> None:
+        self._name = args.name
+        catalog = Catalog.open(args.snapshot)
+        self._layout = Layout(catalog.version, args.assignments)
+        backends = [
+            Backend(name, ShardCaller(name, self._layout.tag), catalog.items_in(held))
+            for name, held in zip(args.applications, args.assignments, strict=True)
+        ]
+        encoder = TowerEncoder.load(args.snapshot / MODEL) if catalog.has_user_tower else None
+        self._router = Router(catalog, backends, encoder, settings=args.settings)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return create_app(self._router, self._status)
+
+    async def _status(self) -> dict[str, Any]:
+        return {
+            "service": self._name,
+            "layout": {"tag": self._layout.tag, "shards": self._layout.shards},
+            "router": serve.get_replica_context().replica_tag,
+            "throughput_optimized": RAY_SERVE_THROUGHPUT_OPTIMIZED,
+            "applications": await self._applications(),
+        }
+
+    async def _applications(self) -> dict[str, Any] | None:
+        try:
+            status = await asyncio.wait_for(asyncio.to_thread(serve.status), _STATUS_S)
+        except TimeoutError:
+            return None
+        return {
+            name: {
+                "status": application.status.value,
+                "replicas": {
+                    state: count
+                    for deployment in application.deployments.values()
+                    for state, count in deployment.replica_states.items()
+                },
+            }
+            for name, application in status.applications.items()
+            if name.startswith(f"{self._name}-")
+        }
+
+
+def shard_application(args: dict[str, Any]) -> serve.Application:
+    """Build the application of one shard from `ShardArgs`; Serve calls this by its import path."""
+    return serve.deployment(ShardReplica, name=SHARD_DEPLOYMENT).bind(ShardArgs.model_validate(args))
+
+
+def router_application(args: dict[str, Any]) -> serve.Application:
+    """Build the application of the router from `RouterArgs`; Serve calls this by its import path."""
+    return serve.deployment(RouterReplica, name=ROUTER_DEPLOYMENT).bind(RouterArgs.model_validate(args))
+
+
+def _reply_bytes(requests: Sequence[SearchRequest]) -> int:
+    return sum(request.k * (_ITEM_BYTES + _FIELD_BYTES * len(request.fields)) for request in requests)

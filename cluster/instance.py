@@ -1,0 +1,193 @@
+"""A Ray Serve instance: connecting to Ray, starting Serve with its throughput settings, declaring applications."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDeploySchema
+
+from silverray.cluster.config import ConfigError, ServeConfig
+
+_LOCAL = "local"
+_PROXIES = "HeadOnly"
+_MESSAGE_BYTES = 256 << 20
+_OBJECT_STORE_BYTES = 512 << 20
+_DRAINING_S = 2
+
+
+class ServeInstance:
+    """The Serve instance of the Ray cluster that this process is connected to.
+
+    Args:
+        address: of the Ray cluster; None for one that this process has started.
+        started: whether Serve was started by this process.
+
+    Attributes:
+        address: of the Ray cluster, None for one of this process.
+        started: whether Serve was started by this process.
+    """
+
+    def __init__(self, address: str | None, started: bool) -> None:
+        self.address = address
+        self.started = started
+        self._client: Any = _get_global_client()
+
+    @classmethod
+    def connect(cls, config: ServeConfig, address: str | None) -> ServeInstance:
+        """Connect to a Ray cluster, or start one, and start Serve on it unless it runs there.
+
+        Args:
+            config: where HTTP listens and how proxies are checked, if Serve has to be started.
+            address: of the Ray cluster; None starts one on this machine that ends with this process.
+
+        Raises:
+            ConfigError: the cluster cannot be reached, or a port is taken.
+        """
+        own = address is None
+        if own:
+            _check_port(config.http.host, config.http.port)
+        connect_ray(address, _reserved_cpus(config))
+        try:
+            return cls.attach(address)
+        except RayServeException:
+            host, port = config.http.host, config.http.port or free_port()
+            serve.start(
+                proxy_location=_PROXIES,
+                http_options={"host": host, "port": port},
+                controller_options={"runtime_env": {"env_vars": _environment(config, own)}},
+            )
+            return cls(address, started=True)
+
+    @classmethod
+    def attach(cls, address: str | None) -> ServeInstance:
+        """Use the Serve instance that runs on the connected cluster.
+
+        Raises:
+            RayServeException: none runs there.
+        """
+        _get_global_client()
+        return cls(address, started=False)
+
+    @property
+    def url(self) -> str:
+        """Where HTTP is answered."""
+        http = self._client.http_config
+        host = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host
+        return f"http://{host}:{http.port}"
+
+    def applications(self) -> dict[str, ApplicationDetails]:
+        """All applications of the instance, other people's included."""
+        details = self._client.get_serve_details()
+        return {name: ApplicationDetails.model_validate(document) for name, document in details["applications"].items()}
+
+    def declare(self, wanted: Sequence[ServeApplicationSchema], replaces: Callable[[str], bool]) -> None:
+        """Make the declared applications be the wanted ones and those of others, which stay as they are.
+
+        Args:
+            wanted: the applications that should run.
+            replaces: whether an application that is there now gives way.
+
+        Raises:
+            ConfigError: another application has a wanted one's route.
+        """
+        names = {application.name for application in wanted}
+        routes = {application.route_prefix for application in wanted} - {None}
+        others = []
+        for name, details in self.applications().items():
+            if name in names or replaces(name):
+                continue
+            if details.route_prefix in routes:
+                raise ConfigError(f"application {name!r} serves {details.route_prefix!r} on this cluster already")
+            if details.deployed_app_config is not None:
+                others.append(details.deployed_app_config)
+        http = self._client.http_config
+        document = {"proxy_location": _PROXIES, "http_options": {"host": http.host, "port": http.port}}
+        schema = ServeDeploySchema.model_validate({**document, "applications": []})
+        self._client.deploy_apps(schema.model_copy(update={"applications": [*others, *wanted]}))
+
+    def close(self, *, shut_down: bool) -> None:
+        """Disconnect, which ends a cluster that this process started; before that end Serve, if asked to."""
+        if shut_down:
+            serve.shutdown()
+        ray.shutdown()
+
+
+def connect_ray(address: str | None, cpus: float = 0.0) -> None:
+    """Connect to a Ray cluster, or start one on this machine.
+
+    Args:
+        address: of the cluster; None starts one.
+        cpus: least number of CPUs that a started cluster claims to have.
+
+    Raises:
+        ConfigError: this process is connected already, or the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        raise ConfigError("this process is connected to a Ray cluster already")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    common: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": False}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            _LOCAL,
+            include_dashboard=False,
+            num_cpus=max(os.cpu_count() or 1, int(cpus) + 1),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **common,
+        )
+        return
+    try:
+        ray.init(address, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "if that cluster uses Ray's token authentication, set RAY_AUTH_MODE=token"
+        raise ConfigError(f"address: {str(error).splitlines()[0]} ({hint})") from None
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
+    """Serve's own settings; its controller, proxies and replicas inherit them from here."""
+    settings = {
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
+        "RAY_SERVE_ENABLE_HA_PROXY": 1,
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": _MESSAGE_BYTES,
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": config.health.proxy_period_s,
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": config.health.proxy_timeout_s,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAINING_S,
+    }
+    ports = {
+        "RAY_SERVE_HAPROXY_STATS_PORT": config.http.stats_port,
+        "RAY_SERVE_HAPROXY_METRICS_PORT": config.http.metrics_port,
+    }
+    for name, port in ports.items():
+        if port is not None or own:
+            settings[name] = port or free_port()
+    return {name: str(value) for name, value in settings.items()}
+
+
+def _reserved_cpus(config: ServeConfig) -> float:
+    reserve = config.reserve
+    return config.shards * config.replicas * reserve.shard_cpus + config.routers * reserve.router_cpus
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"http.port: cannot listen on {host}:{port}: {error.strerror}") from None

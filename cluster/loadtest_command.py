@@ -1,0 +1,71 @@
+"""`silverray loadtest`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from silverray.cluster.lateness import LatenessProbe
+from silverray.cluster.load_report import LoadReport
+from silverray.cluster.loadtest import LoadPlan, Outcome, read_queries, run_load
+from silverray.cluster.terminal import notes, print_json, progress_bar, results
+from silverray.cluster.truth import read_truths
+from silverray.router.client import SearchClient
+
+
+def load(queries: Path, truth: Path | None, **options: Any) -> LoadPlan:
+    """Read the files of a load test.
+
+    Args:
+        queries: JSON lines of search bodies.
+        truth: JSON lines of their true answers.
+        options: the other fields of `LoadPlan`.
+
+    Raises:
+        QueryFileError: a file is wrong.
+    """
+    bodies = read_queries(queries)
+    return LoadPlan(bodies=bodies, truths=read_truths(truth, bodies) if truth else None, **options)
+
+
+def run_loadtest(plan: LoadPlan, folder: Path | None, *, as_json: bool) -> LoadReport:
+    """Load a service with a progress bar, print what was found and, where asked for, write it.
+
+    Raises:
+        SearchError: there is no service at the URL.
+    """
+    report, outcomes = measure(plan)
+    if folder is not None:
+        report.write(folder, outcomes)
+        notes.print(f"wrote {folder / 'report.json'} and {folder / 'latency.png'}", soft_wrap=True)
+    if as_json:
+        print_json(report.to_document())
+    else:
+        results.print(report.to_table())
+    return report
+
+
+def measure(plan: LoadPlan) -> tuple[LoadReport, list[Outcome]]:
+    """Load a service with a progress bar.
+
+    Raises:
+        SearchError: there is no service at the URL.
+    """
+    status = SearchClient(plan.url).get("/v1/status")
+    probe = LatenessProbe(plan.url, routers=_routers(status))
+    with progress_bar() as bar:
+        task = bar.add_task("load", total=len(plan.departures()))
+
+        def show(seconds: float, sent: int, answered: int) -> None:
+            waiting = sent - answered
+            bar.update(task, completed=answered, description=f"load {seconds:.0f} s, {waiting} in flight")
+
+        outcomes = asyncio.run(run_load(plan, show))
+    return LoadReport.of(plan, outcomes, probe.measure()), outcomes
+
+
+def _routers(status: dict[str, Any]) -> int:
+    applications = status.get("applications") or {}
+    name = f"{status.get('service')}-router"
+    return max(1, int(applications.get(name, {}).get("replicas", {}).get("RUNNING", 1)))

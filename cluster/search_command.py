@@ -1,0 +1,88 @@
+"""`silverray search`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from silverray.cluster.terminal import notes, print_json, results
+from silverray.router.client import SearchClient
+
+
+def make_body(
+    vector: Path | None,
+    user: str | None,
+    filter_text: str | None,
+    k: int,
+    fields: str,
+    n_probe: int | None,
+    deadline_ms: float | None,
+    *,
+    explain: bool,
+) -> dict[str, Any]:
+    """The body of a search.
+
+    Raises:
+        ValueError: not exactly one of vector and user, or one that cannot be read.
+    """
+    if (vector is None) == (user is None):
+        raise ValueError("expected either --vector FILE.npy or --user JSON")
+    optional = {
+        "filter": filter_text,
+        "fields": [name.strip() for name in fields.split(",") if name.strip()],
+        "n_probe": n_probe,
+        "deadline_ms": deadline_ms,
+        "explain": explain,
+    }
+    query = _vector(vector) if vector is not None else {"user": _user(user or "")}
+    return {**query, "k": k, **{key: value for key, value in optional.items() if value}}
+
+
+def run_search(url: str, body: dict[str, Any], *, as_json: bool) -> None:
+    """Ask and print the items."""
+    reply = SearchClient(url).search(body)
+    if as_json:
+        print_json(reply)
+        return
+    fields = body.get("fields", [])
+    table = Table("", "id", "score", *fields)
+    for place, item in enumerate(reply["items"], 1):
+        values = [item["fields"].get(name) for name in fields]
+        table.add_row(str(place), str(item["id"]), f"{item['score']:.4f}", *(_text(value) for value in values))
+    results.print(table)
+    coverage = reply["coverage"]
+    if coverage["degraded"]:
+        notes.print(f"degraded: {coverage['answered']} of {coverage['shards']} shards answered", style="yellow")
+    if body.get("explain"):
+        results.print_json(data=reply["explain"])
+
+
+def _vector(file: Path) -> dict[str, Any]:
+    try:
+        array = np.load(file, allow_pickle=False)
+        values = np.asarray(array, dtype=np.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--vector {file}: not a readable NumPy file of numbers: {error}") from None
+    if values.ndim not in (1, 2):
+        raise ValueError(f"--vector {file}: expected [D] or [T, D], got {list(values.shape)}")
+    return {"vector" if values.ndim == 1 else "vectors": values.tolist()}
+
+
+def _user(text: str) -> dict[str, Any]:
+    try:
+        user = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--user: not JSON: {error}") from None
+    if not isinstance(user, dict):
+        raise ValueError(f"--user: expected an object of features, got {text!r}")
+    return user
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "–"  # noqa: RUF001 (a dash, on purpose)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

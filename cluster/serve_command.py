@@ -1,0 +1,121 @@
+"""`silverray serve`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO, Never
+
+import httpx
+
+from silverray.cluster.config import ServeConfig
+from silverray.cluster.records import RecordHolder, ServiceRecord, hold_record, read_records, records_folder
+from silverray.cluster.service import Service, ServiceError, start
+from silverray.cluster.terminal import notes, results
+
+_POLL_S = 0.1
+
+
+def run_serve(file: Path, *, shards: int | None, replicas: int | None, address: str | None, detach: bool) -> None:
+    """Serve until a signal ends it, or, detached, until it answers."""
+    config = ServeConfig.load(file, shards=shards, replicas=replicas)
+    if detach and address is None:
+        _serve_in_background(file, config)
+        return
+    with stopped_by_signals(), hold_record(config.name, keep=detach) as holder:
+        with notes.status("starting") as line:
+            service = start(config, address, progress=lambda what: line.update(what))
+        if detach:
+            _announce(service, holder, pid=None)
+            service.detach()
+            return
+        try:
+            _catch_signals()  # again: Ray has set its own
+            _announce(service, holder, pid=os.getpid())
+            while True:
+                time.sleep(1)
+        except KeyboardInterrupt:
+            notes.print("stopping")
+        finally:
+            service.stop()
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a block like Ctrl-C, with everything in it cleaned up."""
+    before = _catch_signals()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _catch_signals() -> signal._HANDLER:
+    def interrupt(number: int, frame: FrameType | None) -> Never:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    return signal.signal(signal.SIGTERM, interrupt)
+
+
+def _announce(service: Service, holder: RecordHolder, pid: int | None) -> None:
+    instance = service.instance
+    holder.write(
+        ServiceRecord(
+            name=service.name,
+            url=service.url,
+            address=instance.address,
+            pid=pid,
+            ends_serve=instance.started,
+        )
+    )
+    if not _throughput(service.url):
+        notes.print(
+            "warning: Serve runs on this cluster already, without its throughput settings: expect far fewer requests "
+            "per second. End it there (serve shutdown) and serve again to change that.",
+            style="yellow",
+        )
+    results.print(f"ready {service.url}", highlight=False, soft_wrap=True)
+
+
+def _throughput(url: str) -> bool:
+    try:
+        document = httpx.get(f"{url}/v1/status", trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        return True
+    return bool(document.get("throughput_optimized", True))
+
+
+def _serve_in_background(file: Path, config: ServeConfig) -> None:
+    """Start this command again as a process of its own, and wait until it answers."""
+    folder = records_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{config.name}.log"
+    counts = ["--shards", str(config.shards), "--replicas", str(config.replicas)]
+    command = [sys.executable, "-m", "silverray.cluster.cli", "serve", str(file.resolve()), *counts]
+    with log.open("w", encoding="utf-8") as output, notes.status(f"starting; log in {log}"):
+        process = _spawn(command, output)
+        try:
+            while not (ours := [r for r in read_records() if r.pid == process.pid]):
+                if process.poll() is not None:
+                    lines = log.read_text(encoding="utf-8").strip().splitlines() or ["no message"]
+                    raise ServiceError(f"{lines[-1].removeprefix('error: ')} (log: {log})")
+                time.sleep(_POLL_S)
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+    results.print(f"ready {ours[0].url}", highlight=False, soft_wrap=True)
+
+
+def _spawn(command: list[str], output: IO[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )

@@ -1,0 +1,78 @@
+"""How the commands talk: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from silverray.shard.api import InvalidRequest, SearchError, SnapshotError
+
+USER_MISTAKE = 2
+FAILURE = 1
+
+results = Console()
+notes = Console(stderr=True)
+
+_UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the command with one clear line where a person can mend what went wrong: exit code 2 for a mistake in
+    what was given, 1 for a failure while running. Anything else is a defect and keeps its trace.
+    """
+    try:
+        yield
+    except (InvalidRequest, ValueError) as error:
+        raise _exit(error, USER_MISTAKE) from None
+    except (SearchError, SnapshotError, OSError, RuntimeError) as error:
+        raise _exit(error, FAILURE) from None
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error; silent where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=notes,
+        disable=not notes.is_terminal,
+    )
+
+
+def print_json(document: Any) -> None:
+    """Print a document as JSON, whatever standard output is."""
+    typer.echo(json.dumps(document, indent=2, default=str))
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration such as `30s`, `2m`, `500ms` or `1.5h`.
+
+    Returns:
+        Seconds, above 0.
+
+    Raises:
+        typer.BadParameter: it is none.
+
+    Example:
+        >>> parse_duration("1.5m")
+        90.0
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
+    seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise typer.BadParameter(f"expected a duration such as 30s or 2m, got {text!r}")
+    return seconds
+
+
+def _exit(error: Exception, code: int) -> typer.Exit:
+    notes.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(code)

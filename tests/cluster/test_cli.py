@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from silverray.cluster.cli import app
+from silverray.cluster.records import ServiceRecord, hold_record, is_held, read_records, records_folder
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+COMMANDS = ["publish", "serve", "search", "loadtest", "status", "stop", "demo", "verify", "inspect"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"silverray {command}" in out or f"{command} [OPTIONS]" in out
+
+
+@pytest.mark.usefixtures("home")
+def test_mistakes_are_one_clear_line(tmp_path: Path, store: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("snapshots: none\nshardz: 2\n")
+    assert run("serve", config) == (2, "", f"error: {config}: shardz: unknown key\n")
+    config.write_text("snapshots: none\n")
+    assert run("serve", config) == (1, "", f"error: {tmp_path}/none: holds no published snapshot\n")
+    config.write_text(f"{{snapshots: {store}, version: v7}}")
+    code, _, err = run("serve", config)
+    assert (code, err.count("\n")) == (1, 1) and "v7" in err
+    config.write_text(f"snapshots: {store}\n")
+    expected = "error: shards: expected 1 to 16 (the snapshot's partitions), got 17\n"
+    assert run("serve", config, "--shards", 17) == (2, "", expected)
+    assert run("search", "-k", 3) == (2, "", "error: expected either --vector FILE.npy or --user JSON\n")
+    assert run("search", "--user", "[1")[0] == 2
+    code, _, err = run("search", "--url", "http://127.0.0.1:9", "--user", "{}")
+    assert code == 1 and "cannot be reached" in err
+    assert run("stop") == (2, "", "error: no service '' was started from here (running: none)\n")
+
+
+def test_publish_verify_inspect(tmp_path: Path, films: Any) -> None:
+    table, vectors, schema = films
+    pq.write_table(table, tmp_path / "items.parquet")
+    np.save(tmp_path / "vectors.npy", vectors)
+    (tmp_path / "schema.yaml").write_text(schema)
+    files = [tmp_path / "items.parquet", "--schema", tmp_path / "schema.yaml", "--out", tmp_path / "store"]
+    options = ["--vectors", tmp_path / "vectors.npy", "--partitions", 4, "--version", "a", "--json"]
+    code, out, err = run("publish", *files, *options)
+    assert code == 0, err
+    assert json.loads(out)["items"] == len(vectors)
+    code, out, _ = run("inspect", tmp_path / "store" / "a", "--json")
+    document = json.loads(out)
+    assert (code, document["items"], document["partitions"]) == (0, len(vectors), 4)
+    assert document["fields"]["genres"]["type"] == "tags"
+    code, out, _ = run("verify", tmp_path / "store" / "a")
+    assert code == 0 and "files are whole" in out
+    code, _, err = run("publish", *files, *options)
+    assert code == 1 and "exists already" in err
+
+    victim = next((tmp_path / "store" / "a" / "partitions").rglob("*.safetensors"))
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    code, _, err = run("verify", tmp_path / "store" / "a")
+    assert code == 1 and str(victim) in err
+
+
+def test_search_prints_items_and_says_when_degraded(echo: str) -> None:
+    code, out, err = run("search", "--url", echo, "--user", '{"age": 3}', "-k", 7)
+    assert code == 0 and "0.5000" in out and " 7 " in out
+    assert err == "degraded: 1 of 2 shards answered\n"
+    code, out, _ = run("search", "--url", echo, "--user", "{}", "--json")
+    assert json.loads(out)["items"] == [{"id": 10, "score": 0.5, "fields": {}}]
+
+
+def test_loadtest_reports(tmp_path: Path, echo: str) -> None:
+    (tmp_path / "q.jsonl").write_text('{"k": 1}\n{"k": 2}\n')
+    (tmp_path / "t.jsonl").write_text('{"ids": [1], "scores": [0.5]}\n{"ids": [1, 2], "scores": [0.5, 0.5]}\n')
+    given = ["--url", echo, "--queries", tmp_path / "q.jsonl", "--truth", tmp_path / "t.jsonl"]
+    code, out, err = run("loadtest", *given, "--rate", 50, "--duration", "1s", "--report", tmp_path / "r", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["errors"] == {} and document["degraded_share"] == 1.0
+    assert document["recall"] == pytest.approx(0.75, abs=0.01)
+    assert document["lateness"] == {"count": 0, "p99_9_ms": 0.0, "max_ms": 0.0}
+    assert json.loads((tmp_path / "r" / "report.json").read_text()) == document
+    code, out, _ = run("loadtest", *given, "--rate", 50, "--duration", "300ms")
+    assert code == 0 and "rate asked / achieved" in out and "p99.9" in out
+    assert run("loadtest", *given, "--duration", "soon")[0] == 2
+
+
+@pytest.mark.usefixtures("home")
+def test_records_of_dead_processes_are_forgotten() -> None:
+    record = ServiceRecord(name="a", url="http://127.0.0.1:9", address=None, pid=1, ends_serve=True)
+    with hold_record("a") as holder:
+        holder.write(record)
+        assert is_held("a") and read_records() == [record]
+        code, out, _ = run("status", "--json")
+        (document,) = json.loads(out)
+        assert code == 0 and document["service"] == "a" and "cannot be reached" in document["error"]
+    assert read_records() == []
+    with hold_record("b", keep=True) as holder:
+        holder.write(ServiceRecord(name="b", url="http://127.0.0.1:9", address=None, pid=1, ends_serve=True))
+    assert (records_folder() / "b.json").exists()
+    assert read_records() == [] and not (records_folder() / "b.json").exists()
+    assert run("status")[1] == "no service was started from here\n"

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.layout import Layout
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "serve.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_paths_count_from_the_files_folder(tmp_path: Path) -> None:
+    config = ServeConfig.load(write(tmp_path, "snapshots: ../store\nshards: 3\n"))
+    assert config.snapshots == (tmp_path.parent / "store").resolve()
+    assert (config.shards, config.replicas, config.routers, config.deadline_ms) == (3, 1, 1, 100.0)
+    assert config.http.host == "127.0.0.1"
+
+
+def test_overrides_replace_values_unless_none(tmp_path: Path) -> None:
+    config = ServeConfig.load(write(tmp_path, "{snapshots: s, shards: 3, replicas: 2}"), shards=4, replicas=None)
+    assert (config.shards, config.replicas) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("snapshots: s\nshard: 2", "shard: unknown key"),
+        ("snapshots: s\nlimits: {max_pendng: 2}", "limits.max_pendng: unknown key"),
+        ("shards: 2", "snapshots: missing key"),
+        ("{snapshots: s, shards: 0}", "shards: input should be greater than or equal to 1, got 0"),
+        ("{snapshots: s, shards: '2'}", "shards: input should be a valid integer, got '2'"),
+        ("{snapshots: s, device: tpu}", "device: input should be 'auto', 'cpu' or 'cuda', got 'tpu'"),
+        ("{snapshots: s, deadline_ms: .nan}", "deadline_ms: input should be"),
+        ("{snapshots: s, http: {port: 70000}}", "http.port: input should be less than or equal to 65535"),
+        ("{snapshots: s, name: 'a b'}", "name: string should match pattern"),
+        ("- a", "expected keys and values, got list"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_errors_name_the_file_and_the_key(tmp_path: Path, text: str, message: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        ServeConfig.load(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+        ServeConfig.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["local.yaml", "cluster.yaml"])
+def test_shipped_configs_load_and_say_how_to_run_them(name: str) -> None:
+    ServeConfig.load(CONFIGS / name)
+    assert f"silverray serve configs/{name}" in (CONFIGS / name).read_text(encoding="utf-8").splitlines()[0]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5, 8])
+def test_a_layout_spreads_every_partition_once(shards: int) -> None:
+    layout = Layout.spread("v", 8, shards)
+    assert [p for held in layout.assignments for p in held] == list(range(8))
+    sizes = [len(held) for held in layout.assignments]
+    assert max(sizes) - min(sizes) <= 1
+    assert layout.shards == shards
+    assert layout.tag == f"v/{shards}"
+
+
+@pytest.mark.parametrize("shards", [0, 9])
+def test_a_layout_needs_a_partition_for_each_shard(shards: int) -> None:
+    with pytest.raises(ValueError, match="shards: expected 1 to 8"):
+        Layout.spread("v", 8, shards)

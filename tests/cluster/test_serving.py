@@ -1,0 +1,293 @@
+"""A real Ray cluster: shard counts, long replies, a killed replica, the command line."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from silverray.cluster.config import HttpConfig, ServeConfig
+from silverray.cluster.instance import free_port
+from silverray.cluster.lateness import LatenessProbe
+from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
+from silverray.cluster.service import Service, start
+from silverray.router.client import HttpSearcher
+from silverray.shard.api import SearchReply, SearchRequest
+from silverray.shard.searcher import ShardSearcher
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(90)]
+
+_CLUSTER = """
+import ray, sys
+context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+FILTERS = [None, 'country = "US"', 'year >= 2000 and not genres any ("Drama")', "country is null", "year < 1900"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Address of a Ray cluster that somebody else runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def config(store: Path) -> ServeConfig:
+    ports = [free_port() for _ in range(3)]
+    http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
+    return ServeConfig(name="films", snapshots=store, shards=2, threads=1, deadline_ms=200.0, http=http)
+
+
+@pytest.fixture
+def connections() -> Iterator[list[Service]]:
+    """Services that a test has made; whatever it leaves connected is disconnected."""
+    services: list[Service] = []
+    yield services
+    for service in services:
+        service.detach()
+
+
+def make_requests(count: int, seed: int = 0) -> list[SearchRequest]:
+    rng = np.random.default_rng(seed)
+    return [
+        SearchRequest(
+            vectors=rng.standard_normal((1, 16)).astype(np.float32),
+            filter=FILTERS[number % len(FILTERS)],
+            k=int(rng.choice([1, 10, 100, 2_000])),
+            fields=("year",) if number % 3 == 0 else (),
+            n_probe=6,
+            refine="all",
+            timeout_s=30.0,
+        )
+        for number in range(count)
+    ]
+
+
+def ask(url: str, requests: list[SearchRequest]) -> list[SearchReply]:
+    async def search() -> list[Any]:
+        async with HttpSearcher(url) as searcher:
+            return await searcher.search(requests)
+
+    outcomes = asyncio.run(search())
+    errors = [outcome for outcome in outcomes if not isinstance(outcome, SearchReply)]
+    assert not errors
+    return outcomes
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_answers_do_not_depend_on_the_number_of_shards(
+    address: str, config: ServeConfig, connections: list[Service], shards: int
+) -> None:
+    service = start(config.model_copy(update={"shards": shards}), address, timeout_s=60)
+    connections.append(service)
+    requests = make_requests(60)
+    local = ShardSearcher.open(config.snapshots / "v1", threads=1)
+    expected = asyncio.run(local.search(requests))
+    for request, got, want in zip(requests, ask(service.url, requests), expected, strict=True):
+        assert isinstance(want, SearchReply)
+        assert (got.coverage.shards, got.coverage.answered, got.coverage.items_fraction) == (shards, shards, 1.0)
+        np.testing.assert_allclose(got.scores, want.scores, rtol=0, atol=1e-6)
+        assert same_items(got, want)
+        assert len(got.scores) <= request.k
+        if request.fields and len(got.keys) and np.array_equal(got.keys, want.keys):
+            assert got.fields["year"] == want.fields["year"]
+    document = httpx.get(f"{service.url}/v1/status").json()
+    assert document["layout"] == {"tag": f"v1/{shards}", "shards": shards}
+    assert document["throughput_optimized"] is True
+    assert len(document["applications"]) == shards + 1
+
+
+def same_items(got: SearchReply, want: SearchReply) -> bool:
+    """Whether ids differ only where scores are within 1e-6 of each other."""
+    differ = np.flatnonzero(got.keys != want.keys)
+    gaps = np.abs(np.diff(want.scores, prepend=np.inf, append=-np.inf))
+    return bool(np.all(np.minimum(gaps[:-1], gaps[1:])[differ] <= 2e-6))
+
+
+def test_replies_of_many_megabytes_arrive(address: str, config: ServeConfig, connections: list[Service]) -> None:
+    service = start(config, address, timeout_s=60)
+    connections.append(service)
+    requests = [replace(request, k=10_000, filter=None, n_probe=24) for request in make_requests(64)]
+    replies = ask(service.url, requests)
+    items = service_items(service.url)
+    assert [len(reply.keys) for reply in replies] == [min(10_000, items)] * 64
+    assert not any(reply.coverage.degraded for reply in replies)
+
+
+def service_items(url: str) -> int:
+    return int(httpx.get(f"{url}/v1/schema").json()["items"])
+
+
+def test_a_killed_shard_degrades_replies_until_ray_restarts_it(
+    address: str, config: ServeConfig, connections: list[Service]
+) -> None:
+    service = start(config, address, timeout_s=60)
+    connections.append(service)
+    vector = np.random.default_rng(1).standard_normal(16).tolist()
+    plan = LoadPlan(url=service.url, bodies=[orjson.dumps({"vector": vector})], rate=50, duration_s=3)
+    quiet = LatenessProbe(service.url)
+    before = asyncio.run(run_load(plan))
+    steady = quiet.measure()
+
+    (replica,) = service.instance.applications()["films-shard-0"].deployments["shard"].replicas
+    assert replica.pid is not None
+    killing = threading.Timer(1.0, os.kill, (replica.pid, signal.SIGKILL))
+    killing.start()
+    during = asyncio.run(run_load(replace(plan, duration_s=4, seed=1)))
+    killing.join()
+    wait_for_full_coverage(service.url, vector)
+    again = LatenessProbe(service.url)
+    after = asyncio.run(run_load(replace(plan, seed=2)))
+    late = again.measure()
+
+    (successor,) = service.instance.applications()["films-shard-0"].deployments["shard"].replicas
+    assert successor.pid != replica.pid
+    assert counts(before) == (len(before), 0) and counts(after) == (len(after), 0)
+    errors, (_, degraded) = Counter(o.error for o in during if o.error), counts(during)
+    print(f"while it was down: {degraded} of {len(during)} degraded, errors {dict(errors)}; {steady}, {late}")
+    # The new replica starts on the cores that the others compute on, so some requests may run out of time.
+    assert set(errors) <= {"deadline_exceeded"}
+    assert degraded > len(during) / 4
+    assert steady is not None and late is not None
+    assert max(steady.max_ms, late.max_ms) <= 50.0
+
+
+def counts(outcomes: list[Outcome]) -> tuple[int, int]:
+    """Replies, and those that were degraded."""
+    return sum(o.error is None for o in outcomes), sum(o.degraded for o in outcomes)
+
+
+def wait_for_full_coverage(url: str, vector: list[float]) -> None:
+    deadline = time.monotonic() + 30
+    body = {"vector": vector, "min_coverage": 1.0}
+    while httpx.post(f"{url}/v1/search", json=body).status_code != 200:
+        assert time.monotonic() < deadline, "the shard did not come back"
+        time.sleep(0.1)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "silverray.cluster.cli", *map(str, arguments)]
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes below a process."""
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            try:
+                children = {int(child) for child in task.read_text().split()}
+            except OSError:
+                continue
+            todo += children - found
+            found |= children
+    return found
+
+
+def gone(pids: set[int]) -> bool:
+    deadline = time.monotonic() + 15
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]:
+        if time.monotonic() > deadline:
+            return not left
+        time.sleep(0.1)
+    return True
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> dict[str, str]:
+    """Environment of an account of its own, so that its records of services are its own."""
+    return {**os.environ, "HOME": str(tmp_path / "home")}
+
+
+def run(account: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=60)
+
+
+def test_serve_answers_until_it_is_told_to_stop(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
+    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, http: {{port: 0}}}}")
+    process = subprocess.Popen(
+        command("serve", tmp_path / "c.yaml", "--shards", "2"), env=account, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("ready http://127.0.0.1:")
+        (reply,) = ask(line.split()[1], make_requests(1))
+        assert reply.coverage.shards == 2
+        children = descendants(process.pid)
+        assert len(children) > 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 0
+        assert gone(children)
+        assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
+    (tmp_path / "c.yaml").write_text(f"{{name: away, snapshots: {store}, http: {{port: 0}}}}")
+    try:
+        served = run(account, "serve", tmp_path / "c.yaml", "--detach")
+        assert served.returncode == 0, served.stderr
+        url = served.stdout.split()[1]
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        (status,) = orjson.loads(run(account, "status", "--json").stdout)
+        assert (status["service"], status["version"], status["url"]) == ("away", "v1", url)
+        pids = {status["pid"]} | descendants(status["pid"])
+        again = run(account, "serve", tmp_path / "c.yaml", "--detach")
+        assert again.returncode != 0 and "served by another process" in again.stderr
+    finally:
+        stopped = run(account, "stop", "away")
+    assert stopped.returncode == 0, stopped.stderr
+    assert gone(pids)
+
+
+def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
+    tmp_path: Path, store: Path, address: str, config: ServeConfig, account: dict[str, str]
+) -> None:
+    http = config.http.model_dump_json()
+    (tmp_path / "c.yaml").write_text(f"{{name: films, snapshots: {store}, http: {http}}}")
+    account["HOME"] = os.environ["HOME"]  # Ray's token is in there, and the cluster is this account's
+    served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
+    assert served.returncode == 0, served.stderr
+    (reply,) = ask(served.stdout.split()[1], make_requests(1))
+    assert reply.coverage.shards == 1
+    stopped = run(account, "stop", "films")
+    assert stopped.returncode == 0, stopped.stderr
+    stopped = run(account, "stop", "films", "--address", address)
+    assert stopped.returncode == 2 and "no service 'films' runs" in stopped.stderr
