@@ -1,0 +1,146 @@
+"""From a filter to what a search runs: a plane program and what is left to verify on stored values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silverray.kernels.programs import MAX_INSTRUCTIONS, MAX_STACK, Opcode, instruction
+from silverray.shard.api import FilterError
+from silverray.shard.filter.bounds import Bounder
+from silverray.shard.filter.circuit import Circuit, Node, emit
+from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest
+from silverray.shard.filter.language import parse
+from silverray.shard.filter.layout import LIVE, PlaneLayout
+from silverray.shard.filter.schema import Schema
+
+LEAF_BUDGETS = (MAX_INSTRUCTIONS, 512, 256, 128, 64, 32, 16, 8)
+"""Instructions that one leaf may take, tried in turn until the program is short enough."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """How to find the items that pass.
+
+    Attributes:
+        program: `[L]` int32 instructions (see `silverray.kernels.programs`). A live item that passes has its bit
+            set; so may others, but no item that is not live.
+        check: what to verify for the items whose bit is set; None where the bits are the answer.
+    """
+
+    program: NDArray[np.int32]
+    check: Expression | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledFilter:
+    """A filter, compiled for one snapshot's schema and layout. It can be pickled.
+
+    Attributes:
+        text: the filter as it was written; None where there is none.
+        expression: its meaning; None where every item passes.
+        exact: the plan of mode "exact".
+        bloom: the plan of mode "bloom": hashed terms under an even number of negations are not verified.
+    """
+
+    text: str | None
+    expression: Expression | None
+    exact: Plan
+    bloom: Plan
+
+
+def compile_filter(filter: str | Expression | None, schema: Schema, layout: PlaneLayout) -> CompiledFilter:
+    """Compile a filter.
+
+    Args:
+        filter: its text, or a parsed expression; None lets every item pass.
+        schema: what the text may name.
+        layout: the snapshot's planes.
+
+    Returns:
+        The plans of both modes, which share one program.
+
+    Raises:
+        FilterError: the text is wrong, or no program of at most `MAX_INSTRUCTIONS` bounds the filter.
+    """
+    text = filter if isinstance(filter, str) else None
+    expression = parse(filter, schema) if isinstance(filter, str) else filter
+    if expression is None:
+        plan = Plan(_program(Circuit(), None), None)
+        return CompiledFilter(text, None, plan, plan)
+    for budget in _budgets(expression):
+        circuit = Circuit()
+        bounder = Bounder(layout, circuit, budget)
+        upper = bounder.bounds(expression).upper
+        fitted = circuit.fit(upper, MAX_STACK)
+        program = _program(circuit, fitted)
+        if len(program) <= MAX_INSTRUCTIONS:
+            break
+    else:
+        raise FilterError(
+            f"the filter needs {len(program):,} instructions, the limit is {MAX_INSTRUCTIONS:,}",
+            position=0,
+            hint="use fewer terms; `in (...)` and `any (...)` take a whole list as one",
+        )
+    whole = fitted is not upper
+    exact = Plan(program, _check(expression, bounder, trust=False, whole=whole))
+    bloom = exact
+    if exact.check is not None:
+        bloom = Plan(program, _check(expression, bounder, trust=True, whole=whole))
+    return CompiledFilter(text, expression, exact, bloom)
+
+
+def _budgets(expression: Expression) -> tuple[int, ...]:
+    """Leave out budgets that a filter of many leaves is unlikely to fit: each try costs its time."""
+    leaves = _count_leaves(expression)
+    return tuple(budget for budget in LEAF_BUDGETS if budget * leaves <= 8 * MAX_INSTRUCTIONS) or LEAF_BUDGETS[-1:]
+
+
+def _count_leaves(expression: Expression) -> int:
+    match expression:
+        case And(operands) | Or(operands):
+            return sum(map(_count_leaves, operands))
+        case Not(operand):
+            return _count_leaves(operand)
+    return 1
+
+
+def _program(circuit: Circuit, upper: Node | None) -> NDArray[np.int32]:
+    live = circuit.plane(LIVE)
+    root = live if upper is None else circuit.all([upper, live])
+    if root is circuit.false:
+        codes = [instruction(Opcode.LOAD, LIVE), instruction(Opcode.ANDNOT, LIVE)]
+    else:
+        assert root.depth <= MAX_STACK
+        codes = emit(root)
+    return np.array(codes, dtype=np.int32)
+
+
+def _check(expression: Expression, bounder: Bounder, trust: bool, whole: bool) -> Expression | None:
+    """What a set bit leaves open; `whole` says that the program is looser than the upper bound."""
+    if not whole:
+        bounds = bounder.bounds(expression, trust)
+        if bounds.upper is bounds.lower:
+            return None
+        if isinstance(expression, And):
+            # The program implies every operand's upper bound, so those that planes decide are settled.
+            checks = [_check(operand, bounder, trust, whole) for operand in expression.operands]
+            open_ = tuple(check for check in checks if check is not None)
+            return open_[0] if len(open_) == 1 else And(open_)
+    return _trusting(expression, bounder, positive=True) if trust else expression
+
+
+def _trusting(expression: Expression, bounder: Bounder, positive: bool) -> Expression:
+    """Replace hashed terms under an even number of negations by tests of their planes."""
+    match expression:
+        case OneOf() if positive and (groups := bounder.leaf(expression).groups) is not None:
+            return PlaneTest(groups)
+        case Not(operand):
+            return Not(_trusting(operand, bounder, not positive))
+        case And(operands):
+            return And(tuple(_trusting(operand, bounder, positive) for operand in operands))
+        case Or(operands):
+            return Or(tuple(_trusting(operand, bounder, positive) for operand in operands))
+    return expression

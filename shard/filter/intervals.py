@@ -1,0 +1,99 @@
+"""Sets of codes, given as closed intervals, as boolean functions of the codes' bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from silverray.shard.filter.circuit import Circuit, Node
+
+Interval = tuple[int, int]
+
+NESTED_INTERVALS = 4
+"""Intervals whose bits are factored into one nested function; more would take more stack."""
+
+
+def merge(intervals: Iterable[Interval]) -> list[Interval]:
+    """Join intervals that overlap or touch; the result is ascending."""
+    merged: list[Interval] = []
+    for low, high in sorted(intervals):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], high)
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def merge_nearest(intervals: Sequence[Interval], count: int) -> list[Interval]:
+    """Cover ascending, disjoint intervals by `count` or fewer, closing the narrowest gaps."""
+    gaps = [right[0] - left[1] for left, right in pairwise(intervals)]
+    widest = set(sorted(range(len(gaps)), key=lambda place: -gaps[place])[: count - 1])
+    covers = [intervals[0]]
+    for place, interval in enumerate(intervals[1:]):
+        if place in widest:
+            covers.append(interval)
+        else:
+            covers[-1] = covers[-1][0], interval[1]
+    return covers
+
+
+def coarsen(intervals: Iterable[Interval], bits: int, top: int) -> list[Interval]:
+    """Widen intervals to multiples of 2^bits, at most to `top`."""
+    return merge((low >> bits << bits, min((high >> bits << bits) + (1 << bits) - 1, top)) for low, high in intervals)
+
+
+def intervals_node(circuit: Circuit, bits: Sequence[Node], intervals: Sequence[Interval]) -> Node:
+    """Make the function that is true where the code is in any interval.
+
+    Args:
+        circuit: makes the nodes.
+        bits: the code's bits, least significant first.
+        intervals: ascending, disjoint intervals of codes below 2^len(bits) that do not touch.
+
+    Returns:
+        The function: for one interval at most 2 instructions a bit and 2 more, for a single code 1 a bit.
+    """
+    return circuit.any(_disjuncts(circuit, bits, intervals))
+
+
+def _disjuncts(circuit: Circuit, bits: Sequence[Node], intervals: Sequence[Interval]) -> list[Node]:
+    if len(intervals) <= NESTED_INTERVALS:
+        return [_nested(circuit, bits, intervals)]
+    *lower, bit = bits
+    left, right = _halves(len(lower), intervals)
+    zeros, ones = _disjuncts(circuit, lower, left), _disjuncts(circuit, lower, right)
+    if zeros == ones:
+        return zeros
+    unset = circuit.negate(bit)
+    return [circuit.all([unset, node]) for node in zeros] + [circuit.all([bit, node]) for node in ones]
+
+
+def _nested(circuit: Circuit, bits: Sequence[Node], intervals: Sequence[Interval]) -> Node:
+    if not intervals:
+        return circuit.false
+    low, high = intervals[0]
+    if (low, high) == (0, (1 << len(bits)) - 1):
+        return circuit.true
+    if len(intervals) == 1 and low == high:
+        return circuit.all(bit if low >> place & 1 else circuit.negate(bit) for place, bit in enumerate(bits))
+    *lower, bit = bits
+    left, right = _halves(len(lower), intervals)
+    zero, one = _nested(circuit, lower, left), _nested(circuit, lower, right)
+    if zero is one:
+        return zero
+    # Where one side is true the other needs no guard: (not b) or (b and x) is (not b) or x.
+    guarded_zero = zero if one is circuit.true else circuit.all([circuit.negate(bit), zero])
+    guarded_one = one if zero is circuit.true else circuit.all([bit, one])
+    if zero is circuit.true:
+        guarded_zero = circuit.negate(bit)
+    if one is circuit.true:
+        guarded_one = bit
+    return circuit.any([guarded_zero, guarded_one])
+
+
+def _halves(width: int, intervals: Sequence[Interval]) -> tuple[list[Interval], list[Interval]]:
+    """Split intervals at 2^width; those of the upper half are counted from there."""
+    half = 1 << width
+    left = [(low, min(high, half - 1)) for low, high in intervals if low < half]
+    right = [(max(low - half, 0), high - half) for low, high in intervals if high >= half]
+    return left, right
