@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -18,6 +19,8 @@ from silverray.shard.api import DeadlineExceeded, Searcher, SearchError, SearchR
 _logger = logging.getLogger(__name__)
 
 _HANGING_S = 0.05
+_PATIENCE = 3.0
+_FORGET = 0.95
 _INLINE_ITEMS = 2_000
 _COMPLAIN_EVERY_S = 1.0
 
@@ -43,8 +46,8 @@ class Fanout:
     """Asks every backend and answers tickets with what came back in time.
 
     A backend that raises, returns an error for a request, or answers from another version has not answered.
-    One that lets a deadline pass is *hanging* until a call to it ends: it no longer holds up the batches that
-    come after, and is left out of them while `slots` calls to it are open.
+    One that lets a deadline pass, or takes far longer than of late, is *hanging* until a call to it ends: it no
+    longer holds up the batches that come after, and is left out of them while `slots` calls to it are open.
 
     Args:
         backends: at least one; their items are disjoint.
@@ -109,10 +112,20 @@ class _Lane:
         self.failures = 0
         self.heard = False
         self.hanging = False
+        self._slowest: float | None = None
         self._complained = -_COMPLAIN_EVERY_S
+
+    @property
+    def patience_s(self) -> float:
+        """How long a call may be open before the shard counts as hanging; without end until it has answered once.
+
+        A multiple of the slowest recent answer, so that heavy batches are not taken for a dead process.
+        """
+        return math.inf if self._slowest is None else max(_HANGING_S, _PATIENCE * self._slowest)
 
     async def call(self, requests: Sequence[SearchRequest]) -> Outcomes:
         self.calls += 1
+        sent = time.monotonic()
         try:
             outcomes = await self.backend.searcher.search(requests)
             if len(outcomes) != len(requests):
@@ -123,6 +136,7 @@ class _Lane:
             outcomes = self._failed(Unavailable(f"{type(error).__name__}: {error}"), requests)
         else:
             self.heard = True
+            self._slowest = max(time.monotonic() - sent, _FORGET * (self._slowest or 0.0))
             self._look(outcomes)
         finally:
             self.calls -= 1
@@ -170,7 +184,8 @@ class _Flight:
         waiting = deque(sorted(enumerate(self._tickets), key=lambda place: place[1].deadline))
         try:
             while waiting and calls:
-                left = waiting[0][1].deadline - time.monotonic()
+                patience = [lane.patience_s for lane in calls.values() if not lane.hanging]
+                left = min(waiting[0][1].deadline, sent + min(patience, default=math.inf)) - time.monotonic()
                 done, _ = await asyncio.wait(calls, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
                 for call in done:
                     lane = calls.pop(call)
@@ -189,8 +204,8 @@ class _Flight:
         missed = bool(waiting) and waiting[0][1].deadline <= now
         while waiting and waiting[0][1].deadline <= now:
             self._resolve(*waiting.popleft())
-        if missed and now - sent >= _HANGING_S:
-            for lane in late:
+        for lane in late:
+            if now - sent >= (_HANGING_S if missed else lane.patience_s):
                 lane.hanging = True
         # With every lane hanging there is nobody to hurry for: the next batch would only wait as well.
         if all(lane.hanging for lane in late) and not all(lane.hanging for lane in self._lanes):

@@ -65,9 +65,9 @@ class BoundField:
     position: int
 
     @property
-    def present(self) -> Expression:
-        """True where the field has a value."""
-        return Present(self.name) if self.spec.nullable else And(())
+    def operators(self) -> list[str]:
+        """The operators that its type has."""
+        return [*OPERATORS[self.spec.type], *NULLNESS]
 
     def require(self, operator: str, position: int) -> None:
         """Check that the field's type has an operator; raises FilterError at `position` otherwise."""
@@ -78,7 +78,7 @@ class BoundField:
         hint = " or ".join(f"`{name}`" for name in accepted[:2])
         if self.spec.type == "category" and operator in ("any", "all"):
             hint = "`in`"
-        raise FilterError(message, position, [*accepted, *NULLNESS], hint=f"use {hint}")
+        raise FilterError(message, position, self.operators, hint=f"use {hint}")
 
 
 def resolve(schema: Schema, token: Token) -> BoundField:
@@ -132,9 +132,8 @@ def is_null(field: BoundField, negated: bool) -> Expression:
 def is_true(field: BoundField) -> Expression:
     """The bool field that stands alone is true."""
     if field.spec.type != "bool":
-        accepted = [*OPERATORS[field.spec.type], *NULLNESS]
         message = f"{field.name} is {field.spec.type}: only a bool field can stand alone"
-        raise FilterError(message, field.position, accepted)
+        raise FilterError(message, field.position, field.operators)
     return OneOf(field.name, (1,))
 
 

@@ -29,7 +29,6 @@ MAX_LIST = 1_000
 """Most values in a list."""
 
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
-OPERATORS = (*COMPARISONS, "in", "not in", "between", "any", "all", "is")
 VALUES = ("a string", "a number", "true", "false", 'date("YYYY-MM-DD")')
 
 
@@ -153,7 +152,7 @@ class _Parser:
             return binder.is_null(field, negated)
         if self._ends():
             return binder.is_true(field)
-        raise self._unexpected([*OPERATORS] if field.spec.type != "bool" else [*OPERATORS, "and", "or"])
+        raise self._unexpected([*field.operators, *(["and", "or"] if field.spec.type == "bool" else [])])
 
     def _ends(self) -> bool:
         return self._is("and", "or", ")") or self._token.kind == "end"

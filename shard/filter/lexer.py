@@ -35,6 +35,8 @@ _HINTS = {
     "==": "use `=`",
     "<>": "use `!=`",
     "!": "use `not` or `!=`",
+    "&&": "use `and`",
+    "||": "use `or`",
     "&": "use `and`",
     "|": "use `or`",
     "[": "write lists in ( )",

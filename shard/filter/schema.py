@@ -127,7 +127,10 @@ class Schema(BaseModel):
 
 
 def _describe(entry: Any) -> str:
-    key = ".".join(map(str, entry["loc"]))
+    path = list(entry["loc"])
+    if path[-1:] == ["[key]"]:
+        path[-2:] = [entry["input"]]  # a key that is no string, such as YAML's `no`
+    key = ".".join(map(str, path))
     message = entry["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
 

@@ -13,7 +13,7 @@ from silverray.cluster.records import ServiceRecord, hold_record, is_held, read_
 pytestmark = pytest.mark.timeout(90)
 
 
-def run(*arguments: str | Path) -> tuple[int, str, str]:
+def run(*arguments: object) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -169,11 +169,8 @@ def test_a_killed_shard_degrades_replies_until_ray_restarts_it(
     (successor,) = service.instance.applications()["films-shard-0"].deployments["shard"].replicas
     assert successor.pid != replica.pid
     assert counts(before) == (len(before), 0) and counts(after) == (len(after), 0)
-    errors, (_, degraded) = Counter(o.error for o in during if o.error), counts(during)
-    print(f"while it was down: {degraded} of {len(during)} degraded, errors {dict(errors)}; {steady}, {late}")
-    # The new replica starts on the cores that the others compute on, so some requests may run out of time.
-    assert set(errors) <= {"deadline_exceeded"}
-    assert degraded > len(during) / 4
+    answered, degraded = counts(during)
+    assert degraded > len(during) / 4 and answered == len(during), Counter(o.error for o in during)
     assert steady is not None and late is not None
     assert max(steady.max_ms, late.max_ms) <= 50.0
 

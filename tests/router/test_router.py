@@ -205,6 +205,25 @@ async def test_a_hanging_shard_does_not_hold_up_the_others(make_house: Any, quer
     assert not house.router.to_document()["backends"][1]["hanging"]
 
 
+async def test_requests_queued_behind_a_dying_shard_are_answered_by_the_others(make_house: Any, query: Vector) -> None:
+    house = make_house(slots=1, max_batch=1)
+    assert (await answer(house, ask(query, timeout_s=5))).coverage.answered == 4
+    house.shards[1].does = "hang"
+    first = asyncio.create_task(answer(house, ask(query, timeout_s=2)))
+    await asyncio.sleep(0.01)
+    # The first holds the only slot; its own deadline is far off, that of the second is not.
+    assert (await answer(house, ask(query, timeout_s=0.5))).coverage.answered == 3
+    assert (await first).coverage.answered == 3
+
+
+async def test_a_slow_shard_is_given_as_long_as_it_took_lately(make_house: Any, query: Vector) -> None:
+    house = make_house(slots=1, max_batch=1)
+    house.shards[1].delay_s = 0.1
+    for _ in range(3):
+        assert (await answer(house, ask(query, timeout_s=5))).coverage.answered == 4
+        assert not house.router.to_document()["backends"][1]["hanging"]
+
+
 async def test_a_full_queue_refuses_at_once(make_house: Any, query: Vector) -> None:
     house = make_house(max_pending=8)
     for shard in house.shards:

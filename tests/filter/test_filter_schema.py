@@ -1,0 +1,68 @@
+"""Schemas from YAML."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from silverray.shard.filter.schema import Field, Schema, SchemaError
+
+GOOD = """
+id: film
+vector: {dimension: 64, metric: cosine}
+fields:
+  title: {type: category, filter: false}
+  date: {type: date, nullable: true}
+  genres: {type: tags, payload: false}
+"""
+
+
+def test_a_schema_loads(tmp_path: Path) -> None:
+    path = tmp_path / "films.yaml"
+    path.write_text(GOOD)
+    schema = Schema.load(path)
+    assert (schema.id, schema.vector.dimension, schema.vector.metric) == ("film", 64, "cosine")
+    assert schema.fields["date"] == Field(type="date", nullable=True, filter=True, payload=True)
+    assert list(schema.filterable) == ["date", "genres"]
+    assert Schema.model_validate(schema.model_dump()) == schema
+    assert pickle.loads(pickle.dumps(schema)) == schema
+
+
+VECTOR = "id: film\nvector: {dimension: 4, metric: ip}\n"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "films.yaml: Input should be a valid dictionary"),
+        ("id: [", "films.yaml: not readable as YAML: "),
+        ("id: film\nid: film\n", "films.yaml: not readable as YAML: key 'id' is given twice"),
+        ("id: film\nfields: {}", "films.yaml: vector: Field required"),
+        ("vector: {dimension: 4, metric: ip}\nfields: {}", "films.yaml: id: Field required"),
+        ("id: film\nvector: {dimension: 0, metric: ip}\nfields: {}", "films.yaml: vector.dimension: "),
+        ("id: film\nvector: {dimension: 4, metric: l2}\nfields: {}", "films.yaml: vector.metric: "),
+        (VECTOR + "fields: {}\nextra: 1", "films.yaml: extra: Extra inputs are not permitted"),
+        (VECTOR + "fields: {year: {type: integer}}", "films.yaml: fields.year.type: "),
+        (VECTOR + "fields: {year: {type: int, nulable: true}}", "films.yaml: fields.year.nulable: "),
+        (VECTOR + "fields: {year: {type: int, filter: 1}}", "films.yaml: fields.year.filter: "),
+        (VECTOR + "fields: {year: {type: int}, year: {type: int}}", "films.yaml: not readable as YAML: key 'year'"),
+        (VECTOR + "fields: {1st: {type: int}}", "films.yaml: fields.1st: expected letters"),
+        (VECTOR + "fields: {no: {type: int}}", "films.yaml: fields.False: Input should be a valid string"),
+        (VECTOR + "fields: {grün: {type: int}}", "films.yaml: fields.grün: expected letters"),
+        (VECTOR + "fields: {Not: {type: int}}", "films.yaml: fields.Not: a word of the filter language"),
+        (VECTOR + "fields: {film: {type: int}}", "films.yaml: fields.film: the id column"),
+        (VECTOR + "fields: {vector: {type: int}}", "films.yaml: fields.vector: the vector column"),
+        ("id: vector\nvector: {dimension: 4, metric: ip}\nfields: {}", "films.yaml: id: "),
+    ],
+)
+def test_errors_name_the_file_and_the_key(text: str, message: str) -> None:
+    with pytest.raises(SchemaError) as error:
+        Schema.parse(text, "films.yaml")
+    assert str(error.value).startswith(message)
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="nowhere"):
+        Schema.load(tmp_path / "nowhere.yaml")
