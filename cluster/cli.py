@@ -38,7 +38,7 @@ def publish(
 ) -> None:
     """Build an index over items and publish it as a snapshot."""
     with one_line_errors():
-        from silverray.cluster.publish_command import Publication, run_publish
+        from silverray.cluster.commands.publish import Publication, run_publish
 
         publication = Publication(items, schema, out, vectors, model, partitions, clusters, seed, version)
         run_publish(publication, as_json=json)
@@ -57,7 +57,7 @@ def serve(
     Without --address a Ray cluster is started on this machine, and ends with the service.
     """
     with one_line_errors():
-        from silverray.cluster.serve_command import run_serve
+        from silverray.cluster.commands.serve import run_serve
 
         run_serve(config, shards=shards, replicas=replicas, address=address, detach=detach)
 
@@ -77,7 +77,7 @@ def search(
 ) -> None:
     """Ask a running service."""
     with one_line_errors():
-        from silverray.cluster.search_command import make_body, run_search
+        from silverray.cluster.commands.search import make_body, run_search
 
         body = make_body(vector, user, filter, k, fields, n_probe, deadline_ms, explain=explain)
         run_search(url, body, as_json=json)
@@ -97,7 +97,7 @@ def loadtest(
 ) -> None:
     """Load a service at Poisson times; latency counts from when a request should have left."""
     with one_line_errors():
-        from silverray.cluster.loadtest_command import load, run_loadtest
+        from silverray.cluster.commands.loadtest import load, run_loadtest
 
         plan = load(queries, truth, url=url, rate=rate, duration_s=duration, seed=seed, max_in_flight=max_in_flight)
         run_loadtest(plan, report, as_json=json)
@@ -110,7 +110,7 @@ def status(
 ) -> None:
     """Say which services run and how they do."""
     with one_line_errors():
-        from silverray.cluster.status_command import run_status
+        from silverray.cluster.commands.status import run_status
 
         run_status(url, as_json=json)
 
@@ -124,7 +124,7 @@ def stop(
 ) -> None:
     """Stop a service, and the Ray cluster if it was started for it."""
     with one_line_errors():
-        from silverray.cluster.stop_command import run_stop
+        from silverray.cluster.commands.stop import run_stop
 
         run_stop(name, address)
 
@@ -144,7 +144,7 @@ def demo(
 def verify(snapshot: Snapshot) -> None:
     """Check every file of a snapshot against its manifest."""
     with one_line_errors():
-        from silverray.cluster.snapshot_commands import run_verify
+        from silverray.cluster.commands.snapshots import run_verify
 
         run_verify(snapshot)
 
@@ -153,7 +153,7 @@ def verify(snapshot: Snapshot) -> None:
 def inspect(snapshot: Snapshot, json: Json = False) -> None:
     """Say what a snapshot holds."""
     with one_line_errors():
-        from silverray.cluster.snapshot_commands import run_inspect
+        from silverray.cluster.commands.snapshots import run_inspect
 
         run_inspect(snapshot, as_json=json)
 

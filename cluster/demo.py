@@ -21,13 +21,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from silverray.cluster import movielens
+from silverray.cluster.commands.loadtest import run_loadtest
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.loadtest import LoadPlan
-from silverray.cluster.loadtest_command import run_loadtest
 from silverray.cluster.movielens import LIKED, Film, MovieLens, Rater
 from silverray.cluster.records import ServiceRecord, hold_record
-from silverray.cluster.serve_command import stopped_by_signals
 from silverray.cluster.service import Service, start
+from silverray.cluster.signals import stopped_by_signals
 from silverray.cluster.terminal import notes, progress_bar, results
 from silverray.router.client import SearchClient
 from silverray.shard.filter.schema import Schema
@@ -98,8 +98,6 @@ def run_demo(keep: bool = False) -> None:
         trained = _train(data, folder)
         _publish(data, trained, folder)
         service = stack.enter_context(_serve(folder))
-        # Ray sets handlers of its own when it starts.
-        stack.enter_context(stopped_by_signals())
         askers = _askers(data, trained)
         _ask_all(service.url, data, askers)
         _load(service.url, askers)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from silverray.shard.model.encoder import BucketFeature, CategoryFeature, HistoryFeature, UserFeatures
+from silverray.shard.model.features import BucketFeature, CategoryFeature, HistoryFeature, UserFeatures
 from silverray.shard.train.interactions import Interactions
 from silverray.shard.train.trainer import TrainingData
 

@@ -15,7 +15,9 @@ from silverray.cluster.applications import belongs_to, describe_applications
 from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
-from silverray.cluster.store import open_version
+from silverray.cluster.signals import kept_handlers
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.snapshot import newest_version
 
 Progress = Callable[[str], None]
 
@@ -88,13 +90,14 @@ def start(
         ServiceError: an application failed, or it took too long; what was started is stopped.
     """
     tell = progress or (lambda _: None)
-    catalog = open_version(config.snapshots, config.version)
+    catalog = Catalog.open(config.snapshots / (config.version or newest_version(config.snapshots)))
     try:
         layout = Layout.spread(catalog.version, catalog.partitions, config.shards)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     tell("connecting to Ray" if address else "starting Ray")
-    instance = ServeInstance.connect(config, address)
+    with kept_handlers():
+        instance = ServeInstance.connect(config, address)
     service = Service(config.name, layout, instance)
     try:
         instance.declare(describe_applications(config, catalog, layout), lambda name: belongs_to(name, config.name))

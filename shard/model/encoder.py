@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from silverray.shard.api import InvalidRequest, SnapshotError
-from silverray.shard.index.keys import hash_text
+from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.towers import UserTower, UserTowerShape
 
 INFO_FILE = "module_info.json"
@@ -34,88 +33,6 @@ OTHER_NAMES = "(other)"
 
 _ITEM_KEYS = "item_keys"
 _WEIGHT_PREFIX = "tower."
-
-
-@dataclass(frozen=True, slots=True)
-class CategoryFeature:
-    """A text out of a vocabulary; any other text is the unknown code 0."""
-
-    vocabulary: tuple[str, ...]
-    required: bool = False
-
-    @property
-    def size(self) -> int:
-        """Number of codes, the unknown one included."""
-        return len(self.vocabulary) + 1
-
-    def code(self, value: object) -> int:
-        """Code of a value; raises TypeError for anything but a text."""
-        if not isinstance(value, str):
-            raise TypeError(f"expected a string, got {_kind(value)}")
-        return self.vocabulary.index(value) + 1 if value in self.vocabulary else 0
-
-
-@dataclass(frozen=True, slots=True)
-class BucketFeature:
-    """A number by the bucket that it falls in; a boundary belongs to the bucket above it."""
-
-    boundaries: tuple[float, ...]
-    required: bool = False
-
-    @property
-    def size(self) -> int:
-        """Number of codes, the one for a missing value included."""
-        return len(self.boundaries) + 2
-
-    def code(self, value: object) -> int:
-        """Code of a value; raises TypeError for anything but a finite number."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"expected a number, got {_kind(value)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise TypeError(f"expected a finite number, got {value}")
-        return sum(value >= boundary for boundary in self.boundaries) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryFeature:
-    """The ids of the items that a user has liked, oldest first.
-
-    The latest `length` known items count; items that the tower does not know are skipped.
-    """
-
-    ids: Literal["int", "string"]
-    length: int = 50
-    required: bool = True
-
-    def keys(self, value: object) -> list[int]:
-        """Item keys of a history; raises TypeError for anything but a list of ids of the right type."""
-        if not isinstance(value, list | tuple):
-            raise TypeError(f"expected a list of item ids, got {_kind(value)}")
-        wanted = int if self.ids == "int" else str
-        for place, item in enumerate(value):
-            if type(item) is not wanted:
-                raise TypeError(f"expected a list of {self.ids} item ids, got {_kind(item)} at place {place}")
-        return list(value) if self.ids == "int" else [hash_text(item) for item in value]
-
-
-@dataclass(frozen=True, slots=True)
-class UserFeatures:
-    """What a user tower takes.
-
-    Attributes:
-        history_name: name of the history feature.
-        history: its rule.
-        categories: the other features, in the order of the tower's category columns.
-    """
-
-    history_name: str
-    history: HistoryFeature
-    categories: Mapping[str, CategoryFeature | BucketFeature]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All feature names: the tower's inputs."""
-        return (self.history_name, *self.categories)
 
 
 class TowerEncoder:
@@ -154,7 +71,7 @@ class TowerEncoder:
         info_path, weights_path = model_dir / INFO_FILE, model_dir / WEIGHTS_FILE
         try:
             info = json.loads(info_path.read_text(encoding="utf-8"))
-            features = _features_from(info)
+            features = features_from(info)
             sizes = info["tower"]
             tower = UserTower(UserTowerShape(**{**sizes, "categories": tuple(sizes["categories"])}))
             tasks = tuple(info["tasks"])
@@ -243,11 +160,10 @@ def save_model(
         raise ValueError(f"tasks: expected {tower.shape.tasks} names, got {len(tasks)}")
     if sizes != tower.shape.categories:
         raise ValueError(f"features: expected sizes {tower.shape.categories}, got {sizes}")
-    rules = {features.history_name: features.history, **features.categories}
     info = {
         "input_names": list(features.names),
         "output_names": ["vectors"],
-        "features": {name: {"type": _TYPES[type(rule)], **asdict(rule)} for name, rule in rules.items()},
+        "features": features.to_document(),
         "tower": asdict(tower.shape),
         "tasks": list(tasks),
         "dimension": tower.shape.dimension,
@@ -257,27 +173,6 @@ def save_model(
     model_dir.mkdir(parents=True, exist_ok=True)
     (model_dir / INFO_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(tensors, model_dir / WEIGHTS_FILE)
-
-
-_TYPES = {HistoryFeature: "history", CategoryFeature: "category", BucketFeature: "bucket"}
-
-
-def _features_from(info: Mapping[str, Any]) -> UserFeatures:
-    history: dict[str, HistoryFeature] = {}
-    categories: dict[str, CategoryFeature | BucketFeature] = {}
-    for name in info["input_names"]:
-        settings = dict(info["features"][name])
-        match settings.pop("type"):
-            case "history":
-                history[name] = HistoryFeature(**settings)
-            case "category":
-                categories[name] = CategoryFeature(tuple(settings.pop("vocabulary")), **settings)
-            case "bucket":
-                categories[name] = BucketFeature(tuple(settings.pop("boundaries")), **settings)
-            case other:
-                raise ValueError(f"features.{name}.type: expected one of {sorted(_TYPES.values())}, got {other!r}")
-    ((history_name, rule),) = history.items()
-    return UserFeatures(history_name, rule, categories)
 
 
 def _value(user: Mapping[str, Any], name: str, required: bool, row: int) -> Any:
@@ -293,18 +188,3 @@ def _blaming(row: int, name: str) -> Iterator[None]:
         yield
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{name}: {error}", f"user[{row}].{name}") from None
-
-
-_KINDS = {
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
-
-
-def _kind(value: object) -> str:
-    return _KINDS.get(type(value), type(value).__name__)

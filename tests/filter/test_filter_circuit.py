@@ -22,7 +22,8 @@ def truth(node: Node, planes: Mask) -> Mask:
     parts = [truth(operand, planes) for operand in node.operands]
     match node.kind:
         case "plane":
-            return planes[node.plane]
+            plane: Mask = planes[node.plane]
+            return plane
         case "not":
             return ~parts[0]
         case "and":

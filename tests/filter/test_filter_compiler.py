@@ -156,6 +156,7 @@ def test_what_does_not_fit_the_stack_is_verified() -> None:
     planes = transpose_bits(layout.encode(columns), layout.rows)
     pairs = rng.sample(list(itertools.permutations(names, 2)), 256)
     compiled = compile_filter(balanced([f"{left} and not {right}" for left, right in pairs]), schema, layout)
+    assert compiled.expression is not None
     assert compiled.exact.check == compiled.expression
     assert stack_depth(compiled.exact.program) == MAX_STACK
     words = evaluate_programs(planes, torch.from_numpy(compiled.exact.program)[None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import random
 from datetime import date
 from typing import Any
 
@@ -335,3 +336,28 @@ def test_limits_are_inclusive() -> None:
     assert parse("(nsfw) or " * 500 + "nsfw", SCHEMA)
     assert parse("year in (" + ",".join(map(str, range(1000))) + ")", SCHEMA) == OneOf("year", tuple(range(1000)))
     assert parse("nsfw" + " " * 16_380, SCHEMA) == NSFW
+
+
+WORDS = "and or not in is null between any all true false date"
+NAMES = "country lang tags year count price date nsfw title zzz"
+SIGNS = "( ) , = != < <= > >= == 5 -5 5.5 1e400 'a' 'b' 'c \\ \\u12 ; é"
+PIECES = [
+    *f"{WORDS} {NAMES} {SIGNS}".split(),
+    'date("2001-05-01")',
+    'date("2001-13-01")',
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_text_is_parsed_or_refused_at_a_position_within_it(seed: int) -> None:
+    rng = random.Random(seed)
+    parsed = 0
+    for _ in range(2_000):
+        text = rng.choice(["", " "]).join(rng.choices(PIECES, k=rng.randrange(9)))
+        try:
+            parse(text, SCHEMA)
+            parsed += 1
+        except FilterError as found:
+            assert 0 <= found.position <= len(text)
+            assert found.message
+    assert parsed > 0

@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 from silverray.shard.api import InvalidRequest, SnapshotError
 from silverray.shard.index.keys import hash_texts
 from silverray.shard.model import encoder as encoder_module
-from silverray.shard.model.encoder import (
-    BucketFeature,
-    CategoryFeature,
-    HistoryFeature,
-    TowerEncoder,
-    UserFeatures,
-    save_model,
-)
+from silverray.shard.model.encoder import TowerEncoder, save_model
+from silverray.shard.model.features import BucketFeature, CategoryFeature, HistoryFeature, UserFeatures
 from silverray.shard.model.towers import UserTower, UserTowerShape
 
 FEATURES = UserFeatures(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import IO, Never
+from typing import IO
 
 import httpx
 
 from silverray.cluster.config import ServeConfig
 from silverray.cluster.records import RecordHolder, ServiceRecord, hold_record, read_records, records_folder
 from silverray.cluster.service import Service, ServiceError, start
+from silverray.cluster.signals import stopped_by_signals
 from silverray.cluster.terminal import notes, results
 
 _POLL_S = 0.1
@@ -37,7 +34,6 @@ def run_serve(file: Path, *, shards: int | None, replicas: int | None, address: 
             service.detach()
             return
         try:
-            _catch_signals()  # again: Ray has set its own
             _announce(service, holder, pid=os.getpid())
             while True:
                 time.sleep(1)
@@ -45,24 +41,6 @@ def run_serve(file: Path, *, shards: int | None, replicas: int | None, address: 
             notes.print("stopping")
         finally:
             service.stop()
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM end a block like Ctrl-C, with everything in it cleaned up."""
-    before = _catch_signals()
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _catch_signals() -> signal._HANDLER:
-    def interrupt(number: int, frame: FrameType | None) -> Never:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
-    return signal.signal(signal.SIGTERM, interrupt)
 
 
 def _announce(service: Service, holder: RecordHolder, pid: int | None) -> None:
