@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-from typing import Protocol, Self
+from typing import ClassVar, Self
 
 from silverray.shard.admission import Admission
 from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest
 from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
-from silverray.shard.index.catalog import Catalog
-
-
-class Answering(Protocol):
-    """What answers admitted requests synchronously."""
-
-    catalog: Catalog
-    items: int
-
-    def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
-        """Answer every request, in order."""
-        ...
 
 
 class ShardSearcher:
@@ -34,7 +22,9 @@ class ShardSearcher:
         engine: what answers.
     """
 
-    def __init__(self, engine: Answering) -> None:
+    engine_type: ClassVar[type[Engine]] = Engine
+
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog = engine.catalog
         self.items = engine.items
@@ -51,7 +41,7 @@ class ShardSearcher:
         threads: int | None = None,
     ) -> Self:
         """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(Engine.open(path, partitions, device=device, threads=threads))
+        return cls(cls.engine_type.open(path, partitions, device=device, threads=threads))
 
     async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
         """Answer a batch; see `silverray.shard.api.Searcher`."""
@@ -59,51 +49,22 @@ class ShardSearcher:
         return await loop.run_in_executor(self._thread, self._answer, list(requests), monotonic())
 
     def _answer(self, requests: list[SearchRequest], received: float) -> list[SearchReply | SearchError]:
-        return answer_each(self.engine.answer, self._admission, requests, monotonic() - received)
+        waited_s = monotonic() - received
+        results: dict[int, SearchReply | SearchError] = {}
+        admitted: dict[int, SearchRequest] = {}
+        for place, request in enumerate(requests):
+            if request.timeout_s is not None and request.timeout_s <= waited_s:
+                results[place] = DeadlineExceeded("the time was up before the search began")
+                continue
+            try:
+                admitted[place] = self._admission.admit(request)
+            except SearchError as error:
+                results[place] = error
+        results.update(zip(admitted, self.engine.answer(list(admitted.values())), strict=True))
+        return [results[place] for place in range(len(requests))]
 
 
 class ExactSearch(ShardSearcher):
     """Brute force over stored vectors and values: the truth that every other searcher is held to."""
 
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        partitions: Sequence[int] | None = None,
-        *,
-        device: str = "auto",
-        threads: int | None = None,
-    ) -> Self:
-        """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(ExactEngine.open(path, partitions, device=device, threads=threads))
-
-
-def answer_each(
-    answer: Callable[[Sequence[SearchRequest]], list[SearchReply]],
-    admission: Admission,
-    requests: Sequence[SearchRequest],
-    waited_s: float,
-) -> list[SearchReply | SearchError]:
-    """Admit and answer requests; those that are wrong or out of time get their error instead.
-
-    Args:
-        answer: answers admitted requests.
-        admission: checks each request.
-        requests: the batch.
-        waited_s: seconds since the requests were handed over.
-
-    Returns:
-        A reply or an error per request, in order.
-    """
-    results: dict[int, SearchReply | SearchError] = {}
-    admitted: dict[int, SearchRequest] = {}
-    for place, request in enumerate(requests):
-        if request.timeout_s is not None and request.timeout_s <= waited_s:
-            results[place] = DeadlineExceeded("the time was up before the search began")
-            continue
-        try:
-            admitted[place] = admission.admit(request)
-        except SearchError as error:
-            results[place] = error
-    results.update(zip(admitted, answer(list(admitted.values())) if admitted else [], strict=True))
-    return [results[place] for place in range(len(requests))]
+    engine_type = ExactEngine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,7 @@ def publish(
             "partition_items": counts.tolist(),
             "clusters": len(centroids),
             "cache": "fp32",
-            "vector_space": info["vector_space"] if info else f"{version}",
+            "vector_space": info["vector_space"] if info else version,
             "tasks": info["tasks"] if info else [DEFAULT_TASK],
             "model": info,
             "build": {"seed": seed},
@@ -125,8 +126,9 @@ def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
         raise ValueError(f"model: {file} cannot be read: {error}") from error
     if info.get("dimension") != schema.vector.dimension:
         raise ValueError(f"model: {file} says dimension {info.get('dimension')}, the schema {schema.vector.dimension}")
-    info.setdefault("vector_space", model.name)
-    return info
+    weights = sorted(path for path in model.iterdir() if path.suffix == ".safetensors")
+    digest = sha256(b"".join(path.read_bytes() for path in weights))
+    return {**info, "vector_space": digest.hexdigest()[:16]}
 
 
 def _train(
