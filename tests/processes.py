@@ -33,13 +33,3 @@ def is_zombie(pid: int) -> bool:
         return ") Z " in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
-
-
-@pytest.fixture
-def account(tmp_path: Path) -> dict[str, str]:
-    """Environment of an account of its own, so that its records of services are its own."""
-    return {**os.environ, "HOME": str(tmp_path / "home")}
-
-
-def run(account: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=60)

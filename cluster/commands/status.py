@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from silverray.cluster.records import ServiceRecord, read_records
 from silverray.cluster.terminal import print_json, results
@@ -28,7 +28,7 @@ def run_status(url: str | None, *, as_json: bool) -> None:
     if not documents:
         results.print("no service was started from here")
         return
-    table = Table("service", "url", "version", "shards", "requests", "degraded", "p99", "state")
+    table = Table("service", Column("url", no_wrap=True), "version", "shards", "requests", "degraded", "p99", "state")
     for document in documents:
         table.add_row(*_row(document))
     results.print(table)

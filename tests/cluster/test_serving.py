@@ -200,6 +200,16 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "silverray.cluster.cli", *map(str, arguments)]
 
 
+@pytest.fixture
+def account(tmp_path: Path) -> dict[str, str]:
+    """Environment of an account of its own, so that its records of services are its own."""
+    return {**os.environ, "HOME": str(tmp_path / "home")}
+
+
+def run(account: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=60)
+
+
 def test_serve_answers_until_it_is_told_to_stop(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
     (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, http: {{port: 0}}}}")
     process = subprocess.Popen(
