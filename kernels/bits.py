@@ -99,6 +99,27 @@ def count_ranges(bits: Tensor, offsets: Tensor) -> Tensor:
     return ranks.diff(dim=1)
 
 
+def range_bits(chosen: Tensor, offsets: Tensor, words: int) -> Tensor:
+    """Set the bits of chosen ranges of slots.
+
+    Args:
+        chosen: `[B, C]` bool, the ranges of each row.
+        offsets: `[C + 1]` int64, as in `count_ranges`, beginning with 0.
+        words: W, enough for the last slot.
+
+    Returns:
+        `[B, W]` int64; bits past the last slot are 0.
+
+    Cost:
+        Writes 128·W bytes per row on the way.
+    """
+    slots = torch.repeat_interleave(chosen, offsets.diff(), dim=1)
+    padded = torch.nn.functional.pad(slots.to(torch.uint8), (0, words * 64 - slots.shape[1]))
+    weights = (1 << torch.arange(8, device=chosen.device)).to(torch.uint8)
+    octets = (padded.view(len(chosen), words, 8, 8) * weights).sum(dim=3, dtype=torch.uint8)
+    return octets.view(torch.int64)[..., 0]
+
+
 class SetBits(NamedTuple):
     """The set bits of `[B, W]` words, in row then slot order: `rows` and `slots` are `[M]` int64."""
 

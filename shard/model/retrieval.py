@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from silverray.kernels.bits import SetBits, set_bits
+from silverray.kernels.bits import SetBits, range_bits, set_bits
 from silverray.kernels.codes import quantize_rows
 from silverray.kernels.programs import evaluate_programs
 from silverray.kernels.scan import scan
@@ -109,11 +109,10 @@ class RetrievalModel(nn.Module):
         return self._refine(batch, row, SetBits(places, best.places[places, columns]))
 
     def _score_all(self, batch: _Batch, within: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = set_bits(batch.bits[row])
-        inside = pairs.slots < len(self.lists)
-        cluster = torch.bucketize(pairs.slots, self.lists.offsets[1:], right=True).clamp(max=within.shape[1] - 1)
-        inside &= within[row][pairs.rows, cluster]
-        return self._refine(batch, row, SetBits(pairs.rows[inside], pairs.slots[inside]))
+        bits, within = batch.bits[row], within[row]
+        cut = ~within.all(dim=1)
+        bits[cut] &= range_bits(within[cut], self.lists.offsets, bits.shape[1])
+        return self._refine(batch, row, set_bits(bits))
 
     def _refine(self, batch: _Batch, row: Tensor, pairs: SetBits) -> tuple[Tensor, Tensor]:
         """Verify candidates, score them exactly and select the k best of each of the queries `row`."""

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silverray.kernels.bits import count_ranges, popcount, read_bits, set_bits, transpose_bits, words_for
+from silverray.kernels.bits import count_ranges, popcount, range_bits, read_bits, set_bits, transpose_bits, words_for
 from silverray.kernels.codes import quantize_rows
 from silverray.kernels.programs import Opcode, evaluate_programs, instruction
 from silverray.kernels.scan import scan
@@ -42,6 +42,11 @@ def test_bits_are_transposed_counted_listed_and_read(n: int) -> None:
             offsets = torch.from_numpy(np.concatenate([[0], cuts, [n]]))
             expected = [[row[a:b].sum() for a, b in itertools.pairwise(offsets)] for row in bits.T]
             np.testing.assert_array_equal(count_ranges(planes, offsets), expected)
+            chosen = rng.random((3, len(offsets) - 1)) < 0.5
+            wanted = np.repeat(chosen, np.diff(offsets), axis=1)
+            ranged = range_bits(torch.from_numpy(chosen), offsets, words_for(n) + 1)
+            np.testing.assert_array_equal(unpack(ranged, n), wanted)
+            assert popcount(ranged).sum() == wanted.sum()
             rows, slots = np.nonzero(bits.T)
             listed = set_bits(planes)
             np.testing.assert_array_equal(listed.rows, rows)
