@@ -97,7 +97,7 @@ class Engine:
             torch.from_numpy(queries).to(device),
             _pad_programs(plans).to(device),
             [plan.check for plan in plans],
-            max(request.k for request in requests),
+            [request.k for request in requests],
             first.n_probe,
             first.refine == "all",
         )

@@ -63,13 +63,13 @@ class Planner(nn.Module):
         self.lists = lists
         self.curve = curve
 
-    def forward(self, queries: Tensor, bits: Tensor, k: int, n_probe: int | None) -> Plan:
+    def forward(self, queries: Tensor, bits: Tensor, ks: Tensor, n_probe: int | None) -> Plan:
         """Plan a batch.
 
         Args:
             queries: `[B, D]` float32.
             bits: `[B, W]` int64 slots that pass each query's filter.
-            k: number of items wanted.
+            ks: `[B]` int64 number of items wanted by each query.
             n_probe: visit exactly so many clusters (all of them where there are fewer); None chooses.
 
         Returns:
@@ -88,22 +88,23 @@ class Planner(nn.Module):
             )
         total = passing.sum(1)
         survivors = total <= SURVIVORS
-        needed = torch.where(survivors, 0, self._probes_needed(found.places, passing, k))
+        needed = torch.where(survivors, 0, self._probes_needed(found.places, passing, ks))
         width = int(needed.max()) if len(needed) else 0
         unused = torch.arange(width, device=needed.device) >= needed[:, None]
         probes = found.places[:, :width].masked_fill(unused, -1)
         return Plan(survivors, probes, found.scores[:, :width], passing)
 
-    def _probes_needed(self, order: Tensor, passing: Tensor, k: int) -> Tensor:
+    def _probes_needed(self, order: Tensor, passing: Tensor, ks: Tensor) -> Tensor:
         """Fewest probes that visit enough of the catalog *and* enough of what passes.
 
         The sizes are those of the whole snapshot, so that an unfiltered query visits the same clusters on any number
         of shards; counting what passes makes up for filters that depend on the vectors.
         """
         total = passing.sum(1, keepdim=True).double()
-        depth = k * len(self.lists) / total.clamp(min=1)
+        wanted = ks[:, None].double()
+        depth = wanted * len(self.lists) / total.clamp(min=1)
         fraction = self.curve.fraction(depth.float()).double()
         visited = self.lists.sizes[order].cumsum(1)
         seen = passing.gather(1, order).cumsum(1)
-        enough = (visited >= fraction * visited[:, -1:]) & (seen >= (fraction * total).clamp(min=k).minimum(total))
+        enough = (visited >= fraction * visited[:, -1:]) & (seen >= (fraction * total).maximum(wanted).minimum(total))
         return ((~enough).sum(1) + 1).clamp(max=order.shape[1])

@@ -48,7 +48,7 @@ class RecallCurve(NamedTuple):
 
 
 def measure_recall_curve(
-    vectors: Tensor, centroids: Tensor, nearest: Tensor, *, target: float = 0.98, seed: int = 0
+    vectors: Tensor, centroids: Tensor, nearest: Tensor, *, target: float = 0.99, seed: int = 0
 ) -> RecallCurve:
     """Measure the curve by brute force on queries made from the catalog itself.
 

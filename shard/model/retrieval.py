@@ -61,7 +61,7 @@ class RetrievalModel(nn.Module):
         queries: Tensor,
         programs: Tensor,
         checks: Sequence[Expression | None],
-        k: int,
+        ks: Sequence[int],
         n_probe: int | None = None,
         refine_all: bool = False,
     ) -> Found:
@@ -71,16 +71,18 @@ class RetrievalModel(nn.Module):
             queries: `[B, D]` float32.
             programs: `[B, L]` int32 plane programs.
             checks: for each query what must be verified on stored values; None where its program is exact.
-            k: number of items.
+            ks: number of items wanted by each query; all within one step of `coarse_keep`. What a query visits
+                depends on its own number alone.
             n_probe: clusters to visit; None lets the planner choose, and then an answer is short only when fewer
                 than k items match.
             refine_all: score every visited item exactly, rather than the best by coarse score.
 
         Returns:
-            The best slots.
+            The best slots; k is the largest of `ks`.
         """
+        wanted, k = torch.tensor(ks, device=queries.device), max(ks)
         bits = evaluate_programs(self.lists.planes, programs)
-        plan = self.planner(queries, bits, k, n_probe)
+        plan = self.planner(queries, bits, wanted, n_probe)
         batch = _Batch(queries, bits, checks, k)
         slots = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
         scores = torch.full((len(queries), k), -torch.inf, device=queries.device)
@@ -92,7 +94,7 @@ class RetrievalModel(nn.Module):
         within = visited if n_probe is not None else torch.ones_like(visited)
         reach = torch.where(within, plan.passing, 0).sum(1)
         count = (slots >= 0).sum(1)
-        widened = ~exhaustive & (count < k) & (count < reach)
+        widened = ~exhaustive & (count < wanted) & (count < reach)
         within = torch.where(widened[:, None], within, visited)
         for row in self._bounded_rows(exhaustive | widened, torch.where(within, plan.passing, 0).sum(1)):
             slots[row], scores[row] = self._score_all(batch, within, row)

@@ -76,6 +76,20 @@ def test_the_order_of_partitions_and_the_batch_do_not_matter(catalog: Catalog) -
         same(ask(forward, [request])[0], reply)
 
 
+def test_what_a_planned_query_finds_does_not_depend_on_its_neighbours(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "SURVIVORS", 10)
+    searcher = ShardSearcher.open(catalog.path)
+    requests = make_requests(60, seed=13, ks=(1, 10, 60), explain=True)
+    for request, reply in zip(requests, ask(searcher, requests), strict=True):
+        (alone,) = ask(searcher, [request])
+        same(reply, alone)
+        assert reply.explain is not None and alone.explain is not None
+        timeless = [{**explain, "batch_ms": 0} for explain in (reply.explain, alone.explain)]
+        assert timeless[0] == timeless[1]
+
+
 def test_probing_finds_most_of_the_truth_and_its_scores_are_exact(
     catalog: Catalog, exact: ExactSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
