@@ -142,6 +142,24 @@ def set_bits(bits: Tensor) -> SetBits:
     return SetBits(rows[index], words[index] * 64 + bit)
 
 
+def pack_bits(rows: Tensor, slots: Tensor, count: int, words: int) -> Tensor:
+    """Set single bits: the inverse of `set_bits`.
+
+    Args:
+        rows: `[M]` int64.
+        slots: `[M]` int64; no pair of row and slot twice.
+        count: number of rows B.
+        words: W, enough for the largest slot.
+
+    Returns:
+        `[B, W]` int64.
+    """
+    bits = rows.new_zeros(count * words)
+    # The bits of a word are different powers of two, so their sum is their union.
+    bits.index_add_(0, rows * words + (slots >> 6), torch.ones_like(slots) << (slots & 63))
+    return bits.view(count, words)
+
+
 def read_bits(bits: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
     """Read single bits.
 

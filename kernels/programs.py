@@ -11,6 +11,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from silverray.kernels.bits import count_ranges
+
 MAX_INSTRUCTIONS = 1_024
 MAX_STACK = 8
 PLANE_BITS = 24
@@ -58,7 +60,7 @@ def evaluate_programs(planes: Tensor, programs: Tensor) -> Tensor:
         ValueError: a wrong dtype or shape.
 
     Cost:
-        Reads 8·W bytes per plane instruction and writes 8·W per program. Equal programs are run once.
+        Reads 8·W bytes per plane instruction and writes 8·W per program.
 
     Example:
         >>> planes = torch.tensor([[0b1111], [0b1010]])
@@ -66,27 +68,88 @@ def evaluate_programs(planes: Tensor, programs: Tensor) -> Tensor:
         >>> evaluate_programs(planes, torch.tensor([program], dtype=torch.int32))
         tensor([[5]])
     """
-    if planes.dtype != torch.int64 or planes.dim() != 2:
-        raise ValueError(f"planes: expected [R, W] int64, got {list(planes.shape)} {planes.dtype}")
-    if programs.dtype != torch.int32 or programs.dim() != 2:
-        raise ValueError(f"programs: expected [B, L] int32, got {list(programs.shape)} {programs.dtype}")
+    _check(planes, programs)
     bits: Tensor = torch.ops.silverray.evaluate_programs(planes, programs)
     return bits
 
 
 @torch.library.custom_op("silverray::evaluate_programs", mutates_args=())
 def _evaluate_programs(planes: Tensor, programs: Tensor) -> Tensor:
-    bits = planes.new_empty(programs.shape[0], planes.shape[1])
-    done: dict[tuple[int, ...], int] = {}
-    for row, program in enumerate(programs.tolist()):
-        first = done.setdefault(tuple(program), row)
-        bits[row] = bits[first] if first != row else _run(planes, program)
-    return bits
+    return reference(planes, programs)
+
+
+@_evaluate_programs.register_kernel("cpu")
+def _(planes: Tensor, programs: Tensor) -> Tensor:
+    from silverray.kernels.programs_numba import launch
+
+    return launch(planes, programs)
 
 
 @_evaluate_programs.register_fake
 def _(planes: Tensor, programs: Tensor) -> Tensor:
     return planes.new_empty(programs.shape[0], planes.shape[1])
+
+
+def reference(planes: Tensor, programs: Tensor) -> Tensor:
+    """`evaluate_programs` in plain PyTorch: the specification."""
+    bits = planes.new_empty(programs.shape[0], planes.shape[1])
+    for row, program in enumerate(programs.tolist()):
+        bits[row] = _run(planes, program)
+    return bits
+
+
+def count_passing(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
+    """Count the slots that pass each program.
+
+    Args:
+        planes: `[R, W]` int64, as in `evaluate_programs`.
+        programs: `[B, L]` int32.
+        slots: number of slots, at most 64·W; bits past them do not count.
+
+    Returns:
+        `[B]` int64.
+
+    Raises:
+        ValueError: a wrong dtype or shape.
+
+    Cost:
+        Reads 8·W bytes per plane instruction; writes nothing but the counts.
+    """
+    _check(planes, programs)
+    if not 0 <= slots <= planes.shape[1] * 64:
+        raise ValueError(f"slots: expected 0 to {planes.shape[1] * 64}, got {slots}")
+    counts: Tensor = torch.ops.silverray.count_passing(planes, programs, slots)
+    return counts
+
+
+@torch.library.custom_op("silverray::count_passing", mutates_args=())
+def _count_passing(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
+    return count_reference(planes, programs, slots)
+
+
+@_count_passing.register_kernel("cpu")
+def _(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
+    from silverray.kernels.programs_numba import launch_count
+
+    return launch_count(planes, programs, slots)
+
+
+@_count_passing.register_fake
+def _(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
+    return planes.new_empty(len(programs))
+
+
+def count_reference(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
+    """`count_passing` in plain PyTorch: the specification."""
+    ends = torch.tensor([0, slots], device=planes.device)
+    return count_ranges(reference(planes, programs), ends)[:, 0]
+
+
+def _check(planes: Tensor, programs: Tensor) -> None:
+    if planes.dtype != torch.int64 or planes.dim() != 2:
+        raise ValueError(f"planes: expected [R, W] int64, got {list(planes.shape)} {planes.dtype}")
+    if programs.dtype != torch.int32 or programs.dim() != 2:
+        raise ValueError(f"programs: expected [B, L] int32, got {list(programs.shape)} {programs.dtype}")
 
 
 def _run(planes: Tensor, program: list[int]) -> Tensor:

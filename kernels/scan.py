@@ -1,6 +1,6 @@
-"""The probed scan: coarse scores of the slots that pass a filter, in the clusters that a query probes.
+"""The probed scan: the best slots that pass a filter, in the clusters that a query probes.
 
-Letters: N slots, D dimensions, C clusters, B filters, W words, Q queries, P probes.
+Letters: N slots, D dimensions, C clusters, Q queries, P probes, R planes, W words, U programs, L instructions.
 """
 
 from __future__ import annotations
@@ -8,13 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from silverray.kernels.bits import read_bits
-from silverray.kernels.topk import TopK, top_k
-
-MAX_SCORES = 1 << 24
-"""Most coarse scores that the reference holds at a time (64 MiB)."""
-EXACT_FLOAT_SUM = 1 << 24
-"""Integers up to here are exact in float32."""
+from silverray.kernels import scan_reference
+from silverray.kernels.topk import TopK
 
 
 def scan(
@@ -22,53 +17,110 @@ def scan(
     scales: Tensor,
     keys: Tensor,
     offsets: Tensor,
-    bits: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
     queries: Tensor,
-    query_scales: Tensor,
     probes: Tensor,
-    probe_scores: Tensor,
+    centroid_scores: Tensor,
     keep: int,
 ) -> TopK:
     """Find the best slots of each query by coarse score.
 
-    The score of slot s in cluster c is `probe_score(c) + scales[s] · query_scale · dot(query, codes[s])`: the
-    centroid's part in full precision, the residual's in int8.
+    The score of slot s in cluster c is `q·centroid(c) + scales[s] · query_scale · dot(query, codes[s])`: the
+    centroid's part in full precision, the residual's in int8, the query quantised as by `quantize_rows`.
 
     Args:
         codes: `[N, D]` int8 residual codes, in cluster order.
         scales: `[N]` float32.
         keys: `[N]` int64 item keys, by which equal scores are ordered.
         offsets: `[C + 1]` int64; cluster c holds slots `offsets[c]` to `offsets[c + 1]`, end excluded.
-        bits: `[Q, W]` int64; slot s is scored for query q only if its bit is set.
-        queries: `[Q, D]` int8 quantised queries.
-        query_scales: `[Q]` float32.
+        planes: `[R, W]` int64.
+        programs: `[U, L]` int32 as in `evaluate_programs`; a slot is scored only if it passes.
+        filters: `[Q]` int64, the program of each query.
+        queries: `[Q, D]` float32.
         probes: `[Q, P]` int64 clusters to scan, each at most once; -1 is none.
-        probe_scores: `[Q, P]` float32 `q·centroid` of each probe.
+        centroid_scores: `[Q, C]` float32 `q·centroid`.
         keep: how many slots to keep per query.
 
     Returns:
-        A `TopK` of `keep` per query, by (score desc, key asc), whose places are slots.
+        A `TopK` whose places are slots: the `keep` best of each query by (score desc, key asc), in any order. The same
+        for every number of threads.
 
     Raises:
         ValueError: a wrong dtype or shape.
 
     Cost:
-        Reads each probed list once per batch: D + 12 bytes per slot.
+        Reads the codes of a probed list once per batch, D + 12 bytes per slot that passes, and evaluates programs on
+        the probed lists only. On a CPU rows that do not begin on cache lines are copied first, see `aligned_rows`.
 
     Source:
         Index as model with fused filtering: arXiv 2511.14881; residual coding as in IVF-PQ (Jégou et al., 2011).
     """
     if codes.dtype != torch.int8 or codes.dim() != 2:
         raise ValueError(f"codes: expected [N, D] int8, got {list(codes.shape)} {codes.dtype}")
-    if queries.dtype != torch.int8 or queries.shape[1:] != codes.shape[1:]:
-        raise ValueError(f"queries: expected [Q, {codes.shape[1]}] int8, got {list(queries.shape)}")
-    if probes.shape != probe_scores.shape or len(probes) != len(queries):
-        raise ValueError(f"probes: expected [{len(queries)}, P] like probe_scores, got {list(probes.shape)}")
-    if bits.dtype != torch.int64 or len(bits) != len(queries) or bits.shape[1] * 64 < len(codes):
-        raise ValueError(f"bits: expected [{len(queries)}, W] int64 for {len(codes)} slots, got {list(bits.shape)}")
+    _check_lists(codes, planes, programs, filters, queries, probes)
+    if centroid_scores.shape != (len(queries), len(offsets) - 1) or centroid_scores.dtype != torch.float32:
+        raise ValueError(f"centroid_scores: expected [Q, {len(offsets) - 1}], got {list(centroid_scores.shape)}")
     return TopK(
-        *torch.ops.silverray.scan(codes, scales, keys, offsets, bits, queries, query_scales, probes, probe_scores, keep)
+        *torch.ops.silverray.scan(
+            codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep
+        )
     )
+
+
+def exact_scan(
+    vectors: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    probes: Tensor,
+    k: int,
+) -> TopK:
+    """Find the best slots of each query by exact score, that of `exact_scores`.
+
+    Args:
+        vectors: `[N, D]` float32 or bfloat16, the item cache; gaps between rows must hold finite numbers.
+        keys: as in `scan`, and so `offsets`, `planes`, `programs`, `filters`, `queries` and `probes`.
+        offsets: see there.
+        planes: see there.
+        programs: see there.
+        filters: see there.
+        queries: see there.
+        probes: see there.
+        k: how many to select.
+
+    Returns:
+        A `TopK` by (score desc, key asc) whose places are slots.
+
+    Raises:
+        ValueError: a wrong dtype or shape.
+
+    Cost:
+        Reads D elements of the cache per slot that passes.
+    """
+    if vectors.dtype not in (torch.float32, torch.bfloat16) or vectors.dim() != 2:
+        raise ValueError(f"vectors: expected [N, D] float32 or bfloat16, got {list(vectors.shape)} {vectors.dtype}")
+    _check_lists(vectors, planes, programs, filters, queries, probes)
+    return TopK(*torch.ops.silverray.exact_scan(vectors, keys, offsets, planes, programs, filters, queries, probes, k))
+
+
+def _check_lists(
+    rows: Tensor, planes: Tensor, programs: Tensor, filters: Tensor, queries: Tensor, probes: Tensor
+) -> None:
+    if queries.dtype != torch.float32 or queries.shape[1:] != rows.shape[1:]:
+        raise ValueError(f"queries: expected [Q, {rows.shape[1]}] float32, got {list(queries.shape)} {queries.dtype}")
+    if probes.dtype != torch.int64 or probes.dim() != 2 or len(probes) != len(queries):
+        raise ValueError(f"probes: expected [{len(queries)}, P] int64, got {list(probes.shape)} {probes.dtype}")
+    if planes.dtype != torch.int64 or planes.dim() != 2 or planes.shape[1] * 64 < len(rows):
+        raise ValueError(f"planes: expected [R, W] int64 for {len(rows)} slots, got {list(planes.shape)}")
+    if programs.dtype != torch.int32 or programs.dim() != 2:
+        raise ValueError(f"programs: expected [U, L] int32, got {list(programs.shape)} {programs.dtype}")
+    if filters.dtype != torch.int64 or filters.shape != (len(queries),):
+        raise ValueError(f"filters: expected [{len(queries)}] int64, got {list(filters.shape)} {filters.dtype}")
 
 
 @torch.library.custom_op("silverray::scan", mutates_args=())
@@ -77,29 +129,36 @@ def _scan(
     scales: Tensor,
     keys: Tensor,
     offsets: Tensor,
-    bits: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
     queries: Tensor,
-    query_scales: Tensor,
     probes: Tensor,
-    probe_scores: Tensor,
+    centroid_scores: Tensor,
     keep: int,
 ) -> tuple[Tensor, Tensor]:
-    sizes = torch.where(probes >= 0, offsets.diff()[probes.clamp(min=0)], 0)
-    width = int(sizes.sum(1).max()) if len(probes) else 0
-    step = max(1, MAX_SCORES // max(1, width))
-    parts = []
-    for start in range(0, len(probes), step):
-        some = slice(start, start + step)
-        scores, slots = _score_probes(
-            codes, scales, offsets, bits[some], queries[some], query_scales[some], probes[some],
-            probe_scores[some], sizes[some],
-        )  # fmt: skip
-        found = top_k(scores, keys[slots], keep)
-        slots = slots.gather(1, found.places.clamp(min=0)) if slots.shape[1] else found.places
-        parts.append((found.scores, torch.where(found.places >= 0, slots, -1)))
-    if not parts:
-        return probe_scores.new_empty(0, keep), probes.new_empty(0, keep)
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return scan_reference.scan(
+        codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep
+    )
+
+
+@_scan.register_kernel("cpu")
+def _(
+    codes: Tensor,
+    scales: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    probes: Tensor,
+    centroid_scores: Tensor,
+    keep: int,
+) -> tuple[Tensor, Tensor]:
+    from silverray.kernels.scan_launch import launch_scan
+
+    return launch_scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep)
 
 
 @_scan.register_fake
@@ -108,47 +167,59 @@ def _(
     scales: Tensor,
     keys: Tensor,
     offsets: Tensor,
-    bits: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
     queries: Tensor,
-    query_scales: Tensor,
     probes: Tensor,
-    probe_scores: Tensor,
+    centroid_scores: Tensor,
     keep: int,
 ) -> tuple[Tensor, Tensor]:
-    return probe_scores.new_empty(len(probes), keep), probes.new_empty(len(probes), keep)
+    return queries.new_empty(len(queries), keep), probes.new_empty(len(probes), keep)
 
 
-def _score_probes(
-    codes: Tensor,
-    scales: Tensor,
+@torch.library.custom_op("silverray::exact_scan", mutates_args=())
+def _exact_scan(
+    vectors: Tensor,
+    keys: Tensor,
     offsets: Tensor,
-    bits: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
     queries: Tensor,
-    query_scales: Tensor,
     probes: Tensor,
-    probe_scores: Tensor,
-    sizes: Tensor,
+    k: int,
 ) -> tuple[Tensor, Tensor]:
-    """Score every probed slot: `[Q, L]` scores (-inf where filtered out) and slots, each cluster read once."""
-    exact = torch.float32 if codes.shape[1] * 127 * 127 <= EXACT_FLOAT_SUM else torch.float64
-    wide_queries = queries.to(exact)
-    places = sizes.cumsum(1) - sizes
-    scores = probe_scores.new_full((len(probes), int(sizes.sum(1).max())), -torch.inf)
-    slots = torch.zeros_like(scores, dtype=torch.int64)
-    flat = probes.flatten()
-    order = torch.argsort(flat, stable=True)
-    clusters, counts = torch.unique_consecutive(flat[order], return_counts=True)
-    bounds = offsets.tolist()
-    for cluster, pairs in zip(clusters.tolist(), torch.split(order, counts.tolist()), strict=True):
-        first, last = (bounds[cluster], bounds[cluster + 1]) if cluster >= 0 else (0, 0)
-        if first == last:
-            continue
-        rows, members = pairs // probes.shape[1], torch.arange(first, last, device=codes.device)
-        dots = (wide_queries[rows] @ codes[first:last].to(exact).T).float()
-        step = query_scales[rows, None] * scales[None, first:last]
-        found = probe_scores.flatten()[pairs, None] + step * dots
-        found.masked_fill_(~read_bits(bits, rows[:, None], members), -torch.inf)
-        columns = places.flatten()[pairs, None] + (members - first)
-        scores[rows[:, None], columns] = found
-        slots[rows[:, None], columns] = members.expand(len(rows), -1)
-    return scores, slots
+    return scan_reference.exact_scan(vectors, keys, offsets, planes, programs, filters, queries, probes, k)
+
+
+@_exact_scan.register_kernel("cpu")
+def _(
+    vectors: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    probes: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    from silverray.kernels.scan_launch import launch_exact
+
+    return launch_exact(vectors, keys, offsets, planes, programs, filters, queries, probes, k)
+
+
+@_exact_scan.register_fake
+def _(
+    vectors: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    probes: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    return queries.new_empty(len(queries), k), probes.new_empty(len(probes), k)

@@ -1,4 +1,4 @@
-"""Top-k in a total order: score descending, then key ascending. Letters: B rows, N candidates, M pairs."""
+"""Top-k in a total order: score descending, then key ascending. Letters: B rows, N candidates."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-MAX_PADDED = 1 << 24
-"""Most scores that the ragged form pads at a time (64 MiB)."""
 
 
 class TopK(NamedTuple):
@@ -75,37 +72,3 @@ def _top_k(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
 @_top_k.register_fake
 def _(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return scores.new_empty(len(scores), k), keys.new_empty(len(scores), k)
-
-
-def ragged_top_k(scores: Tensor, keys: Tensor, rows: Tensor, row_count: int, k: int) -> TopK:
-    """Select the k best of each row where rows have different numbers of candidates.
-
-    Args:
-        scores: `[M]` float32 without NaN.
-        keys: `[M]` int64.
-        rows: `[M]` int64, ascending: the row of each candidate.
-        row_count: number of rows B.
-        k: how many.
-
-    Returns:
-        A `TopK` whose places are in `0..M`.
-    """
-    counts = torch.bincount(rows, minlength=row_count)
-    starts = counts.cumsum(0) - counts
-    width = int(counts.max()) if row_count else 0
-    step = max(1, MAX_PADDED // max(1, width))
-    parts = []
-    for first in range(0, row_count, step):
-        size = min(step, row_count - first)
-        chosen = slice(int(starts[first]), int(starts[first] + counts[first : first + size].sum()))
-        row, place = rows[chosen] - first, torch.arange(chosen.start, chosen.stop, device=rows.device)
-        place = place - starts[rows[chosen]]
-        padded = scores.new_full((size, width), -torch.inf)
-        padded_keys = keys.new_zeros(size, width)
-        padded[row, place], padded_keys[row, place] = scores[chosen], keys[chosen]
-        found = top_k(padded, padded_keys, k)
-        index = torch.where(found.places >= 0, found.places + starts[first : first + size, None], -1)
-        parts.append(TopK(found.scores, index))
-    if not parts:
-        return TopK(scores.new_empty(0, k), rows.new_empty(0, k))
-    return TopK(torch.cat([part.scores for part in parts]), torch.cat([part.places for part in parts]))

@@ -1,0 +1,42 @@
+"""What every launch of a CPU kernel needs: threads, and queries laid out as the kernels read them."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numba
+import torch
+from torch import Tensor
+
+from silverray.kernels.rows import LANES, LINE
+
+
+def use_threads() -> int:
+    """Let Numba use as many threads as PyTorch does; returns how many."""
+    threads = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))
+    if numba.get_num_threads() != threads:
+        numba.set_num_threads(threads)
+    return threads
+
+
+def padded_floats(queries: Tensor) -> Tensor:
+    """Queries `[Q, D]` filled up with zeros to a power of two of at least 16: what the exact dot product reads."""
+    width = max(LANES, 1 << (queries.shape[1] - 1).bit_length())
+    wide = queries.new_zeros(len(queries), width)
+    wide[:, : queries.shape[1]] = queries
+    return wide
+
+
+def workspace(*sizes: int) -> tuple[Tensor, list[int]]:
+    """Reserve scratch memory in one piece.
+
+    Args:
+        sizes: bytes of each part.
+
+    Returns:
+        The memory, to be held as long as it is used, and the address of each part, a multiple of 64.
+    """
+    lines = [-(-size // LINE) for size in sizes]
+    memory = torch.empty(LINE * (sum(lines) + 1), dtype=torch.uint8)
+    start = -(-memory.data_ptr() // LINE) * LINE
+    return memory, [start + LINE * before for before in accumulate(lines, initial=0)][:-1]

@@ -1,0 +1,130 @@
+"""Probing: which clusters a query visits. Letters: Q queries, C clusters, P probes, R planes, W words, U programs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from silverray.kernels.bits import count_ranges
+from silverray.kernels.programs import reference as evaluate_reference
+from silverray.kernels.topk import top_k
+
+
+def choose_probes(
+    scores: Tensor,
+    sizes: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+) -> Tensor:
+    """Choose for each query the fewest best clusters that are enough in three respects.
+
+    They are enough when they are at least `least` clusters, hold at least `visit` items and hold at least `passing`
+    slots that pass the query's filter. All clusters are chosen where less will not do, or `visit` asks for all items.
+
+    Args:
+        scores: `[Q, C]` float32 `q·centroid`; the best cluster has the largest, of equals the lowest number.
+        sizes: `[C]` int64 items of each cluster, by which `visit` is measured.
+        offsets: `[C + 1]` int64; cluster c holds slots `offsets[c]` to `offsets[c + 1]`, end excluded.
+        planes: `[R, W]` int64.
+        programs: `[U, L]` int32, as in `evaluate_programs`.
+        filters: `[Q]` int64, the program of each query.
+        least: `[Q]` int64.
+        visit: `[Q]` int64.
+        passing: `[Q]` int64.
+
+    Returns:
+        `[Q, P]` int64 clusters of each query in no particular order, then -1; P is the largest number of any query.
+
+    Raises:
+        ValueError: a wrong shape.
+
+    Cost:
+        Reads the scores once, and evaluates programs only on the clusters that it chooses.
+    """
+    count = len(scores)
+    if scores.dim() != 2 or scores.dtype != torch.float32 or offsets.shape != (scores.shape[1] + 1,):
+        raise ValueError(f"scores: expected [Q, {len(offsets) - 1}] float32, got {list(scores.shape)} {scores.dtype}")
+    for name, value in {"filters": filters, "least": least, "visit": visit, "passing": passing}.items():
+        if value.shape != (count,) or value.dtype != torch.int64:
+            raise ValueError(f"{name}: expected [{count}] int64, got {list(value.shape)} {value.dtype}")
+    probes: Tensor = torch.ops.silverray.choose_probes(
+        scores, sizes, offsets, planes, programs, filters, least, visit, passing
+    )
+    return probes
+
+
+@torch.library.custom_op("silverray::choose_probes", mutates_args=())
+def _choose_probes(
+    scores: Tensor,
+    sizes: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+) -> Tensor:
+    return reference(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
+
+
+@_choose_probes.register_kernel("cpu")
+def _(
+    scores: Tensor,
+    sizes: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+) -> Tensor:
+    from silverray.kernels.probes_numba import launch
+
+    return launch(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
+
+
+@_choose_probes.register_fake
+def _(
+    scores: Tensor,
+    sizes: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+) -> Tensor:
+    width = torch.library.get_ctx().new_dynamic_size()
+    return filters.new_empty(len(scores), width)
+
+
+def reference(
+    scores: Tensor,
+    sizes: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+) -> Tensor:
+    """`choose_probes` in plain PyTorch: the specification."""
+    clusters = scores.shape[1]
+    order = top_k(scores, torch.arange(clusters, device=scores.device), clusters).places
+    inside = count_ranges(evaluate_reference(planes, programs), offsets)[filters]
+    enough = torch.arange(1, clusters + 1, device=scores.device) >= least[:, None]
+    enough &= (sizes[order].cumsum(1) >= visit[:, None]) & (visit < sizes.sum())[:, None]
+    enough &= inside.gather(1, order).cumsum(1) >= passing[:, None]
+    needed = ((~enough).sum(1) + 1).clamp(max=clusters)
+    width = int(needed.max()) if len(needed) else 0
+    unused = torch.arange(width, device=scores.device) >= needed[:, None]
+    return order[:, :width].masked_fill(unused, -1)

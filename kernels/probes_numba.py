@@ -1,0 +1,208 @@
+"""Probing on a CPU: a tournament over blocks of 16 clusters gives the best of those left, as often as it is asked.
+
+Letters: Q queries, C clusters, U programs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import carray, prange
+from torch import Tensor
+
+from silverray.kernels.jit import kernel, parallel_kernel
+from silverray.kernels.launch import use_threads, workspace
+from silverray.kernels.programs import MAX_STACK
+from silverray.kernels.programs_numba import run_program
+from silverray.kernels.rows import LANES, WORDS, aligned_planes
+from silverray.kernels.selection import LOWEST, flip, kth_rank
+from silverray.kernels.simd import count_bits, pointer
+
+BLOCK = 64
+"""Words of a list that are evaluated at a time."""
+LEVEL = BLOCK + WORDS
+SCRATCH = MAX_STACK * LEVEL
+
+
+class Probing(NamedTuple):
+    """What `choose_probes` reads and where it works and writes: addresses and sizes.
+
+    `probes` has `clusters` places for each query, `ranks` has `rank_width(clusters)` int32, `scratch` `SCRATCH` words.
+    """
+
+    scores: int
+    queries: int
+    clusters: int
+    sizes: int
+    offsets: int
+    planes: int
+    words: int
+    programs: int
+    program_count: int
+    length: int
+    filters: int
+    least: int
+    visit: int
+    passing: int
+    probes: int
+    counts: int
+    ranks: int
+    scratch: int
+
+
+def rank_width(clusters: int) -> int:
+    """Ranks of a query: those of its clusters and the best of every 16, each filled up to 16."""
+    blocks = -(-clusters // LANES)
+    return blocks * LANES + -(-blocks // LANES) * LANES
+
+
+def work_sizes(queries: int, clusters: int) -> tuple[int, ...]:
+    """Bytes of the parts of `Probing` from `counts` on."""
+    return 8 * queries, 4 * queries * rank_width(clusters), 8 * queries * SCRATCH
+
+
+def launch(
+    scores: Tensor,
+    sizes: Tensor,
+    offsets: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+) -> Tensor:
+    """Run the kernel; arguments and result are those of `silverray.kernels.probes.choose_probes`."""
+    use_threads()
+    planes = aligned_planes(planes)
+    inputs = [part.contiguous() for part in (scores, sizes, offsets, programs, filters, least, visit, passing)]
+    scores, sizes, offsets, programs, filters, least, visit, passing = inputs
+    count, clusters = scores.shape
+    memory, parts = workspace(*work_sizes(count, clusters))
+    probes = torch.empty(count, clusters, dtype=torch.int64)
+    probing = Probing(
+        scores.data_ptr(), count, clusters, sizes.data_ptr(),
+        offsets.data_ptr(), planes.data_ptr(), planes.shape[1], programs.data_ptr(), *programs.shape,
+        filters.data_ptr(), least.data_ptr(), visit.data_ptr(), passing.data_ptr(), probes.data_ptr(), *parts,
+    )  # fmt: skip
+    width = choose_all(probing)
+    del memory
+    return probes[:, :width]
+
+
+@kernel
+def choose_all(frame):  # type: ignore[no-untyped-def]
+    """Choose for all queries; returns the largest number of probes of any, to which the others are filled up."""
+    _choose_each(frame)
+    counts = carray(pointer(frame.counts), (frame.queries,), np.int64)
+    probes = carray(pointer(frame.probes), (frame.queries, frame.clusters), np.int64)
+    most = np.int64(0)
+    for query in range(frame.queries):
+        most = max(most, counts[query])
+    for query in range(frame.queries):
+        probes[query, counts[query] : most] = -1
+    return most
+
+
+@parallel_kernel
+def _choose_each(frame):  # type: ignore[no-untyped-def]
+    for query in prange(frame.queries):
+        _choose(frame, query)
+
+
+@kernel
+def _choose(frame, query):  # type: ignore[no-untyped-def]
+    clusters = frame.clusters
+    bits = carray(pointer(frame.scores), (frame.queries, clusters), np.int32)[query]
+    blocks = -(-clusters // LANES)
+    width = (blocks + -(-blocks // LANES)) * LANES
+    ranks = carray(pointer(frame.ranks), (frame.queries, width), np.int32)[query]
+    probes = carray(pointer(frame.probes), (frame.queries, clusters), np.int64)[query]
+    counts = carray(pointer(frame.counts), (frame.queries,), np.int64)
+    least = carray(pointer(frame.least), (frame.queries,), np.int64)[query]
+    visit = carray(pointer(frame.visit), (frame.queries,), np.int64)[query]
+    passing = carray(pointer(frame.passing), (frame.queries,), np.int64)[query]
+    sizes = carray(pointer(frame.sizes), (clusters,), np.int64)
+    for cluster in range(clusters):
+        ranks[cluster] = flip(bits[cluster])
+    if least >= clusters or visit >= sizes.sum():
+        for cluster in range(clusters):
+            probes[cluster] = cluster
+        counts[query] = clusters
+    elif visit <= 0 and passing <= 0:
+        counts[query] = _best(ranks, clusters, max(1, least), probes)
+    else:
+        counts[query] = _walk(frame, query, ranks, probes, sizes, least, visit, passing)
+
+
+@kernel
+def _best(ranks, clusters, least, probes):  # type: ignore[no-untyped-def]
+    """Write the `least` best clusters, of equals those with the lowest numbers."""
+    limit = kth_rank(ranks, clusters, least)
+    count = 0
+    for cluster in range(clusters):
+        probes[count] = cluster
+        count += ranks[cluster] > limit
+    for cluster in range(clusters):
+        if count == least:
+            break
+        probes[count] = cluster
+        count += ranks[cluster] == limit
+    return count
+
+
+@kernel
+def _walk(frame, query, ranks, probes, sizes, least, visit, passing):  # type: ignore[no-untyped-def]
+    """Take the best cluster that is left until they are enough."""
+    clusters = frame.clusters
+    blocks = -(-clusters // LANES)
+    ranks[clusters : blocks * LANES] = LOWEST
+    best = ranks[blocks * LANES :]
+    best[:] = LOWEST
+    for block in range(blocks):
+        best[block] = ranks[block * LANES : (block + 1) * LANES].max()
+    count, visited, seen = 0, np.int64(0), np.int64(0)
+    while count < clusters and (count < least or visited < visit or seen < passing):
+        rank = best.max()
+        block = 0
+        while best[block] != rank:
+            block += 1
+        cluster = block * LANES
+        while ranks[cluster] != rank:
+            cluster += 1
+        ranks[cluster] = LOWEST
+        best[block] = ranks[block * LANES : (block + 1) * LANES].max()
+        probes[count] = cluster
+        count += 1
+        visited += sizes[cluster]
+        if seen < passing:
+            seen += _count_cluster(frame, query, cluster)
+    return count
+
+
+@kernel
+def _count_cluster(frame, query, cluster):  # type: ignore[no-untyped-def]
+    """Count the slots of a cluster that pass the query's filter."""
+    offsets = carray(pointer(frame.offsets), (frame.clusters + 1,), np.int64)
+    which = carray(pointer(frame.filters), (frame.queries,), np.int64)[query]
+    program = frame.programs + 4 * frame.length * which
+    stack = frame.scratch + 8 * SCRATCH * query
+    words = carray(pointer(stack), (LEVEL,), np.int64)
+    start, end = offsets[cluster], offsets[cluster + 1]
+    total = np.int64(0)
+    while start < end:
+        first = (start >> 6) & ~(WORDS - 1)
+        stop = min(end, 64 * (first + BLOCK))
+        vectors = (((stop - 1) >> 6) - first) // WORDS + 1
+        run_program(frame.planes, 8 * frame.words, program, frame.length, first, vectors, stack, 8 * LEVEL)
+        for word in range(start >> 6, ((stop - 1) >> 6) + 1):
+            bits = words[word - first]
+            if word == start >> 6:
+                bits &= np.int64(-1) << (start & 63)
+            if word == stop >> 6:
+                bits &= (np.int64(1) << (stop & 63)) - 1
+            total += count_bits(bits)
+        start = stop
+    return total

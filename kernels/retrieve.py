@@ -1,0 +1,147 @@
+"""Retrieving: probe, scan and refine in one, for filters that need no verification.
+
+Letters: N slots, D dimensions, C clusters, Q queries, R planes, W words, U programs, L instructions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from silverray.kernels.probes import choose_probes
+from silverray.kernels.refine import refine
+from silverray.kernels.scan import scan
+from silverray.kernels.topk import TopK
+
+
+def retrieve(
+    codes: Tensor,
+    scales: Tensor,
+    vectors: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    centroid_scores: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+    keep: int,
+    k: int,
+) -> TopK:
+    """Choose clusters, scan them and refine what was kept: `choose_probes`, `scan` and `refine` after each other.
+
+    On a CPU they are one call, which is what makes a single query cheap.
+
+    Args:
+        codes: `[N, D]` int8, see `scan`, as for `scales`, `keys`, `offsets`, `planes`, `programs`, `filters`,
+            `queries`, `centroid_scores` and `keep`.
+        scales: `[N]` float32.
+        vectors: `[N, D]` float32 or bfloat16, see `refine`.
+        keys: `[N]` int64.
+        offsets: `[C + 1]` int64.
+        sizes: `[C]` int64, see `choose_probes`, as for `least`, `visit` and `passing`.
+        planes: `[R, W]` int64.
+        programs: `[U, L]` int32.
+        filters: `[Q]` int64.
+        queries: `[Q, D]` float32.
+        centroid_scores: `[Q, C]` float32.
+        least: `[Q]` int64.
+        visit: `[Q]` int64.
+        passing: `[Q]` int64.
+        keep: candidates of each query.
+        k: how many of them to select.
+
+    Returns:
+        A `TopK` by (score desc, key asc) whose places are slots.
+
+    Raises:
+        ValueError: a wrong dtype or shape.
+    """
+    if codes.shape != vectors.shape or codes.dtype != torch.int8:
+        raise ValueError(f"codes: expected {list(vectors.shape)} int8, got {list(codes.shape)} {codes.dtype}")
+    if queries.shape[1:] != codes.shape[1:] or queries.dtype != torch.float32:
+        raise ValueError(f"queries: expected [Q, {codes.shape[1]}] float32, got {list(queries.shape)} {queries.dtype}")
+    return TopK(
+        *torch.ops.silverray.retrieve(
+            codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries,
+            centroid_scores, least, visit, passing, keep, k,
+        )
+    )  # fmt: skip
+
+
+@torch.library.custom_op("silverray::retrieve", mutates_args=())
+def _retrieve(
+    codes: Tensor,
+    scales: Tensor,
+    vectors: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    centroid_scores: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+    keep: int,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    probes = choose_probes(centroid_scores, sizes, offsets, planes, programs, filters, least, visit, passing)
+    coarse = scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep)
+    best = refine(vectors, keys, queries, coarse.places, k)
+    return best.scores, best.places
+
+
+@_retrieve.register_kernel("cpu")
+def _(
+    codes: Tensor,
+    scales: Tensor,
+    vectors: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    centroid_scores: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+    keep: int,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    from silverray.kernels.retrieve_numba import launch
+
+    return launch(
+        codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries,
+        centroid_scores, least, visit, passing, keep, k,
+    )  # fmt: skip
+
+
+@_retrieve.register_fake
+def _(
+    codes: Tensor,
+    scales: Tensor,
+    vectors: Tensor,
+    keys: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    planes: Tensor,
+    programs: Tensor,
+    filters: Tensor,
+    queries: Tensor,
+    centroid_scores: Tensor,
+    least: Tensor,
+    visit: Tensor,
+    passing: Tensor,
+    keep: int,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    return queries.new_empty(len(queries), k), filters.new_empty(len(queries), k)
