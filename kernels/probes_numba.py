@@ -84,7 +84,7 @@ def launch(
     probes = torch.empty(count, clusters, dtype=torch.int64)
     probing = Probing(
         scores.data_ptr(), count, clusters, sizes.data_ptr(),
-        offsets.data_ptr(), planes.data_ptr(), planes.shape[1], programs.data_ptr(), *programs.shape,
+        offsets.data_ptr(), planes.data_ptr(), planes.shape[1], programs.data_ptr(), len(programs), programs.shape[1],
         filters.data_ptr(), least.data_ptr(), visit.data_ptr(), passing.data_ptr(), probes.data_ptr(), *parts,
     )  # fmt: skip
     width = choose_all(probing)
@@ -93,7 +93,7 @@ def launch(
 
 
 @kernel
-def choose_all(frame):  # type: ignore[no-untyped-def]
+def choose_all(frame):
     """Choose for all queries; returns the largest number of probes of any, to which the others are filled up."""
     _choose_each(frame)
     counts = carray(pointer(frame.counts), (frame.queries,), np.int64)
@@ -107,13 +107,13 @@ def choose_all(frame):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def _choose_each(frame):  # type: ignore[no-untyped-def]
+def _choose_each(frame):
     for query in prange(frame.queries):
         _choose(frame, query)
 
 
 @kernel
-def _choose(frame, query):  # type: ignore[no-untyped-def]
+def _choose(frame, query):
     clusters = frame.clusters
     bits = carray(pointer(frame.scores), (frame.queries, clusters), np.int32)[query]
     blocks = -(-clusters // LANES)
@@ -138,7 +138,7 @@ def _choose(frame, query):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _best(ranks, clusters, least, probes):  # type: ignore[no-untyped-def]
+def _best(ranks, clusters, least, probes):
     """Write the `least` best clusters, of equals those with the lowest numbers."""
     limit = kth_rank(ranks, clusters, least)
     count = 0
@@ -154,7 +154,7 @@ def _best(ranks, clusters, least, probes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _walk(frame, query, ranks, probes, sizes, least, visit, passing):  # type: ignore[no-untyped-def]
+def _walk(frame, query, ranks, probes, sizes, least, visit, passing):
     """Take the best cluster that is left until they are enough."""
     clusters = frame.clusters
     blocks = -(-clusters // LANES)
@@ -183,7 +183,7 @@ def _walk(frame, query, ranks, probes, sizes, least, visit, passing):  # type: i
 
 
 @kernel
-def _count_cluster(frame, query, cluster):  # type: ignore[no-untyped-def]
+def _count_cluster(frame, query, cluster):
     """Count the slots of a cluster that pass the query's filter."""
     offsets = carray(pointer(frame.offsets), (frame.clusters + 1,), np.int64)
     which = carray(pointer(frame.filters), (frame.queries,), np.int64)[query]

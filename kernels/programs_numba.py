@@ -44,7 +44,8 @@ def launch(planes: Tensor, programs: Tensor) -> Tensor:
         wide.data_ptr(),
         wide.shape[1],
         programs.data_ptr(),
-        *programs.shape,
+        len(programs),
+        programs.shape[1],
         bits.data_ptr(),
         scratch.data_ptr(),
         threads,
@@ -58,14 +59,14 @@ def launch_count(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
     totals = torch.empty(threads, len(programs), dtype=torch.int64)
     scratch = torch.empty(threads * SCRATCH, dtype=torch.int64)
     _count(
-        wide.data_ptr(), wide.shape[1], programs.data_ptr(), *programs.shape, slots, totals.data_ptr(),
+        wide.data_ptr(), wide.shape[1], programs.data_ptr(), len(programs), programs.shape[1], slots, totals.data_ptr(),
         scratch.data_ptr(), threads,
     )  # fmt: skip
     return totals.sum(0) if threads > 1 else totals[0]
 
 
 @kernel
-def run_program(planes, row, program, length, first, vectors, stack, level):  # type: ignore[no-untyped-def]
+def run_program(planes, row, program, length, first, vectors, stack, level):
     """Evaluate a program on `vectors` · 8 words from word `first`; the result is the bottom of the stack.
 
     Args:
@@ -110,7 +111,7 @@ def run_program(planes, row, program, length, first, vectors, stack, level):  # 
 
 
 @kernel
-def _evaluate_block(planes, words, programs, length, number, block, stack, bits):  # type: ignore[no-untyped-def]
+def _evaluate_block(planes, words, programs, length, number, block, stack, bits):
     first = block * BLOCK
     size = min(BLOCK, words - first)
     run_program(planes, 8 * words, programs + 4 * length * number, length, first, size // WORDS, stack, 8 * BLOCK)
@@ -120,7 +121,7 @@ def _evaluate_block(planes, words, programs, length, number, block, stack, bits)
 
 
 @parallel_kernel
-def _evaluate(planes, words, programs, count, length, bits, scratch, threads):  # type: ignore[no-untyped-def]
+def _evaluate(planes, words, programs, count, length, bits, scratch, threads):
     """Evaluate all programs on all words into `bits`; arguments are addresses and sizes."""
     blocks = -(-words // BLOCK)
     for thread in prange(threads):
@@ -130,7 +131,7 @@ def _evaluate(planes, words, programs, count, length, bits, scratch, threads):  
 
 
 @kernel
-def _count_block(planes, words, programs, length, number, block, stack, slots):  # type: ignore[no-untyped-def]
+def _count_block(planes, words, programs, length, number, block, stack, slots):
     first = block * BLOCK
     size = min(BLOCK, words - first)
     run_program(planes, 8 * words, programs + 4 * length * number, length, first, size // WORDS, stack, 8 * BLOCK)
@@ -145,7 +146,7 @@ def _count_block(planes, words, programs, length, number, block, stack, slots): 
 
 
 @parallel_kernel
-def _count(planes, words, programs, number, length, slots, totals, scratch, threads):  # type: ignore[no-untyped-def]
+def _count(planes, words, programs, number, length, slots, totals, scratch, threads):
     """Count the slots that pass each program into `totals`, `[threads, U]` int64; arguments are addresses and sizes."""
     sums = carray(pointer(totals), (threads, number), np.int64)
     blocks = -(-words // BLOCK)

@@ -76,7 +76,7 @@ def launch(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k
 
 
 @parallel_kernel
-def _refine(cache, queries, stride, candidates, count, columns, ranks, slots, order, sums, scores, places, k):  # type: ignore[no-untyped-def]
+def _refine(cache, queries, stride, candidates, count, columns, ranks, slots, order, sums, scores, places, k):
     width = columns + LANES
     for query in prange(count):
         _refine_query(
@@ -87,7 +87,7 @@ def _refine(cache, queries, stride, candidates, count, columns, ranks, slots, or
 
 
 @kernel
-def _refine_query(cache, query, candidates, columns, ranks, slots, order, sums, scores, places, k):  # type: ignore[no-untyped-def]
+def _refine_query(cache, query, candidates, columns, ranks, slots, order, sums, scores, places, k):
     """Score one query's candidates and write the k best; all but `columns` and `k` are addresses."""
     given = carray(pointer(candidates), (columns,), np.int64)
     mine = carray(pointer(slots), (columns + LANES,), np.int32)
@@ -101,7 +101,7 @@ def _refine_query(cache, query, candidates, columns, ranks, slots, order, sums, 
 
 
 @kernel
-def rank_slots(cache, query, slots, count, ranks, sums):  # type: ignore[no-untyped-def]
+def rank_slots(cache, query, slots, count, ranks, sums):
     """Write the ranks of `count` slots (int32) by exact score; both have 15 places to spare. All are addresses."""
     mine = carray(pointer(slots), (count + LANES,), np.int32)
     mine[count:] = mine[0]
@@ -122,7 +122,7 @@ def rank_slots(cache, query, slots, count, ranks, sums):  # type: ignore[no-unty
 
 
 @kernel
-def write_best(ranks, slots, count, k, keys, order, scores, places):  # type: ignore[no-untyped-def]
+def write_best(ranks, slots, count, k, keys, order, scores, places):
     """Write the k best of `count` candidates, filled up with -inf and -1.
 
     `scores` (float32) and `places` (int64) are addresses, and so is `order` (int64 to sort in; 0 leaves them unsorted).

@@ -64,14 +64,14 @@ def launch(
         some, at = min(step, count - start), 8 * start
         bases = centroid_scores.data_ptr() + 4 * clusters * start
         probing = Probing(
-            bases, some, clusters, sizes.data_ptr(),
-            offsets.data_ptr(), planes.data_ptr(), planes.shape[1], programs.data_ptr(), *programs.shape,
+            bases, some, clusters, sizes.data_ptr(), offsets.data_ptr(), planes.data_ptr(), planes.shape[1],
+            programs.data_ptr(), len(programs), programs.shape[1],
             filters.data_ptr() + at, least.data_ptr() + at, visit.data_ptr() + at, passing.data_ptr() + at, probes,
             *probe_work,
         )  # fmt: skip
         batch = Batch(
-            programs.data_ptr(), *programs.shape, filters.data_ptr() + at, some, coded, stride, query_scales, sums,
-            bases, probes, clusters, keep,
+            programs.data_ptr(), len(programs), programs.shape[1], filters.data_ptr() + at, some, coded, stride,
+            query_scales, sums, bases, probes, clusters, keep,
         )  # fmt: skip
         _retrieve(
             probing, lists, batch, Work(threads, capacity_for(keep), *scan_work), cache,
@@ -83,15 +83,15 @@ def launch(
 
 
 @kernel
-def _retrieve(probing, lists, batch, work, cache, queries, width, wide, wide_stride, order, sums, scores, places, k):  # type: ignore[no-untyped-def]
-    quantize(queries, batch.count, width, batch.queries, batch.stride, batch.scales, batch.sums)
+def _retrieve(probing, lists, batch, work, cache, queries, width, wide, wide_stride, order, sums, scores, places, k):
+    quantize(queries, batch.size, width, batch.queries, batch.stride, batch.scales, batch.sums)
     fill_buffers(Frame(lists, batch, work), choose_all(probing))
     _refine_all(lists, batch, work, cache, wide, wide_stride, order, sums, scores, places, k)
 
 
 @parallel_kernel
-def _refine_all(lists, batch, work, cache, wide, wide_stride, order, sums, scores, places, k):  # type: ignore[no-untyped-def]
-    for query in prange(batch.count):
+def _refine_all(lists, batch, work, cache, wide, wide_stride, order, sums, scores, places, k):
+    for query in prange(batch.size):
         _refine_kept(
             Frame(lists, batch, work), cache, query, wide + wide_stride * query, order + 8 * k * query,
             sums + LINE * query, scores + 4 * k * query, places + 8 * k * query, k,
@@ -99,7 +99,7 @@ def _refine_all(lists, batch, work, cache, wide, wide_stride, order, sums, score
 
 
 @kernel
-def _refine_kept(frame, cache, query, wide, order, sums, scores, places, k):  # type: ignore[no-untyped-def]
+def _refine_kept(frame, cache, query, wide, order, sums, scores, places, k):
     """Score what the scan kept of one query exactly and write the k best."""
     work = frame.work
     count = merge(frame, query)

@@ -62,7 +62,7 @@ class Batch(NamedTuple):
         program_count: U.
         length: L.
         filters: address of `[Q]` int64, the program of each query.
-        count: Q.
+        size: Q.
         queries: address of `[Q]` rows of query bytes or floats, padded with zeros.
         stride: bytes from query to query.
         scales: address of `[Q]` float32; only with codes, as are `sums` and `bases`.
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
     program_count: int
     length: int
     filters: int
-    count: int
+    size: int
     queries: int
     stride: int
     scales: int

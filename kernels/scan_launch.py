@@ -49,8 +49,8 @@ def launch_scan(
     memory, (coded, query_scales, sums) = workspace(count * stride, 4 * count, 8 * count)
     quantize(queries.data_ptr(), count, width, coded, stride, query_scales, sums)
     batch = Batch(
-        programs.data_ptr(), *programs.shape, filters.data_ptr(), count, coded, stride, query_scales, sums,
-        centroid_scores.data_ptr(), probes.data_ptr(), probes.shape[1], keep,
+        programs.data_ptr(), len(programs), programs.shape[1], filters.data_ptr(), count, coded, stride,
+        query_scales, sums, centroid_scores.data_ptr(), probes.data_ptr(), probes.shape[1], keep,
     )  # fmt: skip
     found = _launch(code_lists(rows, scales, keys, offsets, planes), batch, ordered=False)
     del memory
@@ -80,8 +80,8 @@ def launch_exact(
         planes.data_ptr(), planes.shape[1],
     )  # fmt: skip
     batch = Batch(
-        programs.data_ptr(), *programs.shape, filters.data_ptr(), len(wide), wide.data_ptr(), 4 * wide.shape[1], 0, 0,
-        0, probes.data_ptr(), probes.shape[1], k,
+        programs.data_ptr(), len(programs), programs.shape[1], filters.data_ptr(), len(wide), wide.data_ptr(),
+        4 * wide.shape[1], 0, 0, 0, probes.data_ptr(), probes.shape[1], k,
     )  # fmt: skip
     return _launch(lists, batch, ordered=True)
 
@@ -89,15 +89,15 @@ def launch_exact(
 def _launch(lists: Lists, batch: Batch, *, ordered: bool) -> tuple[Tensor, Tensor]:
     """Scan, as many queries at a time as the buffers may hold."""
     threads, keep = use_threads(), batch.keep
-    step = max(1, min(batch.count, MAX_BUFFER // capacity_for(keep)))
+    step = max(1, min(batch.size, MAX_BUFFER // capacity_for(keep)))
     sizes = work_sizes(threads, step, batch.columns, keep)
     memory, (*parts, order) = workspace(*sizes, 8 * step * keep if ordered else 0)
     work = Work(threads, capacity_for(keep), *parts)
-    scores, places = torch.empty(batch.count, keep), torch.empty(batch.count, keep, dtype=torch.int64)
-    for start in range(0, batch.count, step):
+    scores, places = torch.empty(batch.size, keep), torch.empty(batch.size, keep, dtype=torch.int64)
+    for start in range(0, batch.size, step):
         some = batch._replace(
             filters=batch.filters + 8 * start,
-            count=min(step, batch.count - start),
+            size=min(step, batch.size - start),
             queries=batch.queries + batch.stride * start,
             scales=batch.scales + 4 * start,
             sums=batch.sums + 8 * start,

@@ -48,7 +48,7 @@ _BIAS = code_bias()
 
 
 @kernel
-def quantize(queries, count, width, codes, stride, scales, sums):  # type: ignore[no-untyped-def]
+def quantize(queries, count, width, codes, stride, scales, sums):
     """Quantise queries as `silverray.kernels.codes.quantize_rows` does; arguments are addresses and sizes."""
     rows = carray(pointer(queries), (count, width), np.float32)
     values = carray(pointer(codes), (count, stride), np.int8)
@@ -71,13 +71,13 @@ def quantize(queries, count, width, codes, stride, scales, sums):  # type: ignor
 
 
 @kernel
-def _group_pairs(frame, width):  # type: ignore[no-untyped-def]
+def _group_pairs(frame, width):
     """Sort the first `width` probes of each query by tile, clear the buffers and share out the work.
 
     Returns:
         `[T + 1]` int64: where in the sorted probes each worker begins.
     """
-    count, columns = frame.batch.count, frame.batch.columns
+    count, columns = frame.batch.size, frame.batch.columns
     probes = carray(pointer(frame.batch.probes), (count * columns,), np.int64)
     offsets = carray(pointer(frame.lists.offsets), (frame.lists.clusters + 1,), np.int64)
     pairs = carray(pointer(frame.work.pairs), (count * columns,), np.int64)
@@ -104,7 +104,7 @@ def _group_pairs(frame, width):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _share_out(frame, probes, pairs, offsets, number, work):  # type: ignore[no-untyped-def]
+def _share_out(frame, probes, pairs, offsets, number, work):
     """Cut `number` pairs, `work` slots in all, into a run for each worker."""
     threads = frame.work.threads
     bounds = np.zeros(threads + 1, np.int64)
@@ -130,7 +130,7 @@ class _Desk(NamedTuple):
         group: 16 slots of one cluster.
         group_bases: their `q·centroid`, 16 times the same.
         sums: 16 dot products, scores or ranks.
-        count: number of candidates in the buffer (int64).
+        taken: number of candidates in the buffer (int64).
         threshold: rank that another one must reach (int64).
         waiting: number of slots that wait (int64).
     """
@@ -142,13 +142,13 @@ class _Desk(NamedTuple):
     group: int
     group_bases: int
     sums: int
-    count: int
+    taken: int
     threshold: int
     waiting: int
 
 
 @inlined
-def _desk(frame, thread):  # type: ignore[no-untyped-def]
+def _desk(frame, thread):
     words = frame.work.scratch + thread * 8 * SCRATCH
     slots = words + 8 * MAX_STACK * LEVEL
     bases, scales, group = slots + 4 * PENDING, slots + 8 * PENDING, slots + 12 * PENDING
@@ -163,23 +163,23 @@ class _Query(NamedTuple):
     program: int
     ranks: int
     slots: int
-    scale: float
-    bias: int
+    scale: np.float32
+    bias: np.int32
 
 
 @inlined
-def _query(frame, thread, number):  # type: ignore[no-untyped-def]
+def _query(frame, thread, number):
     batch, work = frame.batch, frame.work
     scale, bias = np.float32(0), np.int32(0)
     if frame.lists.kind == CODES:
         scale, bias = load_float(batch.scales + 4 * number), np.int32(_BIAS * load_int64(batch.sums + 8 * number))
     program = batch.programs + 4 * batch.length * load_int64(batch.filters + 8 * number)
-    at = 4 * work.capacity * (thread * batch.count + number)
+    at = 4 * work.capacity * (thread * batch.size + number)
     return _Query(batch.queries + number * batch.stride, program, work.ranks + at, work.slots + at, scale, bias)
 
 
 @kernel
-def _cut(frame, ranks, slots, count):  # type: ignore[no-untyped-def]
+def _cut(frame, ranks, slots, count):
     """Keep the best of a buffer; returns how many, and the threshold from now on."""
     capacity, lists = frame.work.capacity, frame.lists
     keys = carray(pointer(lists.keys), (lists.slots,), np.int64)
@@ -188,7 +188,7 @@ def _cut(frame, ranks, slots, count):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _rank(frame, query, desk, slots, scales, bases, lanes):  # type: ignore[no-untyped-def]
+def _rank(frame, query, desk, slots, scales, bases, lanes):
     """Score 16 slots and put those whose lane is set and whose rank reaches the threshold into the buffer.
 
     `slots` (int32), `scales` and `bases` (float32) are addresses of 16 values.
@@ -203,17 +203,17 @@ def _rank(frame, query, desk, slots, scales, bases, lanes):  # type: ignore[no-u
         halving_rows_bfloat(lists.rows, lists.stride, slots, query.vector, lists.chunks, desk.sums)
     lanes &= rank_scores(desk.sums, np.int32(load_int64(desk.threshold)))
     if lanes:
-        count = load_int64(desk.count)
+        count = load_int64(desk.taken)
         if count > frame.work.capacity - LANES:
             count, threshold = _cut(frame, query.ranks, query.slots, count)
             store_int64(desk.threshold, threshold)
         append_lanes(desk.sums, lanes, query.ranks + 4 * count)
         append_lanes(slots, lanes, query.slots + 4 * count)
-        store_int64(desk.count, count + count_bits(lanes))
+        store_int64(desk.taken, count + count_bits(lanes))
 
 
 @inlined
-def _rank_waiting(frame, query, desk, everything):  # type: ignore[no-untyped-def]
+def _rank_waiting(frame, query, desk, everything):
     """Rank the slots that wait in groups of 16; fewer than 16 go on waiting unless `everything` is set."""
     count, done = load_int64(desk.waiting), 0
     while count - done >= LANES:
@@ -233,7 +233,7 @@ def _rank_waiting(frame, query, desk, everything):  # type: ignore[no-untyped-de
 
 
 @inlined
-def _wait(lists, desk, start, bits, base):  # type: ignore[no-untyped-def]
+def _wait(lists, desk, start, bits, base):
     """Let the slots whose bits are set, counted from `start`, wait; ask for their rows from memory."""
     at = 4 * load_int64(desk.waiting)
     while bits:
@@ -250,7 +250,7 @@ def _wait(lists, desk, start, bits, base):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _rank_dense(frame, query, desk, start, bits):  # type: ignore[no-untyped-def]
+def _rank_dense(frame, query, desk, start, bits):
     """Rank the slots whose bits are set in whole groups; returns the bits of a group that the rows do not fill."""
     for first in range(0, 64, LANES):
         lanes, group = (bits >> first) & 0xFFFF, start + first
@@ -263,7 +263,7 @@ def _rank_dense(frame, query, desk, start, bits):  # type: ignore[no-untyped-def
 
 
 @inlined
-def _scan_words(frame, query, desk, base, start, stop, word):  # type: ignore[no-untyped-def]
+def _scan_words(frame, query, desk, base, start, stop, word):
     """Rank the slots `start` to `stop` that pass; `desk.words` begins with word number `word`."""
     for first in range(start, stop, 64):
         place, shift = desk.words + 8 * ((first >> 6) - word), first & 63
@@ -281,7 +281,7 @@ def _scan_words(frame, query, desk, base, start, stop, word):  # type: ignore[no
 
 
 @inlined
-def _scan_list(frame, query, desk, cluster, base):  # type: ignore[no-untyped-def]
+def _scan_list(frame, query, desk, cluster, base):
     """Rank the slots of a cluster that pass, `BLOCK` words at a time."""
     lists = frame.lists
     start, end = load_int64(lists.offsets + 8 * cluster), load_int64(lists.offsets + 8 * cluster + 8)
@@ -299,7 +299,7 @@ def _scan_list(frame, query, desk, cluster, base):  # type: ignore[no-untyped-de
 
 
 @kernel
-def _work(frame, thread, first, last):  # type: ignore[no-untyped-def]
+def _work(frame, thread, first, last):
     """Scan the pairs `first` to `last`, query after query in each tile."""
     batch, lists, work = frame.batch, frame.lists, frame.work
     desk = _desk(frame, thread)
@@ -308,8 +308,8 @@ def _work(frame, thread, first, last):  # type: ignore[no-untyped-def]
         number = load_int64(work.pairs + 8 * at) // batch.columns
         tile = _tile_of(frame, at)
         query = _query(frame, thread, number)
-        mine = thread * batch.count + number
-        store_int64(desk.count, load_int64(work.counts + 8 * mine))
+        mine = thread * batch.size + number
+        store_int64(desk.taken, load_int64(work.counts + 8 * mine))
         store_int64(desk.threshold, np.int64(load_int32(work.thresholds + 4 * mine)))
         store_int64(desk.waiting, 0)
         while at < last and load_int64(work.pairs + 8 * at) // batch.columns == number and _tile_of(frame, at) == tile:
@@ -320,28 +320,24 @@ def _work(frame, thread, first, last):  # type: ignore[no-untyped-def]
             _scan_list(frame, query, desk, cluster, base)
             at += 1
         _rank_waiting(frame, query, desk, True)
-        store_int64(work.counts + 8 * mine, load_int64(desk.count))
+        store_int64(work.counts + 8 * mine, load_int64(desk.taken))
         store_int32(work.thresholds + 4 * mine, np.int32(load_int64(desk.threshold)))
 
 
 @inlined
-def _tile_of(frame, pair):  # type: ignore[no-untyped-def]
+def _tile_of(frame, pair):
     """The tile of a pair's cluster."""
     cluster = load_int64(frame.batch.probes + 8 * load_int64(frame.work.pairs + 8 * pair))
     return load_int64(frame.lists.offsets + 8 * cluster) // TILE
 
 
 @kernel
-def merge(frame, query):  # type: ignore[no-untyped-def]
+def merge(frame, query):
     """Merge the workers' buffers of a query into the first one's; returns how many are left."""
     keys = carray(pointer(frame.lists.keys), (frame.lists.slots,), np.int64)
-    all_ranks = carray(
-        pointer(frame.work.ranks), (frame.work.threads, frame.batch.count, frame.work.capacity), np.int32
-    )
-    all_slots = carray(
-        pointer(frame.work.slots), (frame.work.threads, frame.batch.count, frame.work.capacity), np.int32
-    )
-    counts = carray(pointer(frame.work.counts), (frame.work.threads, frame.batch.count), np.int64)
+    all_ranks = carray(pointer(frame.work.ranks), (frame.work.threads, frame.batch.size, frame.work.capacity), np.int32)
+    all_slots = carray(pointer(frame.work.slots), (frame.work.threads, frame.batch.size, frame.work.capacity), np.int32)
+    counts = carray(pointer(frame.work.counts), (frame.work.threads, frame.batch.size), np.int64)
     ranks, slots = all_ranks[0, query], all_slots[0, query]
     count, threshold = counts[0, query], np.int32(LOWEST + 1)
     for thread in range(1, frame.work.threads):
@@ -355,11 +351,11 @@ def merge(frame, query):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _write(frame, query, scores, places, order):  # type: ignore[no-untyped-def]
+def _write(frame, query, scores, places, order):
     keep, count = frame.batch.keep, merge(frame, query)
     keys = carray(pointer(frame.lists.keys), (frame.lists.slots,), np.int64)
-    ranks = carray(pointer(frame.work.ranks), (frame.batch.count, frame.work.capacity), np.int32)[query]
-    slots = carray(pointer(frame.work.slots), (frame.batch.count, frame.work.capacity), np.int32)[query]
+    ranks = carray(pointer(frame.work.ranks), (frame.batch.size, frame.work.capacity), np.int32)[query]
+    slots = carray(pointer(frame.work.slots), (frame.batch.size, frame.work.capacity), np.int32)[query]
     at = query * keep
     write_best(ranks, slots, count, keep, keys, order + 8 * at if order else 0, scores + 4 * at, places + 8 * at)
 
@@ -369,25 +365,25 @@ def _write(frame, query, scores, places, order):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def _work_on_all(lists, batch, work, bounds):  # type: ignore[no-untyped-def]
+def _work_on_all(lists, batch, work, bounds):
     for thread in prange(work.threads):
         _work(Frame(lists, batch, work), thread, bounds[thread], bounds[thread + 1])
 
 
 @parallel_kernel
-def _write_all(lists, batch, work, scores, places, order):  # type: ignore[no-untyped-def]
-    for query in prange(batch.count):
+def _write_all(lists, batch, work, scores, places, order):
+    for query in prange(batch.size):
         _write(Frame(lists, batch, work), query, scores, places, order)
 
 
 @kernel
-def fill_buffers(frame, width):  # type: ignore[no-untyped-def]
+def fill_buffers(frame, width):
     """Scan the first `width` probes of each query into the buffers."""
     _work_on_all(frame.lists, frame.batch, frame.work, _group_pairs(frame, width))
 
 
 @kernel
-def scan_lists(frame, width, scores, places, order):  # type: ignore[no-untyped-def]
+def scan_lists(frame, width, scores, places, order):
     """Scan and fill `scores` and `places`, addresses of `[Q, keep]` float32 and int64.
 
     `order` is the address of `[Q, keep]` int64 to sort in, or 0 to leave the result unsorted.

@@ -15,13 +15,13 @@ LOWEST = -(1 << 31)
 
 
 @inlined
-def flip(bits):  # type: ignore[no-untyped-def]
+def flip(bits):
     """Turn the bits of a float32 into its rank, or a rank into the bits."""
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 @kernel
-def kth_rank(ranks, count, k):  # type: ignore[no-untyped-def]
+def kth_rank(ranks, count, k):
     """The k-th largest of `ranks[:count]`, 1 <= k <= count, by bisection: every step is one pass of comparisons."""
     low, high = np.int64(ranks[0]), np.int64(ranks[0])
     for place in range(count):
@@ -42,7 +42,7 @@ def kth_rank(ranks, count, k):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def keep_best(ranks, slots, count, keep, keys):  # type: ignore[no-untyped-def]
+def keep_best(ranks, slots, count, keep, keys):
     """Move the `keep` best of `count` candidates to the front, in no order.
 
     Returns:
@@ -69,7 +69,7 @@ def keep_best(ranks, slots, count, keep, keys):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _least_keys_first(slots, first, last, split, keys):  # type: ignore[no-untyped-def]
+def _least_keys_first(slots, first, last, split, keys):
     """Quickselect `slots[first:last]`: those with the least keys come before place `split`."""
     while last - first > 1:
         pivot = keys[slots[(first + last) // 2]]
@@ -92,7 +92,7 @@ def _least_keys_first(slots, first, last, split, keys):  # type: ignore[no-untyp
 
 
 @kernel
-def sort_best(ranks, slots, count, keys, order):  # type: ignore[no-untyped-def]
+def sort_best(ranks, slots, count, keys, order):
     """Sort candidates by (rank desc, key asc); `order` is `[count]` int64 to work in."""
     for place in range(count):
         order[place] = (np.int64(~ranks[place]) << 32) | np.int64(np.uint32(slots[place]))
@@ -107,7 +107,7 @@ def sort_best(ranks, slots, count, keys, order):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sort_by_key(slots, first, last, keys):  # type: ignore[no-untyped-def]
+def _sort_by_key(slots, first, last, keys):
     """Shell sort of `slots[first:last]`: mostly one element, mostly in order."""
     gap = (last - first) // 2
     while gap > 0:

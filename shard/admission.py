@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -49,10 +50,7 @@ class Admission:
             FilterError: the filter is wrong.
         """
         prefix = f"{where}." if where else ""
-        if not 1 <= request.k <= MAX_K:
-            raise InvalidRequest(f"expected 1 to {MAX_K}, got {request.k}", f"{prefix}k")
-        if request.n_probe is not None and request.n_probe < 1:
-            raise InvalidRequest(f"expected 1 or more, got {request.n_probe}", f"{prefix}n_probe")
+        self.admit_sizes(request.k, request.n_probe, prefix)
         if not 0 <= request.min_coverage <= 1:
             raise InvalidRequest(f"expected 0 to 1, got {request.min_coverage}", f"{prefix}min_coverage")
         for place, name in enumerate(request.fields):
@@ -64,12 +62,31 @@ class Admission:
         vectors = None if request.vectors is None else self.admit_vectors(request.vectors, prefix)
         compiled = request.filter
         if not isinstance(compiled, CompiledFilter):
-            try:
-                compiled = self._compile(compiled)
-            except FilterError as error:
-                error.where = f"{prefix}filter"
-                raise
+            compiled = self.admit_filter(compiled, prefix)
         return replace(request, vectors=vectors, filter=compiled)
+
+    def admit_sizes(self, k: int, n_probe: int | None, prefix: str = "") -> None:
+        """Check the number of items wanted and of clusters to visit.
+
+        Raises:
+            InvalidRequest: a number is outside its range.
+        """
+        if not 1 <= k <= MAX_K:
+            raise InvalidRequest(f"expected 1 to {MAX_K}, got {k}", f"{prefix}k")
+        if n_probe is not None and n_probe < 1:
+            raise InvalidRequest(f"expected 1 or more, got {n_probe}", f"{prefix}n_probe")
+
+    def admit_filter(self, text: str | None, prefix: str = "") -> CompiledFilter:
+        """Compile a filter, or find it compiled.
+
+        Raises:
+            FilterError: the filter is wrong.
+        """
+        try:
+            return self._compile(text)
+        except FilterError as error:
+            error.where = f"{prefix}filter"
+            raise
 
     def admit_vectors(self, vectors: NDArray[np.float32], prefix: str = "") -> NDArray[np.float32]:
         """Check task vectors `[T, D]`, and scale them to length 1 for cosine.
@@ -77,18 +94,32 @@ class Admission:
         Raises:
             InvalidRequest: a wrong shape, NaN or infinity, or a vector of zeros with cosine.
         """
-        tasks, dimension = len(self.catalog.tasks), self.catalog.dimension
+        tasks = len(self.catalog.tasks)
         name = f"{prefix}vector" if tasks == 1 else f"{prefix}vectors"
         if vectors.ndim != 2 or vectors.shape[0] != tasks:
             raise InvalidRequest(f"expected {tasks} task vector(s), got {list(vectors.shape)}", name)
-        if vectors.shape[1] != dimension:
-            raise InvalidRequest(f"expected {dimension} dimensions, got {vectors.shape[1]}", name)
+        return self._checked(vectors, lambda row: name)
+
+    def admit_queries(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Check queries `[B, D]` of a catalog with one task, all at once; see `admit_vectors`.
+
+        Raises:
+            InvalidRequest: `where` names the first bad query.
+        """
+        if queries.ndim != 2:
+            raise InvalidRequest(f"expected [B, {self.catalog.dimension}], got {list(queries.shape)}", "queries")
+        return self._checked(queries, lambda row: f"queries[{row}].vector")
+
+    def _checked(self, vectors: NDArray[np.float32], name: Callable[[int], str]) -> NDArray[np.float32]:
+        if vectors.shape[1] != self.catalog.dimension:
+            raise InvalidRequest(f"expected {self.catalog.dimension} dimensions, got {vectors.shape[1]}", name(0))
         if not np.isfinite(vectors).all():
-            raise InvalidRequest("holds NaN, infinity or a number beyond float32", name)
+            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+            raise InvalidRequest("holds NaN, infinity or a number beyond float32", name(row))
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self.catalog.metric == "ip":
             return vectors
         try:
             return to_unit_length(vectors)
         except ZeroVectorError as error:
-            raise InvalidRequest(str(error), name) from None
+            raise InvalidRequest(str(error), name(error.row)) from None

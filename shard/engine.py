@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from silverray.kernels.programs import Opcode
+from silverray.kernels.bits import count_ranges
+from silverray.kernels.programs import Opcode, evaluate_programs, instruction
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.filter.compiler import CompiledFilter, Plan
+from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.filter.compiler import Plan as FilterPlan
+from silverray.shard.filter.expression import And
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
-from silverray.shard.index.planner import coarse_keep
+from silverray.shard.index.planner import Plan, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.model.retrieval import Found, RetrievalModel
 
@@ -54,7 +57,7 @@ class Engine:
             threads: of the whole process for computing; None leaves them.
 
         Returns:
-            The engine, ready to answer.
+            The engine, ready to answer: its kernels are compiled.
 
         Raises:
             SnapshotError: a file is missing or altered; the message names it.
@@ -66,9 +69,39 @@ class Engine:
         files = SnapshotFiles.open(path)
         catalog = Catalog.of(files)
         chosen = range(catalog.partitions) if partitions is None else partitions
-        return cls(catalog, load_partitions(files, catalog, chosen, torch.device(device)))
+        engine = cls(catalog, load_partitions(files, catalog, chosen, torch.device(device)))
+        engine.warm_up()
+        return engine
+
+    def warm_up(self) -> None:
+        """Compile every kernel that a search may need, so that none is compiled in a request."""
+        query = np.ones((1, self.catalog.dimension), dtype=np.float32)
+        program = np.array([instruction(Opcode.LOAD)], dtype=np.int32)
+        for check in (None, And(())):
+            for refine_all in (False, True):
+                self.find(query, [FilterPlan(program, check)], [1], None, refine_all)
 
     @torch.inference_mode()
+    def find(
+        self,
+        queries: NDArray[np.float32],
+        plans: Sequence[FilterPlan],
+        ks: Sequence[int],
+        n_probe: int | None = None,
+        refine_all: bool = False,
+    ) -> Found:
+        """Run the model; the arguments are those of `RetrievalModel`, with one compiled plan for each query."""
+        device = self.model.lists.keys.device
+        distinct = {id(plan): plan for plan in plans}
+        places = {plan: place for place, plan in enumerate(distinct)}
+        filters = torch.tensor([places[id(plan)] for plan in plans], device=device)
+        programs = _pad_programs(list(distinct.values())).to(device)
+        checks = [plan.check for plan in distinct.values()]
+        found: Found = self.model(
+            torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all
+        )
+        return found
+
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         """Answer admitted requests.
 
@@ -89,47 +122,49 @@ class Engine:
     def _answer_group(self, requests: list[SearchRequest]) -> Iterator[SearchReply]:
         """Answer requests that share a plan's settings; each gets its own k of the group's largest."""
         start = perf_counter()
-        device = self.model.lists.keys.device
-        plans = [_filter_plan(request) for request in requests]
-        queries = np.concatenate([_vectors(request) for request in requests])
         first = requests[0]
-        found: Found = self.model(
-            torch.from_numpy(queries).to(device),
-            _pad_programs(plans).to(device),
-            [plan.check for plan in plans],
+        found = self.find(
+            np.concatenate([_vectors(request) for request in requests]),
+            [_filter_plan(request) for request in requests],
             [request.k for request in requests],
             first.n_probe,
             first.refine == "all",
         )
         slots, scores = found.slots.cpu().numpy(), found.scores.cpu().numpy()
         elapsed = perf_counter() - start
+        counts = (slots >= 0).sum(axis=1)
         for row, request in enumerate(requests):
-            mine = slots[row, : request.k]
-            mine = mine[mine >= 0]
+            count = min(request.k, int(counts[row]))
+            mine = slots[row, :count]
             yield SearchReply(
                 ids=self.payload.ids(mine),
                 keys=self.payload.keys(mine),
-                scores=scores[row, : len(mine)],
+                scores=scores[row, :count],
                 fields=self.payload.fields(request.fields, mine),
                 version=self.catalog.version,
                 seq=self.catalog.seq,
-                explain=self._explain(request, found, row, len(mine), elapsed) if request.explain else None,
+                explain=self._explain(request, found, row, count, elapsed) if request.explain else None,
             )
 
+    @torch.inference_mode()
     def _explain(self, request: SearchRequest, found: Found, row: int, count: int, elapsed: float) -> dict[str, Any]:
-        plan = found.plan
-        passing = int(plan.passing[row].sum())
-        everything = bool(plan.survivors[row] | (found.widened[row] & (request.n_probe is None)))
-        visited = plan.passing[row] if everything else plan.passing[row][plan.clusters()[row]]
+        lists, compiled = self.model.lists, _filter_plan(request)
+        device = lists.planes.device
+        programs, filters = _pad_programs([compiled]).to(device), torch.zeros(1, dtype=torch.int64, device=device)
+        passing = count_ranges(evaluate_programs(lists.planes, programs), lists.offsets)[0]
+        plan = Plan(*(part[row : row + 1] for part in found.plan))
+        scores = torch.from_numpy(_vectors(request)).to(device) @ lists.centroids.T
+        probes = self.model.planner.probes(plan, scores, programs, filters)[0]
+        everything = bool(plan.survivors | (found.widened[row] & (request.n_probe is None)))
         return {
             "plan": "survivors" if everything else "probe",
             "widened": bool(found.widened[row]),
-            "probes": len(plan.passing[row]) if everything else int((plan.probes[row] >= 0).sum()),
-            "clusters": len(plan.passing[row]),
-            "passing": passing,
-            "selectivity": passing / max(1, self.items),
-            "scored": int(visited.sum()),
-            "verified": _filter_plan(request).check is not None,
+            "probes": len(passing) if everything else len(probes),
+            "clusters": len(passing),
+            "passing": int(passing.sum()),
+            "selectivity": int(passing.sum()) / max(1, self.items),
+            "scored": int(passing.sum() if everything else passing[probes].sum()),
+            "verified": compiled.check is not None,
             "short": count < request.k,
             "batch_ms": round(elapsed * 1e3, 3),
         }
@@ -139,9 +174,9 @@ def _group(request: SearchRequest) -> tuple[int, int, bool]:
     return coarse_keep(request.k), request.n_probe or 0, request.refine == "all"
 
 
-def _filter_plan(request: SearchRequest) -> Plan:
+def _filter_plan(request: SearchRequest) -> FilterPlan:
     assert isinstance(request.filter, CompiledFilter), "the request was not admitted"
-    return request.filter.exact if request.mode == "exact" else request.filter.bloom
+    return request.filter.plan(request.mode)
 
 
 def _vectors(request: SearchRequest) -> NDArray[np.float32]:
@@ -149,7 +184,7 @@ def _vectors(request: SearchRequest) -> NDArray[np.float32]:
     return request.vectors
 
 
-def _pad_programs(plans: list[Plan]) -> torch.Tensor:
+def _pad_programs(plans: list[FilterPlan]) -> torch.Tensor:
     programs = np.full((len(plans), max(len(plan.program) for plan in plans)), int(Opcode.NOP), dtype=np.int32)
     for row, plan in enumerate(plans):
         programs[row, : len(plan.program)] = plan.program

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.shard.admission import Admission
-from silverray.shard.api import Mode, SearchRequest
+from silverray.shard.api import Mode
 from silverray.shard.engine import Engine
 
-BATCH = 64
+BATCH = 512
+"""Queries that are searched together."""
 
 
 class BatchResult(NamedTuple):
@@ -79,23 +80,25 @@ class LocalSearcher:
             InvalidRequest: a value is of the wrong shape or outside its range.
             FilterError: a filter is wrong; `where` names the query.
         """
-        texts = [filters] * len(vectors) if filters is None or isinstance(filters, str) else list(filters)
-        if len(texts) != len(vectors):
-            raise ValueError(f"filters: expected one for each of {len(vectors)} queries, got {len(texts)}")
-        requests = [
-            self._admission.admit(
-                SearchRequest(vectors=vector[None], filter=text, k=k, n_probe=n_probe, mode=mode, refine=refine),
-                f"queries[{place}]",
-            )
-            for place, (vector, text) in enumerate(zip(np.asarray(vectors), texts, strict=True))
+        queries = np.asarray(vectors)
+        texts = [filters] * len(queries) if filters is None or isinstance(filters, str) else list(filters)
+        if len(texts) != len(queries):
+            raise ValueError(f"filters: expected one for each of {len(queries)} queries, got {len(texts)}")
+        self._admission.admit_sizes(k, n_probe)
+        queries = self._admission.admit_queries(queries)
+        plans = [
+            self._admission.admit_filter(text, f"queries[{place}].").plan(mode) for place, text in enumerate(texts)
         ]
         strings = self.catalog.id_type == "string"
-        ids = np.full((len(requests), k), None if strings else -1, dtype=object if strings else np.int64)
-        scores = np.full((len(requests), k), -np.inf, dtype=np.float32)
-        counts = np.zeros(len(requests), dtype=np.int64)
-        for start in range(0, len(requests), BATCH):
-            for row, reply in enumerate(self.engine.answer(requests[start : start + BATCH]), start):
-                counts[row] = len(reply.scores)
-                ids[row, : counts[row]] = reply.ids
-                scores[row, : counts[row]] = reply.scores
+        ids = np.full((len(queries), k), None if strings else -1, dtype=object if strings else np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        counts = np.zeros(len(queries), dtype=np.int64)
+        for start in range(0, len(queries), BATCH):
+            part = slice(start, start + BATCH)
+            some = plans[part]
+            found = self.engine.find(queries[part], some, [k] * len(some), n_probe, refine == "all")
+            slots = found.slots.cpu().numpy()
+            there = slots >= 0
+            counts[part], scores[part] = there.sum(axis=1), found.scores.cpu().numpy()
+            ids[part][there] = self.engine.payload.ids(slots[there])
         return BatchResult(ids, scores, counts)

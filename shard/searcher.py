@@ -13,6 +13,7 @@ from silverray.shard.admission import Admission
 from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest
 from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
+from silverray.shard.filter.compiler import CompiledFilter
 
 
 class ShardSearcher:
@@ -55,6 +56,9 @@ class ShardSearcher:
         for place, request in enumerate(requests):
             if request.timeout_s is not None and request.timeout_s <= waited_s:
                 results[place] = DeadlineExceeded("the time was up before the search began")
+                continue
+            if isinstance(request.filter, CompiledFilter):  # a router has admitted it
+                admitted[place] = request
                 continue
             try:
                 admitted[place] = self._admission.admit(request)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["kernels", "shard", "router", "cluster"]
-ALONE = {"kernels": {"torch", "triton", "numpy", "numba"}}
+ALONE = {"kernels": {"torch", "triton", "numpy", "numba", "llvmlite"}}
 FORBIDDEN = {"shard": {"ray", "fastapi", "httpx", "starlette"}, "router": {"ray"}}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.kernels.programs import MAX_INSTRUCTIONS, MAX_STACK, Opcode, instruction
-from silverray.shard.api import FilterError
+from silverray.shard.api import FilterError, Mode
 from silverray.shard.filter.bounds import Bounder
 from silverray.shard.filter.circuit import Circuit, Node, emit
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest
@@ -49,6 +49,10 @@ class CompiledFilter:
     expression: Expression | None
     exact: Plan
     bloom: Plan
+
+    def plan(self, mode: Mode) -> Plan:
+        """The plan of a mode."""
+        return self.exact if mode == "exact" else self.bloom
 
 
 def compile_filter(filter: str | Expression | None, schema: Schema, layout: PlaneLayout) -> CompiledFilter:

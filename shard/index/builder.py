@@ -22,15 +22,21 @@ from silverray.shard.index.keys import partition_of
 from silverray.shard.index.kmeans import Progress, assign, default_clusters, train_centroids
 from silverray.shard.index.recall import RecallCurve, measure_recall_curve
 from silverray.shard.index.snapshot import (
+    COLUMNS,
     INDEX,
+    ITEMS,
+    KEYS,
     LAYOUT,
     MODEL,
+    PAYLOAD,
     new_snapshot,
     partition_folder,
     write_manifest,
     write_tensors,
 )
 from silverray.shard.index.source import Source, read_source
+from silverray.shard.index.vectors import BLOCK, ItemVectors
+from silverray.shard.index.workers import in_threads
 
 DEFAULT_PARTITIONS = 64
 DEFAULT_TASK = "default"
@@ -73,25 +79,30 @@ def publish(
         SnapshotError: the version exists already.
 
     Cost:
-        Beside the input, memory for one copy of the vectors (cosine) and for one partition.
+        Beside the input, memory for the sample of `train_centroids`, the filterable values and one partition a thread.
     """
     version = version or datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     if "/" in version or version.startswith("."):
         raise ValueError(f"version: expected a plain name, got {version!r}")
     if not 1 <= partitions <= 65_536:
         raise ValueError(f"partitions: expected 1 to 65536, got {partitions}")
+    tell = progress or _tell_nobody
     source = read_source(items, schema, vectors)
     info = _read_model(model, schema)
-    centroids, nearest, curve = _train(torch.from_numpy(source.vectors), clusters, seed, progress)
+    centroids, nearest, curve = _train(source.vectors, clusters, schema.vector.metric == "cosine", seed, tell)
+    tell("partitions", 0, partitions)
     layout = PlaneLayout.choose(schema, source.columns)
     home = partition_of(source.keys, partitions)
-    order = np.lexsort((source.keys, nearest.numpy(), home))
     counts = np.bincount(home, minlength=partitions)
+    parts = np.split(np.lexsort((source.keys, nearest.numpy(), home)), counts.cumsum()[:-1])
     with new_snapshot(out, version) as folder:
-        for number, rows in enumerate(np.split(order, counts.cumsum()[:-1])):
-            if progress:
-                progress("partitions", number, partitions)
-            _write_partition(folder / partition_folder(number), source, rows, centroids, nearest, layout)
+
+        def write(number: int) -> None:
+            _write_partition(folder / partition_folder(number), source, parts[number], centroids, nearest, layout)
+
+        for done, _ in enumerate(in_threads(write, range(partitions)), 1):
+            tell("partitions", done, partitions)
+        tell("seal", 0, 1)
         sizes = torch.bincount(nearest, minlength=len(centroids))
         write_tensors({"centroids": centroids, "sizes": sizes, **curve._asdict()}, folder / INDEX)
         (folder / LAYOUT).write_text(json.dumps(layout.to_json()))
@@ -111,9 +122,12 @@ def publish(
             "build": {"seed": seed},
         }
         write_manifest(folder, facts)
-        if progress:
-            progress("partitions", partitions, partitions)
+    tell("seal", 1, 1)
     return Catalog.open(out / version)
+
+
+def _tell_nobody(_stage: str, _done: int, _total: int) -> None:
+    pass
 
 
 def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
@@ -132,22 +146,19 @@ def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
 
 
 def _train(
-    vectors: Tensor, clusters: int | None, seed: int, progress: Progress | None
+    vectors: ItemVectors, clusters: int | None, spherical: bool, seed: int, tell: Progress
 ) -> tuple[Tensor, Tensor, RecallCurve]:
     """Centroids `[C, D]`, each item's cluster `[N]` and the recall curve."""
     if not len(vectors):
         curve = RecallCurve(torch.ones(1), torch.ones(1))
-        return torch.zeros(1, vectors.shape[1]), torch.empty(0, dtype=torch.int64), curve
+        return torch.zeros(1, vectors.dimension), torch.empty(0, dtype=torch.int64), curve
     count = default_clusters(len(vectors)) if clusters is None else clusters
-    centroids = train_centroids(vectors, count, seed=seed, progress=progress)
-    if progress:
-        progress("assign", 0, 2)
-    nearest, _ = assign(vectors, centroids)
-    if progress:
-        progress("assign", 1, 2)
+    centroids = train_centroids(vectors, count, spherical=spherical, seed=seed, progress=tell)
+    tell("assign", 0, 2)
+    nearest = assign(vectors, centroids).nearest
+    tell("assign", 1, 2)
     curve = measure_recall_curve(vectors, centroids, nearest, seed=seed)
-    if progress:
-        progress("assign", 2, 2)
+    tell("assign", 2, 2)
     return centroids, nearest, curve
 
 
@@ -161,20 +172,23 @@ def _write_partition(
 ) -> None:
     folder.mkdir(parents=True)
     index = torch.from_numpy(rows)
-    vectors = torch.from_numpy(source.vectors[rows])
     clusters = nearest[index]
-    codes = quantize_rows(vectors - centroids[clusters])
+    write_tensors({"keys": torch.from_numpy(source.keys[rows]), "clusters": clusters.int()}, folder / KEYS)
     columns = source.columns.take(index)
-    arrays = {
-        "keys": torch.from_numpy(source.keys[rows]),
-        "clusters": clusters.int(),
-        "codes": codes.values,
-        "scales": codes.scales,
-        "vectors": vectors,
-        "bits": layout.encode(columns),
-    }
-    write_tensors(arrays, folder / "items.safetensors")
-    write_tensors(columns.to_tensors(), folder / "columns.safetensors")
+    vectors = source.vectors.rows(rows)
+    arrays = {"vectors": vectors, "bits": layout.encode(columns)} | _codes(vectors, centroids, clusters)
+    write_tensors(arrays, folder / ITEMS)
+    write_tensors(columns.to_tensors(), folder / COLUMNS)
     payload = source.payload.take(pa.array(rows)).combine_chunks()
-    with pa.ipc.new_file(str(folder / "payload.arrow"), payload.schema) as writer:
+    with pa.ipc.new_file(str(folder / PAYLOAD), payload.schema) as writer:
         writer.write_table(payload)
+
+
+def _codes(vectors: Tensor, centroids: Tensor, clusters: Tensor) -> dict[str, Tensor]:
+    """Residual codes, made in blocks that stay in the cache."""
+    codes = torch.empty(vectors.shape, dtype=torch.int8)
+    scales = torch.empty(len(vectors))
+    for start in range(0, len(vectors), BLOCK):
+        block = slice(start, start + BLOCK)
+        codes[block], scales[block] = quantize_rows(vectors[block] - centroids[clusters[block]])
+    return {"codes": codes, "scales": scales}

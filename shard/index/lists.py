@@ -1,5 +1,7 @@
 """Inverted lists: the items of the loaded partitions, in (cluster, key) order.
 
+On a CPU, rows of codes and vectors begin on cache lines and planes are a multiple of 8 words long.
+
 Letters: N items (slots), D dimensions, C clusters, R planes, W words.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from silverray.kernels.rows import aligned_planes, aligned_rows
 from silverray.shard.filter.columns import Columns
 
 
@@ -52,10 +55,10 @@ class Lists(nn.Module):
         self.register_buffer("sizes", sizes)
         self.register_buffer("offsets", offsets)
         self.register_buffer("keys", keys)
-        self.register_buffer("codes", codes)
+        self.register_buffer("codes", aligned_rows(codes))
         self.register_buffer("scales", scales)
-        self.register_buffer("vectors", vectors)
-        self.register_buffer("planes", planes)
+        self.register_buffer("vectors", aligned_rows(vectors))
+        self.register_buffer("planes", aligned_planes(planes))
         self.columns = columns.to(centroids.device)
 
     def __len__(self) -> int:

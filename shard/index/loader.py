@@ -10,13 +10,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from silverray.kernels.bits import transpose_bits
+from silverray.kernels.bits import transpose_bits, words_for
+from silverray.kernels.rows import aligned_rows
 from silverray.shard.filter.columns import Columns
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.lists import Lists
 from silverray.shard.index.payload import Payload
 from silverray.shard.index.recall import RecallCurve
-from silverray.shard.index.snapshot import INDEX, SnapshotFiles, partition_folder
+from silverray.shard.index.snapshot import COLUMNS, INDEX, ITEMS, KEYS, PAYLOAD, SnapshotFiles, partition_folder
+from silverray.shard.index.workers import in_threads
 
 
 class LoadedPartitions(NamedTuple):
@@ -43,44 +45,53 @@ def load_partitions(
 
     Raises:
         SnapshotError: a file is missing or altered, or there is no such partition; the message names it.
+
+    Cost:
+        Beside what is returned, memory for the filter bits and columns once more and for one partition a thread.
     """
-    catalog.items_in(tuple(partitions))
+    items = catalog.items_in(tuple(partitions))
     index = files.tensors(INDEX)
     folders = [partition_folder(number) for number in partitions]
-    parts = [files.tensors(f"{folder}/items.safetensors") for folder in folders]
-    keys, clusters = (torch.cat([part.pop(name) for part in parts]) for name in ("keys", "clusters"))
+    parts = [files.tensors(f"{folder}/{KEYS}") for folder in folders]
+    keys, clusters = (torch.cat([part[name] for part in parts]) for name in ("keys", "clusters"))
     order = torch.from_numpy(np.lexsort((keys.numpy(), clusters.numpy())))
-    stored = [files.tensors(f"{folder}/columns.safetensors") for folder in folders]
-    columns = Columns.concat([Columns.from_tensors(tensors, catalog.schema) for tensors in stored]).take(order)
+    slots = torch.empty_like(order)
+    slots[order] = torch.arange(items)
+    merged = _room(items, catalog)
+
+    def load(part: tuple[str, Tensor]) -> tuple[Columns, pa.Table]:
+        """Put a partition's arrays into its slots, and give back the rest of it in its own order."""
+        folder, mine = part
+        for name, rows in files.tensors(f"{folder}/{ITEMS}").items():
+            merged[name].index_copy_(0, mine, rows)
+        columns = Columns.from_tensors(files.tensors(f"{folder}/{COLUMNS}"), catalog.schema)
+        return columns, pa.ipc.open_file(pa.BufferReader(files.read(f"{folder}/{PAYLOAD}"))).read_all()
+
+    pieces = torch.split(slots, [len(part["keys"]) for part in parts])
+    columns, tables = zip(*in_threads(load, zip(folders, pieces, strict=True)), strict=True)
     counts = torch.bincount(clusters, minlength=catalog.clusters)
     lists = Lists(
         centroids=index["centroids"],
         sizes=index["sizes"],
         offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
         keys=keys[order],
-        codes=_gather(parts, "codes", order),
-        scales=_gather(parts, "scales", order),
-        vectors=_gather(parts, "vectors", order),
-        planes=transpose_bits(_gather(parts, "bits", order), catalog.layout.rows),
-        columns=columns,
+        planes=transpose_bits(merged.pop("bits"), catalog.layout.rows),
+        columns=Columns.concat(columns).take(order),
+        **merged,
     ).to(device)
-    tables = [pa.ipc.open_file(pa.BufferReader(files.read(f"{folder}/payload.arrow"))).read_all() for folder in folders]
     payload = Payload(
-        pa.concat_tables(tables).take(pa.array(order.numpy())),
-        keys[order].numpy(),
+        pa.concat_tables(tables).combine_chunks().take(pa.array(order.numpy())),
+        lists.keys.cpu().numpy(),
         catalog.schema.id if catalog.id_type == "string" else None,
     )
     return LoadedPartitions(lists, payload, RecallCurve(index["depths"].to(device), index["fractions"].to(device)))
 
 
-def _gather(parts: list[dict[str, Tensor]], name: str, order: Tensor) -> Tensor:
-    """Merge one array of all partitions into slot order, letting go of each part as it is read."""
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order))
-    merged = parts[0][name].new_empty(len(order), *parts[0][name].shape[1:])
-    start = 0
-    for part in parts:
-        rows = part.pop(name)
-        merged[places[start : start + len(rows)]] = rows
-        start += len(rows)
-    return merged
+def _room(items: int, catalog: Catalog) -> dict[str, Tensor]:
+    """The arrays that partitions are loaded into, laid out as `Lists` wants them."""
+    return {
+        "codes": aligned_rows(torch.empty(items, catalog.dimension, dtype=torch.int8)),
+        "scales": torch.empty(items),
+        "vectors": aligned_rows(torch.empty(items, catalog.dimension)),
+        "bits": torch.empty(items, words_for(catalog.layout.rows), dtype=torch.int64),
+    }

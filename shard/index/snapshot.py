@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,16 @@ from torch import Tensor
 
 from silverray.shard.api import SnapshotError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 INDEX = "index.safetensors"
 LAYOUT = "layout.json"
 MODEL = "model"
+# The files of a partition.
+KEYS = "keys.safetensors"
+ITEMS = "items.safetensors"
+COLUMNS = "columns.safetensors"
+PAYLOAD = "payload.arrow"
 
 
 def partition_folder(number: int) -> str:
@@ -150,12 +156,9 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
         folder: directory of the snapshot; every file in it becomes part of the snapshot.
         facts: the manifest's other entries, as JSON values.
     """
-    files = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
-        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip(names, pool.map(_seal, (folder / name for name in names)), strict=True))
     manifest = {"format": FORMAT, **facts, "files": files}
     manifest["checksum"] = _checksum(manifest)
     with (folder / MANIFEST).open("w") as stream:
@@ -176,6 +179,14 @@ def newest_version(store: Path) -> str:
     if not manifests:
         raise SnapshotError(f"{store}: holds no published snapshot")
     return max(manifests)[1]
+
+
+def _seal(file: Path) -> dict[str, Any]:
+    """Flush a file to disk and describe it."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    return {"bytes": file.stat().st_size, "sha256": digest}
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

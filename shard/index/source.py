@@ -13,9 +13,7 @@ from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.catalog import IdType
 from silverray.shard.index.keys import MAX_ID_BYTES, hash_texts
-from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
-
-CHECK_BLOCK = 65_536
+from silverray.shard.index.vectors import ItemVectors
 
 
 class Source(NamedTuple):
@@ -24,14 +22,14 @@ class Source(NamedTuple):
     Attributes:
         keys: `[N]` int64, unique.
         id_type: type of the ids.
-        vectors: `[N, D]` float32, finite; of length 1 for cosine.
+        vectors: of the items, finite; no zeros for cosine.
         columns: stored values of the filterable fields.
         payload: the columns to return, with the id column when ids are strings.
     """
 
     keys: NDArray[np.int64]
     id_type: IdType
-    vectors: NDArray[np.float32]
+    vectors: ItemVectors
     columns: Columns
     payload: pa.Table
 
@@ -60,7 +58,8 @@ def read_source(items: pa.Table, schema: Schema, vectors: NDArray[np.float32] | 
         vectors = _vector_column(items.column("vector"))
     checked = _checked_vectors(vectors, len(items), schema)
     names = [name for name, field in schema.fields.items() if field.payload]
-    payload = items.select([schema.id, *names] if id_type == "string" else names)
+    # Rows are taken from it partition by partition, which is slow from many chunks.
+    payload = items.select([schema.id, *names] if id_type == "string" else names).combine_chunks()
     return Source(keys, id_type, checked, Columns.from_arrow(items, schema), payload)
 
 
@@ -102,26 +101,19 @@ def _vector_column(column: pa.ChunkedArray) -> NDArray[np.float32]:
     lengths = pc.list_value_length(column).to_numpy()
     if len(uneven := np.flatnonzero(lengths != lengths[:1])):
         raise ValueError(f"column 'vector', row {uneven[0]}: has {lengths[uneven[0]]} numbers, row 0 has {lengths[0]}")
-    values: NDArray[np.float32] = pc.list_flatten(column).to_numpy().astype(np.float32, copy=False)
+    # Flattening the whole column would copy the vectors twice.
+    flat = [pc.list_flatten(chunk).to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    parts = [chunk.astype(np.float32, copy=False) for chunk in flat] or [np.empty(0, np.float32)]
+    values: NDArray[np.float32] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return values.reshape(len(column), lengths[0] if len(lengths) else 0)
 
 
-def _checked_vectors(vectors: NDArray[np.float32], rows: int, schema: Schema) -> NDArray[np.float32]:
+def _checked_vectors(vectors: NDArray[np.float32], rows: int, schema: Schema) -> ItemVectors:
     dimension = schema.vector.dimension
     if vectors.ndim == 2 and rows == len(vectors) == 0:
-        return np.empty((0, dimension), np.float32)
+        return ItemVectors(np.empty((0, dimension), np.float32), schema.vector.metric)
     if vectors.shape != (rows, dimension) or vectors.dtype != np.float32:
         raise ValueError(f"vectors: expected [{rows}, {dimension}] float32, got {list(vectors.shape)} {vectors.dtype}")
-    cosine = schema.vector.metric == "cosine"
-    result = np.empty_like(vectors, subok=False) if cosine else vectors
-    for start in range(0, rows, CHECK_BLOCK):
-        block = np.asarray(vectors[start : start + CHECK_BLOCK])
-        if not np.isfinite(block).all():
-            row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
-            raise ValueError(f"vectors, row {row}: holds NaN or infinity")
-        if cosine:
-            try:
-                result[start : start + len(block)] = to_unit_length(block)
-            except ZeroVectorError as error:
-                raise ValueError(f"vectors, row {start + error.row}: {error}") from None
-    return result
+    checked = ItemVectors(vectors, schema.vector.metric)
+    checked.check()
+    return checked

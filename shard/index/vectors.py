@@ -1,9 +1,19 @@
-"""Unit vectors: what cosine compares."""
+"""Item vectors: as a user gave them, read block by block as they are compared."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Literal
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from silverray.shard.index.workers import Result, in_threads
+
+BLOCK = 512
+"""Rows of a block: its product with a few thousand centroids stays near the cache."""
 
 
 class ZeroVectorError(ValueError):
@@ -30,8 +40,71 @@ def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         ZeroVectorError: a row is all zeros.
     """
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    wide = vectors.astype(np.float64)
+    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     if not lengths.all():
         raise ZeroVectorError(int(np.argmin(lengths)))
-    unit: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
-    return unit
+    wide /= lengths[:, None]
+    return wide.astype(np.float32)
+
+
+class ItemVectors:
+    """The vectors of N items, of length 1 for cosine; no copy of them all is ever made.
+
+    Args:
+        given: `[N, D]` float32, maybe a memory-mapped file; never written to.
+        metric: how vectors are compared.
+    """
+
+    def __init__(self, given: NDArray[np.float32], metric: Literal["ip", "cosine"]) -> None:
+        self._given = given
+        self._unit = metric == "cosine"
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return int(self._given.shape[1])
+
+    def check(self) -> None:
+        """Read every vector once.
+
+        Raises:
+            ValueError: one holds NaN or infinity, or is zero and has no cosine; the message names the first such row.
+        """
+
+        def problem(start: int) -> str | None:
+            block = self._given[start : start + BLOCK]
+            # A sum of squares in float64 is finite if and only if every float32 in it is.
+            squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
+            if not np.isfinite(squares).all():
+                return f"vectors, row {start + int(np.argmin(np.isfinite(squares)))}: holds NaN or infinity"
+            if self._unit and not squares.all():
+                return f"vectors, row {start + int(np.argmin(squares))}: {ZeroVectorError(0)}"
+            return None
+
+        for message in in_threads(problem, range(0, len(self), BLOCK)):
+            if message:
+                raise ValueError(message)
+
+    def rows(self, places: NDArray[np.int64]) -> Tensor:
+        """Read vectors from anywhere: `[m, D]` float32."""
+        rows = np.empty((len(places), self.dimension), dtype=np.float32)
+        for start in range(0, len(places), BLOCK):
+            block = slice(start, start + BLOCK)
+            rows[block] = self._as_compared(np.take(self._given, places[block], axis=0))
+        return torch.from_numpy(rows)
+
+    def map_blocks(self, work: Callable[[int, Tensor], Result]) -> Iterator[Result]:
+        """Call `work(start, block)` for each block of consecutive rows, as `in_threads` does."""
+
+        def read(start: int) -> Result:
+            block = np.array(self._given[start : start + BLOCK])
+            return work(start, torch.from_numpy(self._as_compared(block)))
+
+        return in_threads(read, range(0, len(self), BLOCK))
+
+    def _as_compared(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        return to_unit_length(block) if self._unit else block

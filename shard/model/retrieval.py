@@ -1,6 +1,6 @@
 """The retrieval model: probe, filter, scan, verify, refine and select, tensors in and tensors out.
 
-Letters: B queries, D dimensions, L instructions, W words, M pairs of query and slot.
+Letters: Q queries, D dimensions, C clusters, K candidates, U programs, L instructions, W words.
 """
 
 from __future__ import annotations
@@ -11,30 +11,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from silverray.kernels.bits import SetBits, range_bits, set_bits
-from silverray.kernels.codes import quantize_rows
-from silverray.kernels.programs import evaluate_programs
-from silverray.kernels.scan import scan
-from silverray.kernels.scores import exact_scores
-from silverray.kernels.topk import ragged_top_k
+from silverray.kernels.bits import pack_bits, range_bits, set_bits
+from silverray.kernels.programs import Opcode, evaluate_programs, instruction
+from silverray.kernels.refine import refine
+from silverray.kernels.retrieve import retrieve
+from silverray.kernels.scan import exact_scan, scan
 from silverray.shard.filter.expression import Expression
 from silverray.shard.filter.verify import matches
 from silverray.shard.index.lists import Lists
 from silverray.shard.index.planner import Plan, Planner, coarse_keep
 from silverray.shard.index.recall import RecallCurve
 
-MAX_PAIRS = 1 << 22
-"""Most pairs of query and slot that are listed at a time (64 MiB)."""
+MAX_BITS = 1 << 24
+"""Most slots, of all queries together, that are listed at a time to be verified."""
 
 
 class Found(NamedTuple):
     """The best slots of each query.
 
     Attributes:
-        slots: `[B, k]` int64, by (score desc, key asc); -1 where there are no more.
-        scores: `[B, k]` float32; -inf where there are no more.
+        slots: `[Q, k]` int64, by (score desc, key asc); -1 where there are no more.
+        scores: `[Q, k]` float32; -inf where there are no more.
         plan: what was visited.
-        widened: `[B]` bool; false matches of hashed terms left too few, so everything that passes was scored.
+        widened: `[Q]` bool; false matches of hashed terms left too few, so everything that passes was scored.
     """
 
     slots: Tensor
@@ -60,6 +59,7 @@ class RetrievalModel(nn.Module):
         self,
         queries: Tensor,
         programs: Tensor,
+        filters: Tensor,
         checks: Sequence[Expression | None],
         ks: Sequence[int],
         n_probe: int | None = None,
@@ -68,9 +68,10 @@ class RetrievalModel(nn.Module):
         """Find the k best items of each query.
 
         Args:
-            queries: `[B, D]` float32.
-            programs: `[B, L]` int32 plane programs.
-            checks: for each query what must be verified on stored values; None where its program is exact.
+            queries: `[Q, D]` float32.
+            programs: `[U, L]` int32 plane programs.
+            filters: `[Q]` int64, the program of each query.
+            checks: for each program what must be verified on stored values; None where it is exact.
             ks: number of items wanted by each query; all within one step of `coarse_keep`. What a query visits
                 depends on its own number alone.
             n_probe: clusters to visit; None lets the planner choose, and then an answer is short only when fewer
@@ -80,79 +81,110 @@ class RetrievalModel(nn.Module):
         Returns:
             The best slots; k is the largest of `ks`.
         """
-        wanted, k = torch.tensor(ks, device=queries.device), max(ks)
-        bits = evaluate_programs(self.lists.planes, programs)
-        plan = self.planner(queries, bits, wanted, n_probe)
-        batch = _Batch(queries, bits, checks, k)
-        slots = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
-        scores = torch.full((len(queries), k), -torch.inf, device=queries.device)
-        exhaustive = plan.survivors | refine_all
-        visited = plan.clusters()
-        for row in _rows(~exhaustive):
-            slots[row], scores[row] = self._scan(batch, plan, row)
-        # A scan keeps few candidates; should verification refuse most of them, all must be looked at after all.
-        within = visited if n_probe is not None else torch.ones_like(visited)
-        reach = torch.where(within, plan.passing, 0).sum(1)
-        count = (slots >= 0).sum(1)
-        widened = ~exhaustive & (count < wanted) & (count < reach)
-        within = torch.where(widened[:, None], within, visited)
-        for row in self._bounded_rows(exhaustive | widened, torch.where(within, plan.passing, 0).sum(1)):
-            slots[row], scores[row] = self._score_all(batch, within, row)
+        lists, k = self.lists, max(ks)
+        wanted = torch.tensor(ks, device=queries.device)
+        centroid_scores = queries @ lists.centroids.T
+        plan = self.planner(programs, filters, wanted, n_probe)
+        batch = _Batch(queries, programs, filters, checks, wanted, k)
+        if not refine_all and all(check is None for check in checks):
+            scores, slots = retrieve(
+                lists.codes, lists.scales, lists.vectors, lists.keys, lists.offsets, lists.sizes, lists.planes,
+                programs, filters, queries, centroid_scores, plan.least, plan.visit, plan.passing,
+                coarse_keep(k), k,
+            )  # fmt: skip
+            return Found(slots, scores, plan, torch.zeros_like(plan.survivors))
+        probes = self.planner.probes(plan, centroid_scores, programs, filters)
+        if refine_all:
+            return Found(*self._score_all(batch, probes), plan, torch.zeros_like(plan.survivors))
+        slots, scores, widened = self._scan(batch, probes, centroid_scores, widen=n_probe is None)
         return Found(slots, scores, plan, widened)
 
-    def _scan(self, batch: _Batch, plan: Plan, row: Tensor) -> tuple[Tensor, Tensor]:
+    def _scan(
+        self, batch: _Batch, probes: Tensor, centroid_scores: Tensor, widen: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots and scores `[Q, k]` of what verification leaves, and whether all was scored after all `[Q]`."""
         lists = self.lists
-        coded = quantize_rows(batch.queries[row])
-        best = scan(
-            lists.codes, lists.scales, lists.keys, lists.offsets, batch.bits[row],
-            coded.values, coded.scales, plan.probes[row], plan.probe_scores[row], coarse_keep(batch.k),
+        coarse = scan(
+            lists.codes, lists.scales, lists.keys, lists.offsets, lists.planes, batch.programs, batch.filters,
+            batch.queries, probes, centroid_scores, coarse_keep(batch.k),
         )  # fmt: skip
-        places, columns = torch.nonzero(best.places >= 0, as_tuple=True)
-        return self._refine(batch, row, SetBits(places, best.places[places, columns]))
+        candidates = self._verified(batch, coarse.places)
+        scores, slots = refine(lists.vectors, lists.keys, batch.queries, candidates, batch.k)
+        # A scan keeps few candidates; should verification refuse most of them, all must be looked at after all.
+        partial = (coarse.places >= 0).all(dim=1)
+        if widen:
+            partial |= (probes >= 0).sum(1) < len(lists.centroids)
+        widened = partial & ((candidates >= 0).sum(1) < batch.wanted)
+        (rows,) = torch.nonzero(widened, as_tuple=True)
+        if len(rows):
+            everywhere = torch.arange(len(lists.centroids), device=probes.device).expand(len(rows), -1)
+            within = everywhere if widen else probes[rows]
+            slots[rows], scores[rows] = self._score_all(batch.take(rows), within)
+        return slots, scores, widened
 
-    def _score_all(self, batch: _Batch, within: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        bits, within = batch.bits[row], within[row]
-        cut = ~within.all(dim=1)
-        bits[cut] &= range_bits(within[cut], self.lists.offsets, bits.shape[1])
-        return self._refine(batch, row, set_bits(bits))
-
-    def _refine(self, batch: _Batch, row: Tensor, pairs: SetBits) -> tuple[Tensor, Tensor]:
-        """Verify candidates, score them exactly and select the k best of each of the queries `row`."""
-        pairs = self._verified(batch, row, pairs)
-        scores = exact_scores(self.lists.vectors, batch.queries[row], pairs.rows, pairs.slots)
-        best = ragged_top_k(scores, self.lists.keys[pairs.slots], pairs.rows, len(row), batch.k)
-        if not len(pairs.slots):
-            return best.places, best.scores
-        return torch.where(best.places >= 0, pairs.slots[best.places.clamp(min=0)], -1), best.scores
-
-    def _verified(self, batch: _Batch, row: Tensor, pairs: SetBits) -> SetBits:
-        groups: dict[Expression, list[int]] = {}
-        for place, query in enumerate(row.tolist()):
-            check = batch.checks[query]
+    def _verified(self, batch: _Batch, candidates: Tensor) -> Tensor:
+        """Candidates `[Q, K]` with -1 for those that only seemed to match."""
+        result = candidates.clone()
+        for program, check in enumerate(batch.checks):
             if check is not None:
-                groups.setdefault(check, []).append(place)
-        if not groups:
-            return pairs
-        good = torch.ones_like(pairs.slots, dtype=torch.bool)
-        for check, places in groups.items():
-            mine = torch.isin(pairs.rows, pairs.rows.new_tensor(places))
-            good[mine] = matches(check, self.lists.columns, self.lists.planes, pairs.slots[mine])
-        return SetBits(pairs.rows[good], pairs.slots[good])
+                rows, columns = torch.nonzero((batch.filters == program)[:, None] & (candidates >= 0), as_tuple=True)
+                good = matches(check, self.lists.columns, self.lists.planes, candidates[rows, columns])
+                result[rows[~good], columns[~good]] = -1
+        return result
 
-    def _bounded_rows(self, chosen: Tensor, counts: Tensor) -> list[Tensor]:
-        """Split the chosen queries so that the pairs of each part stay bounded."""
-        (rows,) = torch.nonzero(chosen, as_tuple=True)
-        part = torch.div(counts[rows].cumsum(0) - 1, MAX_PAIRS, rounding_mode="floor")
-        return [rows[part == number] for number in torch.unique(part)]
+    def _score_all(self, batch: _Batch, probes: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots and scores `[Q, k]` of the best among everything that matches in the probed clusters."""
+        lists = self.lists
+        if all(check is None for check in batch.checks):
+            best = exact_scan(
+                lists.vectors, lists.keys, lists.offsets, lists.planes, batch.programs, batch.filters, batch.queries,
+                probes, batch.k,
+            )  # fmt: skip
+            return best.places, best.scores
+        parts, every = [], torch.arange(len(probes), device=probes.device)
+        for rows in torch.split(every, max(1, MAX_BITS // max(1, len(lists)))):
+            some = batch.take(rows)
+            bits = self._matching_bits(some, probes[rows])
+            load = [[instruction(Opcode.LOAD, row)] for row in range(len(bits))]
+            programs = torch.tensor(load, dtype=torch.int32, device=bits.device)
+            filters = torch.arange(len(bits), device=bits.device)
+            parts.append(
+                exact_scan(
+                    lists.vectors,
+                    lists.keys,
+                    lists.offsets,
+                    bits,
+                    programs,
+                    filters,
+                    some.queries,
+                    probes[rows],
+                    batch.k,
+                )
+            )
+        return torch.cat([part.places for part in parts]), torch.cat([part.scores for part in parts])
+
+    def _matching_bits(self, batch: _Batch, probes: Tensor) -> Tensor:
+        """Bits `[Q, W]` of the slots in the probed clusters that match, verified."""
+        lists = self.lists
+        bits = evaluate_programs(lists.planes, batch.programs)[batch.filters]
+        chosen = torch.zeros(len(probes), len(lists.centroids) + 1, dtype=torch.bool, device=probes.device)
+        chosen.scatter_(1, torch.where(probes >= 0, probes, len(lists.centroids)), True)
+        listed = set_bits(bits & range_bits(chosen[:, :-1], lists.offsets, bits.shape[1]))
+        good = torch.ones_like(listed.slots, dtype=torch.bool)
+        for program, check in enumerate(batch.checks):
+            if check is not None:
+                mine = batch.filters[listed.rows] == program
+                good[mine] = matches(check, lists.columns, lists.planes, listed.slots[mine])
+        return pack_bits(listed.rows[good], listed.slots[good], *bits.shape)
 
 
 class _Batch(NamedTuple):
     queries: Tensor
-    bits: Tensor
+    programs: Tensor
+    filters: Tensor
     checks: Sequence[Expression | None]
+    wanted: Tensor
     k: int
 
-
-def _rows(chosen: Tensor) -> list[Tensor]:
-    (rows,) = torch.nonzero(chosen, as_tuple=True)
-    return [rows] if len(rows) else []
+    def take(self, rows: Tensor) -> _Batch:
+        return self._replace(queries=self.queries[rows], filters=self.filters[rows], wanted=self.wanted[rows])

@@ -33,12 +33,12 @@ def test_what_was_published_is_described(catalog: Catalog) -> None:
     assert (catalog.version, catalog.items, catalog.partitions, catalog.clusters) == ("v1", 3_000, 8, 64)
     assert sum(catalog.partition_items) == 3_000
     assert (catalog.id_type, catalog.tasks, catalog.seq) == ("int", ("default",), 0)
-    assert len(list(SnapshotFiles.open(catalog.path).verify())) == 8 * 3 + 2
+    assert len(list(SnapshotFiles.open(catalog.path).verify())) == 8 * 4 + 2
 
 
 def test_every_file_with_one_flipped_byte_is_refused_by_name(copy: Path) -> None:
     names = [path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()]
-    assert len(names) == 8 * 3 + 3
+    assert len(names) == 8 * 4 + 3
     for name in names:
         content = bytearray((copy / name).read_bytes())
         content[len(content) // 2] ^= 1

@@ -1,0 +1,40 @@
+"""Work spread over threads, each computing on one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Input = TypeVar("Input")
+Result = TypeVar("Result")
+
+
+def in_threads(work: Callable[[Input], Result], inputs: Iterable[Input]) -> Iterator[Result]:
+    """Call a function for each input, on as many threads as torch has, each call computing on one.
+
+    So what a call returns does not depend on the number of threads. Few results wait to be taken.
+
+    Args:
+        work: called with one input; writes only what no other call reads or writes.
+        inputs: what to call it with.
+
+    Yields:
+        The results, in the order of the inputs.
+    """
+    threads = torch.get_num_threads()
+    waiting: deque[Future[Result]] = deque()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for given in inputs:
+                waiting.append(pool.submit(work, given))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        # Setting a thread's number also sets the default of threads that torch has not seen yet.
+        torch.set_num_threads(threads)
