@@ -97,12 +97,14 @@ def _application(
         "graceful_shutdown_wait_loop_s": 0.2,
         "graceful_shutdown_timeout_s": 5.0,
     }
+    # Serve's line of log per request and call costs as much as parsing it; `/v1/status` counts them instead.
+    quiet = {"logging_config": {"log_level": "WARNING"}}
     document = {
         "name": name,
         "route_prefix": route_prefix,
         "import_path": f"{_MODULE}:{builder}",
         "args": args.model_dump(mode="json"),
-        "deployments": [{"name": deployment, **options, **health}],
+        "deployments": [{"name": deployment, **options, **health, **quiet}],
     }
     schema: ServeApplicationSchema = ServeApplicationSchema.model_validate(document)
     return schema

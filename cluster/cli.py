@@ -158,5 +158,24 @@ def inspect(snapshot: Snapshot, json: Json = False) -> None:
         run_inspect(snapshot, as_json=json)
 
 
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="scan, filter, build, http or glove.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")] = Path("benchmarks/results"),
+    work: Annotated[Path, typer.Option(help="Folder that keeps data and indexes between runs.")] = Path("data/bench"),
+    quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that it works; never to quote.")] = False,
+    peers: Annotated[str | None, typer.Option(help="scan only: what to compare with, separated by commas.")] = None,
+    data: Annotated[str | None, typer.Option(help="scan only: clustered, glove or both.")] = None,
+) -> None:
+    """Measure on this machine, side by side with what one would use instead.
+
+    Needs `pip install 'silverray[bench]'`.
+    """
+    with one_line_errors():
+        from silverray.cluster.commands.bench import run_bench
+
+        run_bench(name, out, work, quick=quick, peers=peers, data=data)
+
+
 if __name__ == "__main__":
     app()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from ray.serve._private.constants import RAY_SERVE_THROUGHPUT_OPTIMIZED
 
 from silverray.cluster.layout import Layout
 from silverray.router.app import create_app
+from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
-from silverray.shard.api import SearchError, SearchReply, SearchRequest
+from silverray.shard.api import SearchError, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import MODEL
 from silverray.shard.model.encoder import TowerEncoder
@@ -30,8 +31,6 @@ _BY_REFERENCE_BYTES = 1 << 20
 _ITEM_BYTES = 20
 _FIELD_BYTES = 64
 _STATUS_S = 2.0
-
-Outcomes = list[SearchReply | SearchError]
 
 
 class ShardArgs(BaseModel):
@@ -92,16 +91,23 @@ class ShardReplica:
 
         # The replica's event loop also answers health checks: nothing slow may run on it.
         self._searcher = await asyncio.to_thread(load)
+        self._threads = threads
 
-    async def search(self, layout: str, requests: Sequence[SearchRequest]) -> Outcomes:
+    def describe(self) -> dict[str, Any]:
+        """What the replica computes with, for a status reply."""
+        engine = self._searcher.engine
+        return {"items": engine.items, "kernels": engine.kernels, "threads": self._threads}
+
+    async def search(self, layout: str, batch: RequestBatch) -> ReplyBatch:
         """Answer a batch for a router of the same layout; an error of the whole batch is every request's."""
-        if layout != self._layout:
-            error = SearchError(f"asked for layout {layout!r}, this shard is of {self._layout!r}")
-            return [error] * len(requests)
+        requests = batch.requests()
         try:
-            return await self._searcher.search(requests)
+            if layout != self._layout:
+                raise SearchError(f"asked for layout {layout!r}, this shard is of {self._layout!r}")
+            outcomes = await self._searcher.search(requests)
         except SearchError as error:
-            return [error] * len(requests)
+            outcomes = [error] * len(requests)
+        return ReplyBatch.of(outcomes)
 
 
 class ShardCaller:
@@ -115,24 +121,35 @@ class ShardCaller:
     def __init__(self, application: str, layout: str) -> None:
         self._application = application
         self._layout = layout
-        self._handle: Any = None
+        self._call: Any = None
 
     async def search(self, requests: Sequence[SearchRequest]) -> Outcomes:
         """Answer a batch; see `Searcher`."""
-        if self._handle is None:  # made here, since a handle belongs to the event loop that it is made on
+        if self._call is None:  # made here, since a handle belongs to the event loop that it is made on
             handle = serve.get_deployment_handle(SHARD_DEPLOYMENT, self._application)
-            self._handle = handle.options(request_serialization="pickle", response_serialization="pickle")
-        handle = self._handle
+            self._call = handle.options(
+                method_name="search", request_serialization="pickle", response_serialization="pickle"
+            )
+        call = self._call
         if _reply_bytes(requests) > _BY_REFERENCE_BYTES:
             # Long replies go through the object store: it is faster, and Serve's gRPC bounds a message.
-            handle = handle.options(_by_reference=True)
-        response = handle.search.remote(self._layout, list(requests))
+            call = call.options(_by_reference=True)
+        response = call.remote(self._layout, RequestBatch.of(requests))
         try:
-            outcomes: Outcomes = await response
+            replies: ReplyBatch = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
-        return outcomes
+        return replies.outcomes()
+
+    async def describe(self) -> dict[str, Any] | None:
+        """What one replica of the shard computes with; None if it does not say so in time."""
+        handle = serve.get_deployment_handle(SHARD_DEPLOYMENT, self._application)
+        try:
+            told: dict[str, Any] = await asyncio.wait_for(handle.describe.remote(), _STATUS_S)
+        except Exception:  # a shard that is down has many ways to fail; the applications' states say which
+            return None
+        return told
 
 
 @serve.ingress()
@@ -147,9 +164,10 @@ class RouterReplica:
         self._name = args.name
         catalog = Catalog.open(args.snapshot)
         self._layout = Layout(catalog.version, args.assignments)
+        self._shards = {name: ShardCaller(name, self._layout.tag) for name in args.applications}
         backends = [
-            Backend(name, ShardCaller(name, self._layout.tag), catalog.items_in(held))
-            for name, held in zip(args.applications, args.assignments, strict=True)
+            Backend(name, caller, catalog.items_in(held))
+            for (name, caller), held in zip(self._shards.items(), args.assignments, strict=True)
         ]
         encoder = TowerEncoder.load(args.snapshot / MODEL) if catalog.has_user_tower else None
         self._router = Router(catalog, backends, encoder, settings=args.settings)
@@ -163,8 +181,12 @@ class RouterReplica:
             "layout": {"tag": self._layout.tag, "shards": self._layout.shards},
             "router": serve.get_replica_context().replica_tag,
             "throughput_optimized": RAY_SERVE_THROUGHPUT_OPTIMIZED,
+            "replicas": dict(zip(self._shards, await asyncio.gather(*self._describe()), strict=True)),
             "applications": await self._applications(),
         }
+
+    def _describe(self) -> list[Coroutine[Any, Any, dict[str, Any] | None]]:
+        return [caller.describe() for caller in self._shards.values()]
 
     async def _applications(self) -> dict[str, Any] | None:
         try:

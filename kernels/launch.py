@@ -11,6 +11,16 @@ from torch import Tensor
 from silverray.kernels.rows import LANES, LINE
 
 
+def _start_threads() -> None:
+    """Start Numba's threads, which sets PyTorch's number of threads to that of the processors, and set it back."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(numba.get_num_threads())
+    torch.set_num_threads(threads)
+
+
+_start_threads()
+
+
 def use_threads() -> int:
     """Let Numba use as many threads as PyTorch does; returns how many."""
     threads = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))

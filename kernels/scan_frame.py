@@ -31,6 +31,7 @@ class Lists(NamedTuple):
         kind: `CODES`, `FLOATS` or `BFLOATS`.
         rows: address of `[N]` rows of codes or vectors, each a multiple of 64 bytes (32 for bfloat16).
         stride: bytes from row to row.
+        packed: 1 where `dot_run` takes the rows.
         chunks: 64-byte chunks of a row of codes; 16-lane chunks of a vector.
         slots: N.
         scales: address of `[N]` float32; only with codes.
@@ -44,6 +45,7 @@ class Lists(NamedTuple):
     kind: int
     rows: int
     stride: int
+    packed: int
     chunks: int
     slots: int
     scales: int

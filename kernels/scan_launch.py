@@ -9,6 +9,7 @@ from silverray.kernels.launch import padded_floats, use_threads, workspace
 from silverray.kernels.rows import LANES, LINE, aligned_planes, aligned_rows
 from silverray.kernels.scan_frame import BFLOATS, CODES, FLOATS, Batch, Frame, Lists, Work, capacity_for, work_sizes
 from silverray.kernels.scan_numba import quantize, scan_lists
+from silverray.kernels.simd import RUN_CHUNKS
 
 MAX_SLOTS = 1 << 31
 """Slots are int32 in a buffer."""
@@ -20,8 +21,10 @@ def code_lists(codes: Tensor, scales: Tensor, keys: Tensor, offsets: Tensor, pla
     """`Lists` of codes; the tensors must outlive it and be as `aligned_rows` and `aligned_planes` make them."""
     if len(codes) >= MAX_SLOTS:
         raise ValueError(f"codes: expected fewer than {MAX_SLOTS} slots on a CPU, got {len(codes)}")
+    stride, chunks = codes.stride(0), -(-codes.shape[1] // LINE)
+    packed = int(stride == chunks * LINE and chunks in RUN_CHUNKS)
     return Lists(
-        CODES, codes.data_ptr(), codes.stride(0), -(-codes.shape[1] // LINE), len(codes), scales.data_ptr(),
+        CODES, codes.data_ptr(), stride, packed, chunks, len(codes), scales.data_ptr(),
         keys.data_ptr(), offsets.data_ptr(), len(offsets) - 1, planes.data_ptr(), planes.shape[1],
     )  # fmt: skip
 
@@ -76,7 +79,7 @@ def launch_exact(
         raise ValueError(f"vectors: expected fewer than {MAX_SLOTS} slots on a CPU, got {len(rows)}")
     lists = Lists(
         FLOATS if rows.dtype == torch.float32 else BFLOATS, rows.data_ptr(), rows.stride(0) * rows.element_size(),
-        -(-rows.shape[1] // LANES), len(rows), 0, keys.data_ptr(), offsets.data_ptr(), len(offsets) - 1,
+        0, -(-rows.shape[1] // LANES), len(rows), 0, keys.data_ptr(), offsets.data_ptr(), len(offsets) - 1,
         planes.data_ptr(), planes.shape[1],
     )  # fmt: skip
     batch = Batch(

@@ -26,6 +26,7 @@ from silverray.kernels.simd import (
     code_bias,
     count_bits,
     dot_rows,
+    dot_run,
     first_bit,
     halving_rows_bfloat,
     halving_rows_float,
@@ -203,13 +204,19 @@ def _rank(frame, query, desk, slots, scales, bases, lanes):
         halving_rows_bfloat(lists.rows, lists.stride, slots, query.vector, lists.chunks, desk.sums)
     lanes &= rank_scores(desk.sums, np.int32(load_int64(desk.threshold)))
     if lanes:
-        count = load_int64(desk.taken)
-        if count > frame.work.capacity - LANES:
-            count, threshold = _cut(frame, query.ranks, query.slots, count)
-            store_int64(desk.threshold, threshold)
-        append_lanes(desk.sums, lanes, query.ranks + 4 * count)
-        append_lanes(slots, lanes, query.slots + 4 * count)
-        store_int64(desk.taken, count + count_bits(lanes))
+        _append(frame, query, desk, slots, lanes)
+
+
+@inlined
+def _append(frame, query, desk, slots, lanes):
+    """Put those of 16 candidates whose lane is set into the buffer; their ranks are at `desk.sums`."""
+    count = load_int64(desk.taken)
+    if count > frame.work.capacity - LANES:
+        count, threshold = _cut(frame, query.ranks, query.slots, count)
+        store_int64(desk.threshold, threshold)
+    append_lanes(desk.sums, lanes, query.ranks + 4 * count)
+    append_lanes(slots, lanes, query.slots + 4 * count)
+    store_int64(desk.taken, count + count_bits(lanes))
 
 
 @inlined
@@ -251,13 +258,19 @@ def _wait(lists, desk, start, bits, base):
 
 @inlined
 def _rank_dense(frame, query, desk, start, bits):
-    """Rank the slots whose bits are set in whole groups; returns the bits of a group that the rows do not fill."""
+    """Rank the slots whose bits are set in whole groups of codes; returns the bits of one that the rows do not fill."""
+    lists, threshold = frame.lists, np.int32(load_int64(desk.threshold))
     for first in range(0, 64, LANES):
         lanes, group = (bits >> first) & 0xFFFF, start + first
-        if lanes and group + LANES <= frame.lists.slots:
-            for lane in range(LANES):
-                store_int32(desk.group + 4 * lane, np.int32(group + lane))
-            _rank(frame, query, desk, desk.group, frame.lists.scales + 4 * group, desk.group_bases, lanes)
+        if lanes and group + LANES <= lists.slots:
+            dot_run(lists.rows + group * lists.stride, query.vector, lists.chunks, desk.sums)
+            coarse_scores(desk.sums, query.bias, lists.scales + 4 * group, desk.group_bases, query.scale)
+            lanes &= rank_scores(desk.sums, threshold)
+            if lanes:
+                for lane in range(LANES):
+                    store_int32(desk.group + 4 * lane, np.int32(group + lane))
+                _append(frame, query, desk, desk.group, lanes)
+                threshold = np.int32(load_int64(desk.threshold))
             bits &= ~(np.int64(0xFFFF) << first)
     return bits
 
@@ -265,6 +278,7 @@ def _rank_dense(frame, query, desk, start, bits):
 @inlined
 def _scan_words(frame, query, desk, base, start, stop, word):
     """Rank the slots `start` to `stop` that pass; `desk.words` begins with word number `word`."""
+    dense = frame.lists.kind == CODES and frame.lists.packed
     for first in range(start, stop, 64):
         place, shift = desk.words + 8 * ((first >> 6) - word), first & 63
         bits = np.int64(np.uint64(load_int64(place)) >> np.uint64(shift))
@@ -272,7 +286,7 @@ def _scan_words(frame, query, desk, base, start, stop, word):
             bits |= load_int64(place + 8) << (64 - shift)
         if stop - first < 64:
             bits &= (np.int64(1) << (stop - first)) - 1
-        if count_bits(bits) >= DENSE:
+        if dense and count_bits(bits) >= DENSE:
             bits = _rank_dense(frame, query, desk, first, bits)
         if bits:
             _wait(frame.lists, desk, first, bits, base)

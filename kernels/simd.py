@@ -145,6 +145,40 @@ def _sum_lanes(builder: ir.IRBuilder, rows: list[ir.Value], add: Callable[[ir.Va
     return rows[0]
 
 
+RUN_CHUNKS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Chunks of a row for which `dot_run` has code: 64 to 1,024 dimensions."""
+
+
+@intrinsic
+def dot_run(typingctx: Any, codes: Any, query: Any, chunks: Any, out: Any) -> Any:
+    """`dot_rows` for 16 rows that follow each other without gaps; `chunks` must be one of `RUN_CHUNKS`.
+
+    All addresses are constants away from each other, so that there is nothing to compute but the products.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        codes, query, chunks, out = arguments
+        for count in RUN_CHUNKS:
+            with builder.if_then(builder.icmp_signed("==", chunks, _I64(count))):
+                totals = [ir.Constant(_INTS, [0] * LANES)] * LANES
+                for chunk in range(count):
+                    factors = _load(builder, builder.add(query, _I64(LINE * chunk)), _BYTES)
+                    for row in range(LANES):
+                        at = builder.add(codes, _I64(LINE * (count * row + chunk)))
+                        totals[row] = _add_products(builder, totals[row], at, factors)
+                _store(builder, _sum_lanes(builder, totals, builder.add), out)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+def _add_products(builder: ir.IRBuilder, total: ir.Value, address: ir.Value, factors: ir.Value) -> ir.Value:
+    values = _load(builder, address, _BYTES)
+    if code_bias():
+        values = builder.xor(values, ir.Constant(_BYTES, [-128] * LINE))
+    return _DOT_STEPS[implementation()][1](builder, total, values, factors)
+
+
 @intrinsic
 def dot_rows(typingctx: Any, codes: Any, stride: Any, slots: Any, query: Any, chunks: Any, out: Any) -> Any:
     """Write to `out` the int32 dot products of a query with the codes of 16 slots.
@@ -156,21 +190,17 @@ def dot_rows(typingctx: Any, codes: Any, stride: Any, slots: Any, query: Any, ch
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         codes, stride, slots, query, chunks, out = arguments
-        step = _DOT_STEPS[implementation()][1]
         rows = _row_addresses(builder, codes, stride, slots)
         zero = ir.Constant(_INTS, [0] * LANES)
         totals = [cgutils.alloca_once(builder, _INTS) for _ in range(LANES)]
         for total in totals:
             builder.store(zero, total)
-        flip = ir.Constant(_BYTES, [-128] * LINE)
         with cgutils.for_range(builder, chunks) as loop:
             at = builder.mul(loop.index, _I64(LINE))
             factors = _load(builder, builder.add(query, at), _BYTES)
             for row, total in zip(rows, totals, strict=True):
-                values = _load(builder, builder.add(row, at), _BYTES)
-                if code_bias():
-                    values = builder.xor(values, flip)
-                builder.store(step(builder, builder.load(total), values, factors), total)
+                address = builder.add(row, at)
+                builder.store(_add_products(builder, builder.load(total), address, factors), total)
         sums = _sum_lanes(builder, [builder.load(total) for total in totals], builder.add)
         _store(builder, sums, out)
         return context.get_dummy_value()

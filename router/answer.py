@@ -1,13 +1,13 @@
-"""One request's answer, made of what its shards had said by its deadline."""
+"""Answers to requests, made of what their shards had said by their deadlines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
 from silverray.router.errors import Unavailable
-from silverray.router.merge import merge_replies
+from silverray.router.merge import MergeTask, merge_batch
 from silverray.shard.api import (
     Coverage,
     CoverageTooLow,
@@ -20,8 +20,7 @@ from silverray.shard.api import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """What one shard made of one request.
 
     Attributes:
@@ -35,28 +34,45 @@ class Share:
     outcome: SearchReply | SearchError | None
 
 
-def combine(request: SearchRequest, shares: Sequence[Share], version: str) -> SearchReply | SearchError:
-    """Answer a request from its shards' shares.
+def combine(
+    requests: Sequence[SearchRequest], shares: Sequence[Sequence[Share]], version: str
+) -> list[SearchReply | SearchError]:
+    """Answer requests of one batch from their shards' shares.
 
     A share counts as answered when it is a reply of the asked version. A shard that is known to lag behind
     `min_seq` fails the request, since the write that the client waits for may be there; a silent one only
     degrades it.
 
     Args:
-        request: the request, as it was sent to the shards.
-        shares: one share per shard.
+        requests: the requests, as they were sent to the shards.
+        shares: for each request one share per shard.
         version: snapshot version that an answer must come from.
 
     Returns:
-        The merged reply with its coverage, or the error that the request ends with.
+        For each request the merged reply with its coverage, or the error that it ends with.
     """
-    answered = [
-        (share, share.outcome)
-        for share in shares
-        if isinstance(share.outcome, SearchReply) and share.outcome.version == version
-    ]
-    lagging = any(isinstance(share.outcome, SequenceNotReached) for share in shares)
-    if lagging or any(reply.seq < request.min_seq for _, reply in answered):
+    verdicts = [_judge(request, its, version) for request, its in zip(requests, shares, strict=True)]
+    merged = iter(merge_batch([verdict for verdict in verdicts if not isinstance(verdict, SearchError)]))
+    outcomes = [verdict if isinstance(verdict, SearchError) else next(merged) for verdict in verdicts]
+    for place, request in enumerate(requests):
+        outcome = outcomes[place]
+        if request.explain and isinstance(outcome, SearchReply):
+            outcomes[place] = _explained(outcome, request, shares[place], version)
+    return outcomes
+
+
+def _judge(request: SearchRequest, shares: Sequence[Share], version: str) -> MergeTask | SearchError:
+    """What is to be merged for a request, or the error that it ends with."""
+    answered: list[tuple[Share, SearchReply]] = []
+    lagging = False
+    for share in shares:
+        outcome = share.outcome
+        if isinstance(outcome, SequenceNotReached):
+            lagging = True
+        elif isinstance(outcome, SearchReply) and outcome.version == version:
+            answered.append((share, outcome))
+            lagging = lagging or outcome.seq < request.min_seq
+    if lagging:
         return SequenceNotReached(f"a shard has not reached sequence number {request.min_seq}", "min_seq")
     if not answered:
         return _failure(shares)
@@ -67,24 +83,29 @@ def combine(request: SearchRequest, shares: Sequence[Share], version: str) -> Se
             f" got {coverage.items_fraction:.4g} from {coverage.answered} of {coverage.shards} shards",
             "min_coverage",
         )
-    merged = merge_replies([reply for _, reply in answered], request.k)
-    explain: dict[str, Any] | None = None
-    if request.explain:
-        shards = {share.name: reply.explain for share, reply in answered}
-        explain = {"short": len(merged.keys) < request.k, "shards": shards}
-    return replace(merged, coverage=coverage, explain=explain)
+    return MergeTask([reply for _, reply in answered], request.k, coverage)
+
+
+def _explained(reply: SearchReply, request: SearchRequest, shares: Sequence[Share], version: str) -> SearchReply:
+    explains = {
+        share.name: share.outcome.explain
+        for share in shares
+        if isinstance(share.outcome, SearchReply) and share.outcome.version == version
+    }
+    return replace(reply, explain={"short": len(reply.keys) < request.k, "shards": explains})
 
 
 def _coverage(shares: Sequence[Share], answered: Sequence[tuple[Share, SearchReply]]) -> Coverage:
     # A backend may be a router itself: its own coverage counts.
-    silent = len(shares) - len(answered)
-    total = sum(share.items for share in shares)
-    covered = sum(share.items * reply.coverage.items_fraction for share, reply in answered)
-    return Coverage(
-        shards=silent + sum(reply.coverage.shards for _, reply in answered),
-        answered=sum(reply.coverage.answered for _, reply in answered),
-        items_fraction=covered / total if total else len(answered) / len(shares),
-    )
+    asked = len(shares) - len(answered)
+    replied = 0
+    covered = 0.0
+    for share, reply in answered:
+        asked += reply.coverage.shards
+        replied += reply.coverage.answered
+        covered += share.items * reply.coverage.items_fraction
+    total = sum([share.items for share in shares])
+    return Coverage(asked, replied, covered / total if total else len(answered) / len(shares))
 
 
 def _failure(shares: Sequence[Share]) -> SearchError:

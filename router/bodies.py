@@ -64,7 +64,9 @@ class QueryBody(BaseModel):
         None, description="Filter text.", examples=['year >= 1990 and genres any ("Comedy", "Drama")']
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Number of items wanted.")
-    fields: Annotated[list[str], Field(fail_fast=True)] = Field([], description="Payload fields to return.")
+    fields: Annotated[list[str], Field(fail_fast=True)] = Field(
+        default_factory=list, description="Payload fields to return.", json_schema_extra={"default": []}
+    )
     mode: Literal["exact", "bloom"] = Field(
         "exact",
         description="`bloom` leaves positive hashed filter terms unverified: false positives are possible.",

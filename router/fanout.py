@@ -7,11 +7,12 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from silverray.router.answer import Share, combine
+from silverray.router.batches import Outcomes
 from silverray.router.errors import Unavailable, at
 from silverray.router.ticket import Ticket
 from silverray.shard.api import DeadlineExceeded, Searcher, SearchError, SearchReply, SearchRequest
@@ -21,10 +22,8 @@ _logger = logging.getLogger(__name__)
 _HANGING_S = 0.05
 _PATIENCE = 3.0
 _FORGET = 0.95
-_INLINE_ITEMS = 2_000
+_INLINE_ITEMS = 4_000
 _COMPLAIN_EVERY_S = 1.0
-
-Outcomes = list[SearchReply | SearchError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +46,20 @@ class Fanout:
 
     A backend that raises, returns an error for a request, or answers from another version has not answered.
     One that lets a deadline pass, or takes far longer than of late, is *hanging* until a call to it ends: it no
-    longer holds up the batches that come after, and is left out of them while `slots` calls to it are open.
+    longer holds up the batches that come after, and is left out of them while `open_calls` calls to it are open.
 
     Args:
         backends: at least one; their items are disjoint.
         version: snapshot version that answers must come from.
-        slots: most open calls to a hanging backend.
+        open_calls: most open calls to a hanging backend; one that only was slow for once must not miss a batch.
     """
 
-    def __init__(self, backends: Sequence[Backend], version: str, slots: int = 2) -> None:
+    def __init__(self, backends: Sequence[Backend], version: str, open_calls: int = 8) -> None:
         if not backends:
             raise ValueError("backends: expected at least one, got none")
         self._lanes = [_Lane(backend) for backend in backends]
         self._version = version
-        self._slots = slots
+        self._open_calls = open_calls
         self._flights: set[asyncio.Task[None]] = set()
 
     @property
@@ -88,7 +87,7 @@ class Fanout:
         By then every backend that is not hanging has answered. Every ticket is answered by its deadline, if
         need be after the return.
         """
-        asked = [lane for lane in self._lanes if not lane.hanging or lane.calls < self._slots]
+        asked = [lane for lane in self._lanes if not lane.hanging or lane.calls < self._open_calls]
         flight = _Flight(self._lanes, asked or self._lanes, tickets, self._version)
         task = asyncio.create_task(flight.run())
         self._flights.add(task)
@@ -195,15 +194,16 @@ class _Flight:
         finally:
             for call in calls:
                 call.cancel()
-            for place, ticket in waiting:
-                self._resolve(place, ticket)
+            self._resolve(waiting)
             self.landed.set()
 
     def _expire(self, waiting: deque[tuple[int, Ticket]], late: Collection[_Lane], sent: float) -> None:
         now = time.monotonic()
         missed = bool(waiting) and waiting[0][1].deadline <= now
+        expired = []
         while waiting and waiting[0][1].deadline <= now:
-            self._resolve(*waiting.popleft())
+            expired.append(waiting.popleft())
+        self._resolve(expired)
         for lane in late:
             if now - sent >= (_HANGING_S if missed else lane.patience_s):
                 lane.hanging = True
@@ -211,19 +211,32 @@ class _Flight:
         if all(lane.hanging for lane in late) and not all(lane.hanging for lane in self._lanes):
             self.landed.set()
 
-    def _resolve(self, place: int, ticket: Ticket) -> None:
-        if ticket.done:
+    def _resolve(self, places: Iterable[tuple[int, Ticket]]) -> None:
+        """Answer tickets with what has been said so far."""
+        due = [(place, ticket) for place, ticket in places if not ticket.done]
+        if not due:
             return
-        shares = []
+        tickets = [ticket for _, ticket in due]
+        shares: list[list[Share]] = [[] for _ in due]
+        items = 0
         for lane in self._lanes:
             said = self._said.get(lane)
-            shares.append(Share(lane.backend.name, lane.backend.items, said[place] if said else None))
-        items = sum(len(share.outcome.keys) for share in shares if isinstance(share.outcome, SearchReply))
+            name, held = lane.backend.name, lane.backend.items
+            for (place, _), its in zip(due, shares, strict=True):
+                outcome = said[place] if said else None
+                its.append(Share(name, held, outcome))
+                if isinstance(outcome, SearchReply):
+                    items += len(outcome.keys)
         if items <= _INLINE_ITEMS:
-            ticket.resolve(_combine(ticket, shares, self._version))
+            _hand_over(tickets, _combine(tickets, shares, self._version))
             return
-        merge = asyncio.get_running_loop().run_in_executor(None, _combine, ticket, shares, self._version)
-        merge.add_done_callback(lambda merged: None if merged.cancelled() else ticket.resolve(merged.result()))
+        merge = asyncio.get_running_loop().run_in_executor(None, _combine, tickets, shares, self._version)
+        merge.add_done_callback(lambda merged: None if merged.cancelled() else _hand_over(tickets, merged.result()))
+
+
+def _hand_over(tickets: Sequence[Ticket], outcomes: Outcomes) -> None:
+    for ticket, outcome in zip(tickets, outcomes, strict=True):
+        ticket.resolve(outcome)
 
 
 def _outcomes(call: asyncio.Task[Outcomes], n: int) -> Outcomes:
@@ -231,10 +244,16 @@ def _outcomes(call: asyncio.Task[Outcomes], n: int) -> Outcomes:
     return [Unavailable("the call was cancelled")] * n if call.cancelled() else call.result()
 
 
-def _combine(ticket: Ticket, shares: Sequence[Share], version: str) -> SearchReply | SearchError:
+def _combine(tickets: Sequence[Ticket], shares: Sequence[Sequence[Share]], version: str) -> Outcomes:
     try:
-        outcome = combine(ticket.request, shares, version)
+        outcomes = combine([ticket.request for ticket in tickets], shares, version)
     except Exception:
-        _logger.exception("the replies of %s could not be merged", [share.name for share in shares])
-        return SearchError("internal error")
-    return at(ticket.where, outcome) if isinstance(outcome, SearchError) else outcome
+        if len(tickets) > 1:  # one broken reply must not fail the requests that share its batch
+            alone = zip(tickets, shares, strict=True)
+            return [outcome for ticket, its in alone for outcome in _combine([ticket], [its], version)]
+        _logger.exception("the replies of %s could not be merged", [share.name for share in shares[0]])
+        return [SearchError("internal error")]
+    return [
+        at(ticket.where, outcome) if isinstance(outcome, SearchError) else outcome
+        for ticket, outcome in zip(tickets, outcomes, strict=True)
+    ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from typing import Any
+from itertools import accumulate, chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import SearchReply
+from silverray.shard.api import Coverage, SearchReply
 
 
 def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
@@ -33,33 +33,67 @@ def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
     Cost:
         O(n log n) for n items in all.
     """
-    if not replies:
+    return merge_batch([MergeTask(replies, k)])[0]
+
+
+class MergeTask(NamedTuple):
+    """What `merge_replies` takes, and the coverage of the merged reply."""
+
+    replies: Sequence[SearchReply]
+    k: int
+    coverage: Coverage = Coverage()
+
+
+def merge_batch(tasks: Sequence[MergeTask]) -> list[SearchReply]:
+    """Merge the replies to each of several queries, in one sort: NumPy's calls cost more than their small work.
+
+    Raises:
+        ValueError: a task has no replies.
+    """
+    if not all(task.replies for task in tasks):
         raise ValueError("replies: expected at least one, got none")
-    keys = np.concatenate([reply.keys for reply in replies])
-    scores = np.concatenate([reply.scores for reply in replies])
-    order = _distinct(keys, np.lexsort((keys, -scores)))[:k]
-    places = order.tolist()
-    best = keys[order]
+    if not tasks:
+        return []
+    parts = [reply for task in tasks for reply in task.replies]
+    keys = np.concatenate([reply.keys for reply in parts])
+    scores = np.concatenate([reply.scores for reply in parts])
+    sizes = [sum([len(reply.keys) for reply in task.replies]) for task in tasks]
+    if len(scores) != sum(sizes):
+        raise ValueError(f"replies: expected {sum(sizes)} scores, got {len(scores)}")
+    if len(tasks) == 1:
+        order = np.lexsort((keys, -scores))
+    else:
+        order = np.lexsort((keys, -scores, np.repeat(np.arange(len(tasks)), sizes)))
+    keys, scores = keys[order], scores[order]
+    starts = accumulate(sizes, initial=0)
+    return [
+        _best(task, keys[start : start + size], scores[start : start + size], order[start : start + size] - start)
+        for task, start, size in zip(tasks, starts, sizes, strict=False)
+    ]
+
+
+def _best(
+    task: MergeTask, keys: NDArray[np.int64], scores: NDArray[np.float32], places: NDArray[np.intp]
+) -> SearchReply:
+    """The first k of a task's items, which are in order; `places` says where each stood in its replies."""
+    replies, k, coverage = task
+    best, best_scores = keys[:k], scores[:k]
+    if len(set(best.tolist())) < len(best):
+        first = np.sort(np.unique(keys, return_index=True)[1])
+        best, best_scores, places = keys[first][:k], scores[first][:k], places[first]
+    head = replies[0]
 
     def pick(lists: Sequence[list[Any]]) -> list[Any]:
         values = list(chain.from_iterable(lists))
-        return [values[place] for place in places]
+        return [values[place] for place in places[:k].tolist()]
 
     texts = [reply.ids for reply in replies if isinstance(reply.ids, list)]
     return SearchReply(
         ids=pick(texts) if texts else best,
         keys=best,
-        scores=scores[order],
-        fields={name: pick([reply.fields[name] for reply in replies]) for name in replies[0].fields},
-        version=replies[0].version,
-        seq=min(reply.seq for reply in replies),
+        scores=best_scores,
+        fields={name: pick([reply.fields[name] for reply in replies]) for name in head.fields},
+        version=head.version,
+        seq=min([reply.seq for reply in replies]),
+        coverage=coverage,
     )
-
-
-def _distinct(keys: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Drop the places of keys that came before in `order`."""
-    ascending = np.sort(keys)
-    if not (ascending[1:] == ascending[:-1]).any():
-        return order
-    first = np.unique(keys[order], return_index=True)[1]
-    return order[np.sort(first)]

@@ -13,8 +13,7 @@ class RouterSettings:
         deadline_s: time that an HTTP request has when its body names none.
         max_deadline_s: longest time that a request may have; also that of requests which would wait for ever.
         min_coverage: least fraction of the items that an HTTP answer must rest on when its body names none.
-        slots: batches in flight at a time; a batch takes what is queued when a slot frees. Also the most open
-            calls to a shard that hangs.
+        slots: batches in flight at a time; a batch takes what is queued when a slot frees.
         max_batch: most requests in a batch.
         max_batch_items: most items that a batch may ask for: its requests times the largest k of its group.
         max_pending: most requests that may wait or be in flight; more are refused at once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,8 @@ from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.planner import Plan, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.model.retrieval import Found, RetrievalModel
+
+_logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -71,7 +74,18 @@ class Engine:
         chosen = range(catalog.partitions) if partitions is None else partitions
         engine = cls(catalog, load_partitions(files, catalog, chosen, torch.device(device)))
         engine.warm_up()
+        _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels compute: the name of the CPU's vector instructions, or the device's type."""
+        device = self.model.lists.keys.device.type
+        if device != "cpu":
+            return device
+        from silverray.kernels.simd import implementation
+
+        return implementation()
 
     def warm_up(self) -> None:
         """Compile every kernel that a search may need, so that none is compiled in a request."""

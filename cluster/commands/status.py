@@ -28,7 +28,9 @@ def run_status(url: str | None, *, as_json: bool) -> None:
     if not documents:
         results.print("no service was started from here")
         return
-    table = Table("service", Column("url", no_wrap=True), "version", "shards", "requests", "degraded", "p99", "state")
+    table = Table(
+        "service", Column("url", no_wrap=True), "version", "shards", "kernels", "requests", "degraded", "p99", "state"
+    )
     for document in documents:
         table.add_row(*_row(document))
     results.print(table)
@@ -45,7 +47,7 @@ def _ask(record: ServiceRecord) -> dict[str, Any]:
 def _row(document: dict[str, Any]) -> list[str]:
     place = [str(document.get("service", "")), document["url"]]
     if "error" in document:
-        return [*place, "", "", "", "", "", document["error"]]
+        return [*place, "", "", "", "", "", "", document["error"]]
     applications = document.get("applications") or {}
     bad = [f"{name} {app['status']}" for name, app in applications.items() if app["status"] != "RUNNING"]
     silent = [backend["name"] for backend in document["backends"] if backend["hanging"]]
@@ -53,6 +55,7 @@ def _row(document: dict[str, Any]) -> list[str]:
         *place,
         document["version"],
         str(len(document["backends"])),
+        ", ".join(sorted({replica["kernels"] for replica in document["replicas"].values() if replica})),
         f"{document['requests']:,}",
         f"{document['degraded']:,}",
         f"{document['latency_ms']['p99']:.1f} ms",

@@ -20,7 +20,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-COMMANDS = ["publish", "serve", "search", "loadtest", "status", "stop", "demo", "verify", "inspect"]
+COMMANDS = ["publish", "serve", "search", "loadtest", "status", "stop", "demo", "verify", "inspect", "bench"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -24,6 +24,7 @@ from silverray.cluster.instance import free_port
 from silverray.cluster.lateness import LatenessProbe
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.service import Service, start
+from silverray.kernels.simd import implementation
 from silverray.router.client import HttpSearcher
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.searcher import ShardSearcher
@@ -125,6 +126,8 @@ def test_answers_do_not_depend_on_the_number_of_shards(
     assert document["layout"] == {"tag": f"v1/{shards}", "shards": shards}
     assert document["throughput_optimized"] is True
     assert len(document["applications"]) == shards + 1
+    assert len(document["replicas"]) == shards
+    assert {replica["kernels"] for replica in document["replicas"].values()} == {implementation()}
 
 
 def same_items(got: SearchReply, want: SearchReply) -> bool:

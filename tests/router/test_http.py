@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import msgpack
 import numpy as np
 import orjson
@@ -323,6 +324,15 @@ async def test_unknown_paths_and_methods(make_house: Any) -> None:
     wrong = await house.client.get("/v1/search")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"
+
+
+async def test_below_a_path_of_its_own(make_house: Any) -> None:
+    app = make_house().client._transport.app
+    transport = httpx.ASGITransport(app, root_path="/films")
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+        response = await client.post("/films/v1/search", content=orjson.dumps(GOOD), headers=JSON)
+        assert (response.status_code, len(response.json()["items"])) == (200, 10)
+        assert (await client.get("/films/healthz")).status_code == 200
 
 
 async def test_ready_once_every_shard_has_answered(make_house: Any) -> None:

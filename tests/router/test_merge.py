@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silverray.router.merge import merge_replies
-from silverray.shard.api import SearchReply
+from silverray.router.merge import MergeTask, merge_batch, merge_replies
+from silverray.shard.api import Coverage, SearchReply
 
 Item = tuple[int, float]
 
@@ -71,3 +71,22 @@ def test_the_least_sequence_number_counts() -> None:
 def test_nothing_to_merge() -> None:
     with pytest.raises(ValueError, match="expected at least one"):
         merge_replies([], 3)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.tuples(st.lists(items, min_size=1, max_size=3), st.integers(1, 30), texts), max_size=6))
+def test_queries_merged_together_are_as_merged_alone(queries: list[tuple[list[list[Item]], int, bool]]) -> None:
+    tasks = [MergeTask([reply(part, text) for part in parts], k) for parts, k, text in queries]
+    together = [content(merged) for merged in merge_batch(tasks)]
+    assert together == [content(merge_replies(task.replies, task.k)) for task in tasks]
+
+
+def test_a_merged_reply_has_the_coverage_that_it_is_given() -> None:
+    coverage = Coverage(3, 2, 0.5)
+    assert merge_batch([MergeTask([reply([(1, 1.0)])], 3, coverage)])[0].coverage == coverage
+
+
+def test_a_reply_without_a_score_for_each_key_is_refused() -> None:
+    broken = SearchReply(ids=np.arange(2), keys=np.arange(2), scores=np.zeros(1, dtype=np.float32), version="v1")
+    with pytest.raises(ValueError, match="expected 2 scores, got 1"):
+        merge_replies([broken], 3)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,22 @@ async def test_replies_that_cannot_be_merged_are_an_internal_error(make_house: A
     assert (error.code, error.message) == ("internal", "internal error")
     house.shards[0].does = "well"
     await answer(house, ask(query))
+
+
+async def test_a_reply_that_cannot_be_merged_fails_its_own_request_alone(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    well: Callable[[SearchRequest], SearchReply] = house.shards[0]._reply
+
+    def reply(request: SearchRequest) -> SearchReply:
+        return replace(well(request), scores=np.zeros(1, dtype=np.float32)) if request.k == 3 else well(request)
+
+    house.shards[0]._reply = reply
+    broken, whole = await house.router.search([ask(query, k=3), ask(query, k=4)])
+    assert isinstance(broken, SearchError)
+    assert broken.code == "internal"
+    assert isinstance(whole, SearchReply)
+    assert whole.keys.tolist() == house.best(query, 4).keys.tolist()
+    assert len(house.shards[0].batches) == 1
 
 
 async def test_a_hanging_shard_is_cut_at_the_deadline(make_house: Any, query: Vector) -> None:

@@ -1,0 +1,34 @@
+"""CPU time of the processes that serve, by what they are; Linux only, elsewhere there are none."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+_REPLICA = "ray::ServeReplica:"
+_RAY = ("raylet", "gcs_server")
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU seconds so far by Serve application, `haproxy`, and `ray` for the rest of Ray's processes."""
+    tick = os.sysconf("SC_CLK_TCK")
+    spent: defaultdict[str, float] = defaultdict(float)
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            figures = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if name := _name(command):
+            spent[name] += (int(figures[11]) + int(figures[12])) / tick  # in user and in system mode
+    return dict(spent)
+
+
+def _name(command: str) -> str | None:
+    program = command.partition(" ")[0]
+    if command.startswith(_REPLICA):
+        return command.removeprefix(_REPLICA).partition(":")[0]
+    if "haproxy" in program:
+        return "haproxy"
+    return "ray" if command.startswith("ray::") or program.endswith(_RAY) else None
