@@ -21,7 +21,8 @@ from silverray.benchmarks.machine import with_threads
 from silverray.benchmarks.measure import interleave, ratio
 from silverray.benchmarks.report import Report
 from silverray.kernels.bits import transpose_bits
-from silverray.kernels.programs import PLANE_BITS, Opcode, evaluate_programs
+from silverray.kernels.programs import PLANE_BITS, Opcode, count_passing, evaluate_programs
+from silverray.kernels.rows import aligned_planes
 from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.compiler import compile_filter
 from silverray.shard.filter.layout import PlaneLayout
@@ -94,7 +95,7 @@ def make_planes(items: int, seed: int = 0) -> Planes:
     columns |= {"safe": rng.random(items) < 0.9, "level": rng.integers(0, 4_096, items)}
     stored = Columns.from_arrow(pa.table(columns), SCHEMA)
     layout = PlaneLayout.choose(SCHEMA, stored)
-    return Planes(transpose_bits(layout.encode(stored), layout.rows), layout)
+    return Planes(aligned_planes(transpose_bits(layout.encode(stored), layout.rows)), layout)
 
 
 def _terms(number: int) -> str:
@@ -128,7 +129,8 @@ def _measure(name: str, planes: Planes, filters: Sequence[str], rounds: int) -> 
     for row, code in zip(bits, codes, strict=True):
         assert np.array_equal(row, evaluate_with_numpy(words, code, workspace)), f"{name}: NumPy finds other items"
     contenders = {
-        "silverray": with_threads(lambda: evaluate_programs(planes.words, programs), 1),
+        "silverray": with_threads(lambda: count_passing(planes.words, programs, 64 * planes.words.shape[1]), 1),
+        "silverray, bits written": with_threads(lambda: evaluate_programs(planes.words, programs), 1),
         "NumPy": lambda: [evaluate_with_numpy(words, code, workspace) for code in codes],
     }
     timings = interleave(contenders, rounds=rounds, warmup=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import accumulate
 
 import numba
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.rows import LANES, LINE
+
+_kept = threading.local()
 
 
 def _start_threads() -> None:
@@ -37,16 +40,21 @@ def padded_floats(queries: Tensor) -> Tensor:
     return wide
 
 
-def workspace(*sizes: int) -> tuple[Tensor, list[int]]:
-    """Reserve scratch memory in one piece.
+def workspace(*sizes: int) -> list[int]:
+    """Lay out scratch memory that this thread keeps from call to call.
+
+    Memory that is new each time costs more than the work in it: the system maps and clears every page.
 
     Args:
         sizes: bytes of each part.
 
     Returns:
-        The memory, to be held as long as it is used, and the address of each part, a multiple of 64.
+        The address of each part, a multiple of 64; good until the thread's next call of this function.
     """
     lines = [-(-size // LINE) for size in sizes]
-    memory = torch.empty(LINE * (sum(lines) + 1), dtype=torch.uint8)
+    needed = LINE * (sum(lines) + 1)
+    memory = getattr(_kept, "memory", None)
+    if memory is None or len(memory) < needed:
+        memory = _kept.memory = torch.empty(needed, dtype=torch.uint8)
     start = -(-memory.data_ptr() // LINE) * LINE
-    return memory, [start + LINE * before for before in accumulate(lines, initial=0)][:-1]
+    return [start + LINE * before for before in accumulate(lines, initial=0)][:-1]

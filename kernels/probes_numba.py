@@ -80,7 +80,7 @@ def launch(
     inputs = [part.contiguous() for part in (scores, sizes, offsets, programs, filters, least, visit, passing)]
     scores, sizes, offsets, programs, filters, least, visit, passing = inputs
     count, clusters = scores.shape
-    memory, parts = workspace(*work_sizes(count, clusters))
+    parts = workspace(*work_sizes(count, clusters))
     probes = torch.empty(count, clusters, dtype=torch.int64)
     probing = Probing(
         scores.data_ptr(), count, clusters, sizes.data_ptr(),
@@ -88,7 +88,6 @@ def launch(
         filters.data_ptr(), least.data_ptr(), visit.data_ptr(), passing.data_ptr(), probes.data_ptr(), *parts,
     )  # fmt: skip
     width = choose_all(probing)
-    del memory
     return probes[:, :width]
 
 

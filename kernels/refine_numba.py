@@ -65,13 +65,12 @@ def launch(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k
     count, columns = candidates.shape
     use_threads()
     places = 4 * count * (columns + LANES)
-    memory, (ranks, slots, order, sums) = workspace(places, places, 8 * count * min(k, columns), LINE * count)
+    ranks, slots, order, sums = workspace(places, places, 8 * count * min(k, columns), LINE * count)
     scores, best = torch.empty(count, k, dtype=torch.float32), torch.empty(count, k, dtype=torch.int64)
     _refine(
         cache_of(rows, keys), wide.data_ptr(), 4 * wide.shape[1], candidates.data_ptr(), count, columns, ranks, slots,
         order, sums, scores.data_ptr(), best.data_ptr(), k,
     )  # fmt: skip
-    del memory
     return scores, best
 
 

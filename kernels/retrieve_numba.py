@@ -51,7 +51,7 @@ def launch(
     count, width = queries.shape
     clusters, wide, threads = len(sizes), padded_floats(queries), use_threads()
     step, stride = max(1, min(count, MAX_BUFFER // capacity_for(keep))), -(-width // LINE) * LINE
-    memory, parts = workspace(
+    parts = workspace(
         step * stride, 4 * step, 8 * step, 8 * step * clusters, *probes_numba.work_sizes(step, clusters),
         *work_sizes(threads, step, clusters, keep), 8 * step * k, LINE * step,
     )  # fmt: skip
@@ -78,7 +78,6 @@ def launch(
             queries.data_ptr() + 4 * width * start, width, wide.data_ptr() + 4 * wide.shape[1] * start,
             4 * wide.shape[1], order, lanes, scores.data_ptr() + 4 * k * start, places.data_ptr() + 8 * k * start, k,
         )  # fmt: skip
-    del memory
     return scores, places
 
 

@@ -49,15 +49,16 @@ def launch_scan(
     queries, programs, filters = queries.contiguous(), programs.contiguous(), filters.contiguous()
     probes, centroid_scores = probes.contiguous(), centroid_scores.contiguous()
     stride = -(-width // LINE) * LINE
-    memory, (coded, query_scales, sums) = workspace(count * stride, 4 * count, 8 * count)
+    # Not from the workspace, which the scan itself lays out anew; torch aligns what it allocates to cache lines.
+    codes_of = torch.empty(count, stride, dtype=torch.int8)
+    scales_of, sums_of = torch.empty(count, dtype=torch.float32), torch.empty(count, dtype=torch.int64)
+    coded, query_scales, sums = codes_of.data_ptr(), scales_of.data_ptr(), sums_of.data_ptr()
     quantize(queries.data_ptr(), count, width, coded, stride, query_scales, sums)
     batch = Batch(
         programs.data_ptr(), len(programs), programs.shape[1], filters.data_ptr(), count, coded, stride,
         query_scales, sums, centroid_scores.data_ptr(), probes.data_ptr(), probes.shape[1], keep,
     )  # fmt: skip
-    found = _launch(code_lists(rows, scales, keys, offsets, planes), batch, ordered=False)
-    del memory
-    return found
+    return _launch(code_lists(rows, scales, keys, offsets, planes), batch, ordered=False)
 
 
 def launch_exact(
@@ -94,7 +95,7 @@ def _launch(lists: Lists, batch: Batch, *, ordered: bool) -> tuple[Tensor, Tenso
     threads, keep = use_threads(), batch.keep
     step = max(1, min(batch.size, MAX_BUFFER // capacity_for(keep)))
     sizes = work_sizes(threads, step, batch.columns, keep)
-    memory, (*parts, order) = workspace(*sizes, 8 * step * keep if ordered else 0)
+    *parts, order = workspace(*sizes, 8 * step * keep if ordered else 0)
     work = Work(threads, capacity_for(keep), *parts)
     scores, places = torch.empty(batch.size, keep), torch.empty(batch.size, keep, dtype=torch.int64)
     for start in range(0, batch.size, step):
@@ -112,5 +113,4 @@ def _launch(lists: Lists, batch: Batch, *, ordered: bool) -> tuple[Tensor, Tenso
             Frame(lists, some, work), batch.columns, scores.data_ptr() + 4 * at, places.data_ptr() + 8 * at,
             order if ordered else 0,
         )  # fmt: skip
-    del memory
     return scores, places

@@ -1,0 +1,29 @@
+"""Exact scores."""
+
+import pytest
+import torch
+
+from silverray.kernels.scores import exact_scores, halving_sum
+
+
+@pytest.mark.parametrize("d", [1, 2, 50, 128, 1000])
+def test_exact_scores_are_the_same_bit_for_bit_in_any_batch_and_near_the_true_product(d: int) -> None:
+    generator = torch.Generator().manual_seed(d)
+    vectors, queries = torch.randn(300, d, generator=generator), torch.randn(7, d, generator=generator)
+    rows = torch.arange(7).repeat_interleave(300)
+    slots = torch.arange(300).repeat(7)
+    scores = exact_scores(vectors, queries, rows, slots)
+    true = (queries.double() @ vectors.double().T).flatten()
+    bound = d * 2**-23 * (queries.abs().double() @ vectors.abs().double().T).flatten()
+    assert ((scores - true).abs() <= bound).all()
+    for pair in (0, 299, 300, 2099):
+        assert exact_scores(vectors, queries, rows[pair : pair + 1], slots[pair : pair + 1])[0] == scores[pair]
+    assert exact_scores(vectors, queries, rows[:1], torch.tensor([-1]))[0] == -torch.inf
+
+
+def test_the_second_half_is_added_to_the_first() -> None:
+    big = 2.0**24
+    assert halving_sum(torch.tensor([[1.0, 2.0, 4.0]])).tolist() == [7.0]
+    # (big + 1) rounds to big, (1 - big) to 1 - big: another order would give 0 or 2.
+    assert halving_sum(torch.tensor([[big, 1.0, 1.0, -big]])).tolist() == [1.0]
+    assert halving_sum(torch.zeros(2, 0)).tolist() == [0.0, 0.0]
