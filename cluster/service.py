@@ -16,6 +16,7 @@ from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
 from silverray.cluster.signals import kept_handlers
+from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import newest_version
 
@@ -95,6 +96,10 @@ def start(
         layout = Layout.spread(catalog.version, catalog.partitions, config.shards)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if address is None:
+        # Once, so that the shards of this machine find the kernels compiled and do not all compile them at a time.
+        tell("compiling kernels")
+        Engine.open(catalog.path, (0,), device="cpu")
     tell("connecting to Ray" if address else "starting Ray")
     with kept_handlers():
         instance = ServeInstance.connect(config, address)

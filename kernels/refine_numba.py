@@ -100,6 +100,15 @@ def _refine_query(cache, query, candidates, columns, ranks, slots, order, sums, 
 
 
 @kernel
+def exact_dots(half, rows, stride, slots, query, chunks, sums):
+    """Exact dot products of 16 slots: the code is long, so this is the one place that has it."""
+    if half:
+        halving_rows_bfloat(rows, stride, slots, query, chunks, sums)
+    else:
+        halving_rows_float(rows, stride, slots, query, chunks, sums)
+
+
+@kernel
 def rank_slots(cache, query, slots, count, ranks, sums):
     """Write the ranks of `count` slots (int32) by exact score; both have 15 places to spare. All are addresses."""
     mine = carray(pointer(slots), (count + LANES,), np.int32)
@@ -112,10 +121,7 @@ def rank_slots(cache, query, slots, count, ranks, sums):
         for place in range(start + AHEAD, min(start + AHEAD + LANES, count)):
             for line in range(lines):
                 prefetch(cache.rows + mine[place] * cache.stride + LINE * line)
-        if cache.half:
-            halving_rows_bfloat(cache.rows, cache.stride, slots + 4 * start, query, cache.chunks, sums)
-        else:
-            halving_rows_float(cache.rows, cache.stride, slots + 4 * start, query, cache.chunks, sums)
+        exact_dots(cache.half, cache.rows, cache.stride, slots + 4 * start, query, cache.chunks, sums)
         rank_scores(sums, np.int32(LOWEST))
         append_lanes(sums, 0xFFFF, ranks + 4 * start)
 

@@ -16,9 +16,9 @@ from numba import carray, prange
 from silverray.kernels.jit import inlined, kernel, parallel_kernel
 from silverray.kernels.programs import MAX_STACK
 from silverray.kernels.programs_numba import run_program
-from silverray.kernels.refine_numba import write_best
+from silverray.kernels.refine_numba import exact_dots, write_best
 from silverray.kernels.rows import LANES, LINE, WORDS
-from silverray.kernels.scan_frame import BLOCK, CODES, FLOATS, LEVEL, PENDING, SCRATCH, Frame
+from silverray.kernels.scan_frame import BFLOATS, BLOCK, CODES, LEVEL, PENDING, SCRATCH, Frame
 from silverray.kernels.selection import LOWEST, keep_best
 from silverray.kernels.simd import (
     append_lanes,
@@ -28,8 +28,6 @@ from silverray.kernels.simd import (
     dot_rows,
     dot_run,
     first_bit,
-    halving_rows_bfloat,
-    halving_rows_float,
     load_float,
     load_int32,
     load_int64,
@@ -198,10 +196,9 @@ def _rank(frame, query, desk, slots, scales, bases, lanes):
     if lists.kind == CODES:
         dot_rows(lists.rows, lists.stride, slots, query.vector, lists.chunks, desk.sums)
         coarse_scores(desk.sums, query.bias, scales, bases, query.scale)
-    elif lists.kind == FLOATS:
-        halving_rows_float(lists.rows, lists.stride, slots, query.vector, lists.chunks, desk.sums)
     else:
-        halving_rows_bfloat(lists.rows, lists.stride, slots, query.vector, lists.chunks, desk.sums)
+        half = np.int64(lists.kind == BFLOATS)
+        exact_dots(half, lists.rows, lists.stride, slots, query.vector, lists.chunks, desk.sums)
     lanes &= rank_scores(desk.sums, np.int32(load_int64(desk.threshold)))
     if lanes:
         _append(frame, query, desk, slots, lanes)

@@ -42,16 +42,17 @@ def run(name: str, folder: Path, *tests: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in CHOICES if name != "portable"])
+@pytest.mark.parametrize("name", CHOICES)
 def test_every_vector_instruction_is_right_on(name: str, tmp_path: Path) -> None:
     if name == simd.implementation():
         pytest.skip("this is what this process runs, and so all other tests")
     assert f"int8 product sum: {name}\n" in run(name, tmp_path, "test_simd.py")
 
 
-def test_every_vector_instruction_and_the_scan_are_right_on_a_portable_cpu_with_three_threads(tmp_path: Path) -> None:
-    printed = run("portable", tmp_path, "test_simd.py", "test_scan.py::test_the_kernel_agrees_with_the_reference")
-    assert "int8 product sum: portable\n" in printed
+def test_the_scan_is_right_on_a_cpu_without_wide_vectors_in_three_threads(tmp_path: Path) -> None:
+    # The portable choice differs in the product sum alone, and takes twice as long to compile.
+    printed = run("avx2", tmp_path, "test_scan.py::test_the_kernel_agrees_with_the_reference")
+    assert "int8 product sum: avx2\n" in printed
     assert list(tmp_path.rglob("*scan_lists*.nbc"))
 
 
