@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.rows import LANES, LINE
+from silverray.kernels.simd import MAX_CHUNKS
 
 _kept = threading.local()
 
@@ -34,6 +35,8 @@ def use_threads() -> int:
 
 def padded_floats(queries: Tensor) -> Tensor:
     """Queries `[Q, D]` filled up with zeros to a power of two of at least 16: what the exact dot product reads."""
+    if queries.shape[1] > LANES * MAX_CHUNKS:
+        raise ValueError(f"queries: expected at most {LANES * MAX_CHUNKS} dimensions on a CPU, got {queries.shape[1]}")
     width = max(LANES, 1 << (queries.shape[1] - 1).bit_length())
     wide = queries.new_zeros(len(queries), width)
     wide[:, : queries.shape[1]] = queries

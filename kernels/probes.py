@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.bits import count_ranges
+from silverray.kernels.checks import check
 from silverray.kernels.programs import reference as evaluate_reference
 from silverray.kernels.topk import top_k
 
@@ -46,16 +47,27 @@ def choose_probes(
     Cost:
         Reads the scores once, and evaluates programs only on the clusters that it chooses.
     """
-    count = len(scores)
-    if scores.dim() != 2 or scores.dtype != torch.float32 or offsets.shape != (scores.shape[1] + 1,):
-        raise ValueError(f"scores: expected [Q, {len(offsets) - 1}] float32, got {list(scores.shape)} {scores.dtype}")
-    for name, value in {"filters": filters, "least": least, "visit": visit, "passing": passing}.items():
-        if value.shape != (count,) or value.dtype != torch.int64:
-            raise ValueError(f"{name}: expected [{count}] int64, got {list(value.shape)} {value.dtype}")
+    check_demands(scores, sizes, offsets, least, visit, passing)
+    check("planes", planes, torch.int64, None, None)
+    check("programs", programs, torch.int32, None, None)
+    check("filters", filters, torch.int64, len(scores))
     probes: Tensor = torch.ops.silverray.choose_probes(
         scores, sizes, offsets, planes, programs, filters, least, visit, passing
     )
     return probes
+
+
+def check_demands(
+    scores: Tensor, sizes: Tensor, offsets: Tensor, least: Tensor, visit: Tensor, passing: Tensor
+) -> None:
+    """Raise a `ValueError` unless these arguments of `choose_probes` fit each other."""
+    check("scores", scores, torch.float32, None, None)
+    count, clusters = scores.shape
+    check("sizes", sizes, torch.int64, clusters)
+    check("offsets", offsets, torch.int64, clusters + 1)
+    check("least", least, torch.int64, count)
+    check("visit", visit, torch.int64, count)
+    check("passing", passing, torch.int64, count)
 
 
 @torch.library.custom_op("silverray::choose_probes", mutates_args=())

@@ -125,7 +125,8 @@ def _choose(frame, query):
     passing = carray(pointer(frame.passing), (frame.queries,), np.int64)[query]
     sizes = carray(pointer(frame.sizes), (clusters,), np.int64)
     for cluster in range(clusters):
-        ranks[cluster] = flip(bits[cluster])
+        rank = flip(bits[cluster])
+        ranks[cluster] = rank + (rank == -1)  # -0.0 and 0.0 are equal scores.
     if least >= clusters or visit >= sizes.sum():
         for cluster in range(clusters):
             probes[cluster] = cluster

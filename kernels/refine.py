@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from silverray.kernels.checks import check
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.topk import TopK, top_k
 
@@ -35,6 +36,7 @@ def refine(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k
         raise ValueError(f"vectors: expected float32 or bfloat16, got {vectors.dtype}; queries are {queries.dtype}")
     if candidates.dtype != torch.int64 or candidates.dim() != 2 or len(candidates) != len(queries):
         raise ValueError(f"candidates: expected [{len(queries)}, K] int64, got {list(candidates.shape)}")
+    check("keys", keys, torch.int64, len(vectors))
     return TopK(*torch.ops.silverray.refine(vectors, keys, queries, candidates, k))
 
 

@@ -135,6 +135,8 @@ def write_best(ranks, slots, count, k, keys, order, scores, places):
     count, _ = keep_best(ranks, slots, count, k, keys)
     if order:
         sort_best(ranks, slots, count, keys, carray(pointer(order), (count,), np.int64))
+        while count and ranks[count - 1] == LOWEST:
+            count -= 1
     bits, floats = carray(pointer(scores), (k,), np.int32), carray(pointer(scores), (k,), np.float32)
     result = carray(pointer(places), (k,), np.int64)
     for place in range(count):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from silverray.kernels.probes import choose_probes
+from silverray.kernels.checks import check
+from silverray.kernels.probes import check_demands, choose_probes
 from silverray.kernels.refine import refine
-from silverray.kernels.scan import scan
+from silverray.kernels.scan import check_lists, scan
 from silverray.kernels.topk import TopK
 
 
@@ -63,8 +64,12 @@ def retrieve(
     """
     if codes.shape != vectors.shape or codes.dtype != torch.int8:
         raise ValueError(f"codes: expected {list(vectors.shape)} int8, got {list(codes.shape)} {codes.dtype}")
-    if queries.shape[1:] != codes.shape[1:] or queries.dtype != torch.float32:
-        raise ValueError(f"queries: expected [Q, {codes.shape[1]}] float32, got {list(queries.shape)} {queries.dtype}")
+    if vectors.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"vectors: expected float32 or bfloat16, got {vectors.dtype}")
+    check_lists(codes, keys, offsets, planes, programs, filters, queries)
+    check("scales", scales, torch.float32, len(codes))
+    check("centroid_scores", centroid_scores, torch.float32, len(queries), None)
+    check_demands(centroid_scores, sizes, offsets, least, visit, passing)
     return TopK(
         *torch.ops.silverray.retrieve(
             codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries,

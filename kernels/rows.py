@@ -38,7 +38,9 @@ def aligned_planes(planes: Tensor) -> Tensor:
     Returns:
         `planes` itself on another device than the CPU or where they are so already; else a copy.
     """
-    if planes.device.type != "cpu" or (planes.shape[1] % WORDS == 0 and _is_aligned(planes, LINE)):
+    if planes.device.type != "cpu" or (
+        planes.shape[1] % WORDS == 0 and planes.is_contiguous() and planes.data_ptr() % LINE == 0
+    ):
         return planes
     wide = planes.new_zeros(len(planes), -(-planes.shape[1] // WORDS) * WORDS)
     wide[:, : planes.shape[1]] = planes

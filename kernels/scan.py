@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels import scan_reference
+from silverray.kernels.checks import check
 from silverray.kernels.topk import TopK
 
 
@@ -59,9 +60,10 @@ def scan(
     """
     if codes.dtype != torch.int8 or codes.dim() != 2:
         raise ValueError(f"codes: expected [N, D] int8, got {list(codes.shape)} {codes.dtype}")
-    _check_lists(codes, planes, programs, filters, queries, probes)
-    if centroid_scores.shape != (len(queries), len(offsets) - 1) or centroid_scores.dtype != torch.float32:
-        raise ValueError(f"centroid_scores: expected [Q, {len(offsets) - 1}], got {list(centroid_scores.shape)}")
+    check_lists(codes, keys, offsets, planes, programs, filters, queries)
+    check("scales", scales, torch.float32, len(codes))
+    check("probes", probes, torch.int64, len(queries), None)
+    check("centroid_scores", centroid_scores, torch.float32, len(queries), len(offsets) - 1)
     return TopK(
         *torch.ops.silverray.scan(
             codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep
@@ -104,23 +106,23 @@ def exact_scan(
     """
     if vectors.dtype not in (torch.float32, torch.bfloat16) or vectors.dim() != 2:
         raise ValueError(f"vectors: expected [N, D] float32 or bfloat16, got {list(vectors.shape)} {vectors.dtype}")
-    _check_lists(vectors, planes, programs, filters, queries, probes)
+    check_lists(vectors, keys, offsets, planes, programs, filters, queries)
+    check("probes", probes, torch.int64, len(queries), None)
     return TopK(*torch.ops.silverray.exact_scan(vectors, keys, offsets, planes, programs, filters, queries, probes, k))
 
 
-def _check_lists(
-    rows: Tensor, planes: Tensor, programs: Tensor, filters: Tensor, queries: Tensor, probes: Tensor
+def check_lists(
+    rows: Tensor, keys: Tensor, offsets: Tensor, planes: Tensor, programs: Tensor, filters: Tensor, queries: Tensor
 ) -> None:
-    if queries.dtype != torch.float32 or queries.shape[1:] != rows.shape[1:]:
-        raise ValueError(f"queries: expected [Q, {rows.shape[1]}] float32, got {list(queries.shape)} {queries.dtype}")
-    if probes.dtype != torch.int64 or probes.dim() != 2 or len(probes) != len(queries):
-        raise ValueError(f"probes: expected [{len(queries)}, P] int64, got {list(probes.shape)} {probes.dtype}")
-    if planes.dtype != torch.int64 or planes.dim() != 2 or planes.shape[1] * 64 < len(rows):
-        raise ValueError(f"planes: expected [R, W] int64 for {len(rows)} slots, got {list(planes.shape)}")
-    if programs.dtype != torch.int32 or programs.dim() != 2:
-        raise ValueError(f"programs: expected [U, L] int32, got {list(programs.shape)} {programs.dtype}")
-    if filters.dtype != torch.int64 or filters.shape != (len(queries),):
-        raise ValueError(f"filters: expected [{len(queries)}] int64, got {list(filters.shape)} {filters.dtype}")
+    """Raise a `ValueError` unless what a scan reads fits its rows `[N, D]`."""
+    check("keys", keys, torch.int64, len(rows))
+    check("offsets", offsets, torch.int64, None)
+    check("planes", planes, torch.int64, None, None)
+    if planes.shape[1] * 64 < len(rows):
+        raise ValueError(f"planes: expected words for {len(rows)} slots, got {list(planes.shape)}")
+    check("programs", programs, torch.int32, None, None)
+    check("queries", queries, torch.float32, None, rows.shape[1])
+    check("filters", filters, torch.int64, len(queries))
 
 
 @torch.library.custom_op("silverray::scan", mutates_args=())

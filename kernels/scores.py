@@ -40,6 +40,8 @@ def exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) 
 
 @torch.library.custom_op("silverray::exact_scores", mutates_args=())
 def _exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+    if not len(vectors):
+        return queries.new_full((len(slots),), -torch.inf)
     scores = queries.new_empty(len(slots))
     for start in range(0, len(slots), PAIRS_AT_A_TIME):
         part = slice(start, start + PAIRS_AT_A_TIME)

@@ -10,8 +10,8 @@ import numpy as np
 
 from silverray.kernels.jit import inlined, kernel
 
-LOWEST = -(1 << 31)
-"""A rank below that of every score, -inf included."""
+LOWEST = -2139095041
+"""The rank of -inf, which is the score of no candidate."""
 
 
 @inlined
@@ -96,7 +96,7 @@ def sort_best(ranks, slots, count, keys, order):
     """Sort candidates by (rank desc, key asc); `order` is `[count]` int64 to work in."""
     for place in range(count):
         order[place] = (np.int64(~ranks[place]) << 32) | np.int64(np.uint32(slots[place]))
-    order[:count].sort()
+    _sort_words(order, count)
     first = 0
     for place in range(count):
         ranks[place], slots[place] = ~np.int32(order[place] >> 32), np.int32(order[place] & 0xFFFFFFFF)
@@ -104,6 +104,22 @@ def sort_best(ranks, slots, count, keys, order):
             _sort_by_key(slots, first, place, keys)
             first = place
     _sort_by_key(slots, first, count, keys)
+
+
+@kernel
+def _sort_words(words, count):
+    """Shell sort of `words[:count]`: `ndarray.sort` would allocate."""
+    gap = 1
+    while gap < count // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for place in range(gap, count):
+            word, at = words[place], place
+            while at >= gap and words[at - gap] > word:
+                words[at] = words[at - gap]
+                at -= gap
+            words[at] = word
+        gap //= 3
 
 
 @kernel

@@ -357,7 +357,9 @@ def rank_scores(typingctx: Any, scores: Any, threshold: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         scores, threshold = arguments
-        bits = _load(builder, scores, _INTS, 4)
+        # -0.0 + 0.0 is 0.0: they are equal scores.
+        floats = builder.fadd(_load(builder, scores, _FLOATS, 4), ir.Constant(_FLOATS, [0.0] * LANES))
+        bits = builder.bitcast(floats, _INTS)
         sign = builder.ashr(bits, ir.Constant(_INTS, [31] * LANES))
         ranks = builder.xor(bits, builder.and_(sign, ir.Constant(_INTS, [0x7FFFFFFF] * LANES)))
         _store(builder, ranks, scores)
