@@ -1,5 +1,6 @@
 """Published catalogs, shared by all tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from catalogs import make_items, schema_text
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 from silverray.shard.index.catalog import Catalog
+
+# Ray's default for a cluster that a program starts. Drivers of such a cluster have to say it, and Ray reads it when it
+# is imported: so it is said here, before any test module is.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 Publish = Callable[..., Catalog]
 

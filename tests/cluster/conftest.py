@@ -1,4 +1,3 @@
-import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,9 +12,6 @@ from numpy.typing import NDArray
 
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
-
-# Ray's default for a cluster that a program starts; drivers of such a cluster have to say it, before Ray is imported.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 DIMENSION = 16
 ITEMS = 3_000
