@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from silverray.kernels.ops import define
+
 TRANSPOSE_BLOCK = 64 * 1024
 
 
@@ -57,27 +59,23 @@ def popcount(words: Tensor) -> Tensor:
     Returns:
         int64 of the same shape, 0 to 64.
     """
-    counts: Tensor = torch.ops.silverray.popcount(words)
+    counts: Tensor = _popcount(words)
     return counts
 
 
-@torch.library.custom_op("silverray::popcount", mutates_args=())
-def _popcount(words: Tensor) -> Tensor:
+def _popcount_reference(words: Tensor) -> Tensor:
     pairs = words - ((words >> 1) & 0x5555555555555555)
     nibbles = (pairs & 0x3333333333333333) + ((pairs >> 2) & 0x3333333333333333)
     octets = (nibbles + (nibbles >> 4)) & 0x0F0F0F0F0F0F0F0F
     return (octets * 0x0101010101010101 >> 56) & 0xFF
 
 
-@_popcount.register_kernel("cpu")
-def _(words: Tensor) -> Tensor:
+def _popcount_cpu(words: Tensor) -> Tensor:
     unsigned: NDArray[np.uint64] = words.numpy().view(np.uint64)
     return torch.from_numpy(np.bitwise_count(unsigned).astype(np.int64))
 
 
-@_popcount.register_fake
-def _(words: Tensor) -> Tensor:
-    return torch.empty_like(words)
+_popcount = define("popcount", _popcount_reference, cpu=_popcount_cpu, fake=lambda words: torch.empty_like(words))
 
 
 def count_ranges(bits: Tensor, offsets: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from silverray.kernels.bits import count_ranges
 from silverray.kernels.checks import check
+from silverray.kernels.ops import define, lazily
 from silverray.kernels.programs import reference as evaluate_reference
 from silverray.kernels.topk import top_k
 
@@ -51,9 +52,7 @@ def choose_probes(
     check("planes", planes, torch.int64, None, None)
     check("programs", programs, torch.int32, None, None)
     check("filters", filters, torch.int64, len(scores))
-    probes: Tensor = torch.ops.silverray.choose_probes(
-        scores, sizes, offsets, planes, programs, filters, least, visit, passing
-    )
+    probes: Tensor = _choose_probes(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
     return probes
 
 
@@ -68,54 +67,6 @@ def check_demands(
     check("least", least, torch.int64, count)
     check("visit", visit, torch.int64, count)
     check("passing", passing, torch.int64, count)
-
-
-@torch.library.custom_op("silverray::choose_probes", mutates_args=())
-def _choose_probes(
-    scores: Tensor,
-    sizes: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-) -> Tensor:
-    return reference(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
-
-
-@_choose_probes.register_kernel("cpu")
-def _(
-    scores: Tensor,
-    sizes: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-) -> Tensor:
-    from silverray.kernels.probes_numba import launch
-
-    return launch(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
-
-
-@_choose_probes.register_fake
-def _(
-    scores: Tensor,
-    sizes: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-) -> Tensor:
-    width = torch.library.get_ctx().new_dynamic_size()
-    return filters.new_empty(len(scores), width)
 
 
 def reference(
@@ -140,3 +91,11 @@ def reference(
     width = int(needed.max()) if len(needed) else 0
     unused = torch.arange(width, device=scores.device) >= needed[:, None]
     return order[:, :width].masked_fill(unused, -1)
+
+
+_choose_probes = define(
+    "choose_probes",
+    reference,
+    cpu=lazily("probes_numba.launch"),
+    fake=lambda scores, filters, **_: filters.new_empty(len(scores), torch.library.get_ctx().new_dynamic_size()),
+)

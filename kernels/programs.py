@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.bits import count_ranges
+from silverray.kernels.ops import define, lazily
 
 MAX_INSTRUCTIONS = 1_024
 MAX_STACK = 8
@@ -69,25 +70,8 @@ def evaluate_programs(planes: Tensor, programs: Tensor) -> Tensor:
         tensor([[5]])
     """
     _check(planes, programs)
-    bits: Tensor = torch.ops.silverray.evaluate_programs(planes, programs)
+    bits: Tensor = _evaluate_programs(planes, programs)
     return bits
-
-
-@torch.library.custom_op("silverray::evaluate_programs", mutates_args=())
-def _evaluate_programs(planes: Tensor, programs: Tensor) -> Tensor:
-    return reference(planes, programs)
-
-
-@_evaluate_programs.register_kernel("cpu")
-def _(planes: Tensor, programs: Tensor) -> Tensor:
-    from silverray.kernels.programs_numba import launch
-
-    return launch(planes, programs)
-
-
-@_evaluate_programs.register_fake
-def _(planes: Tensor, programs: Tensor) -> Tensor:
-    return planes.new_empty(programs.shape[0], planes.shape[1])
 
 
 def reference(planes: Tensor, programs: Tensor) -> Tensor:
@@ -118,25 +102,8 @@ def count_passing(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
     _check(planes, programs)
     if not 0 <= slots <= planes.shape[1] * 64:
         raise ValueError(f"slots: expected 0 to {planes.shape[1] * 64}, got {slots}")
-    counts: Tensor = torch.ops.silverray.count_passing(planes, programs, slots)
+    counts: Tensor = _count_passing(planes, programs, slots)
     return counts
-
-
-@torch.library.custom_op("silverray::count_passing", mutates_args=())
-def _count_passing(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
-    return count_reference(planes, programs, slots)
-
-
-@_count_passing.register_kernel("cpu")
-def _(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
-    from silverray.kernels.programs_numba import launch_count
-
-    return launch_count(planes, programs, slots)
-
-
-@_count_passing.register_fake
-def _(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
-    return planes.new_empty(len(programs))
 
 
 def count_reference(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
@@ -175,3 +142,17 @@ def _run(planes: Tensor, program: list[int]) -> Tensor:
                 stack[-1].bitwise_not_()
     (result,) = stack
     return result
+
+
+_evaluate_programs = define(
+    "evaluate_programs",
+    reference,
+    cpu=lazily("programs_numba.launch"),
+    fake=lambda planes, programs: planes.new_empty(len(programs), planes.shape[1]),
+)
+_count_passing = define(
+    "count_passing",
+    count_reference,
+    cpu=lazily("programs_numba.launch_count"),
+    fake=lambda planes, programs, slots: planes.new_empty(len(programs)),
+)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.checks import check
+from silverray.kernels.ops import define, lazily
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.topk import TopK, top_k
 
@@ -37,24 +38,7 @@ def refine(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k
     if candidates.dtype != torch.int64 or candidates.dim() != 2 or len(candidates) != len(queries):
         raise ValueError(f"candidates: expected [{len(queries)}, K] int64, got {list(candidates.shape)}")
     check("keys", keys, torch.int64, len(vectors))
-    return TopK(*torch.ops.silverray.refine(vectors, keys, queries, candidates, k))
-
-
-@torch.library.custom_op("silverray::refine", mutates_args=())
-def _refine(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return reference(vectors, keys, queries, candidates, k)
-
-
-@_refine.register_kernel("cpu")
-def _(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    from silverray.kernels.refine_numba import launch
-
-    return launch(vectors, keys, queries, candidates, k)
-
-
-@_refine.register_fake
-def _(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return queries.new_empty(len(queries), k), candidates.new_empty(len(queries), k)
+    return TopK(*_refine(vectors, keys, queries, candidates, k))
 
 
 def reference(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -68,3 +52,11 @@ def reference(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor
         return found.scores, found.places
     slots = candidates.gather(1, found.places.clamp(min=0))
     return found.scores, torch.where(found.places >= 0, slots, -1)
+
+
+_refine = define(
+    "refine",
+    reference,
+    cpu=lazily("refine_numba.launch"),
+    fake=lambda queries, keys, k, **_: (queries.new_empty(len(queries), k), keys.new_empty(len(queries), k)),
+)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.checks import check
+from silverray.kernels.ops import define, lazily
 from silverray.kernels.probes import check_demands, choose_probes
 from silverray.kernels.refine import refine
 from silverray.kernels.scan import check_lists, scan
@@ -71,15 +72,14 @@ def retrieve(
     check("centroid_scores", centroid_scores, torch.float32, len(queries), None)
     check_demands(centroid_scores, sizes, offsets, least, visit, passing)
     return TopK(
-        *torch.ops.silverray.retrieve(
+        *_retrieve(
             codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries,
             centroid_scores, least, visit, passing, keep, k,
         )
     )  # fmt: skip
 
 
-@torch.library.custom_op("silverray::retrieve", mutates_args=())
-def _retrieve(
+def reference(
     codes: Tensor,
     scales: Tensor,
     vectors: Tensor,
@@ -97,56 +97,16 @@ def _retrieve(
     keep: int,
     k: int,
 ) -> tuple[Tensor, Tensor]:
+    """`retrieve` by the other ops: the specification."""
     probes = choose_probes(centroid_scores, sizes, offsets, planes, programs, filters, least, visit, passing)
     coarse = scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep)
     best = refine(vectors, keys, queries, coarse.places, k)
     return best.scores, best.places
 
 
-@_retrieve.register_kernel("cpu")
-def _(
-    codes: Tensor,
-    scales: Tensor,
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    sizes: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    centroid_scores: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-    keep: int,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    from silverray.kernels.retrieve_numba import launch
-
-    return launch(
-        codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries,
-        centroid_scores, least, visit, passing, keep, k,
-    )  # fmt: skip
-
-
-@_retrieve.register_fake
-def _(
-    codes: Tensor,
-    scales: Tensor,
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    sizes: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    centroid_scores: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-    keep: int,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    return queries.new_empty(len(queries), k), filters.new_empty(len(queries), k)
+_retrieve = define(
+    "retrieve",
+    reference,
+    cpu=lazily("retrieve_numba.launch"),
+    fake=lambda queries, filters, k, **_: (queries.new_empty(len(queries), k), filters.new_empty(len(queries), k)),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,25 @@ LANES = 16
 """Elements of a chunk of a vector."""
 WORDS = 8
 """64-bit words of a cache line."""
+
+
+def empty_rows(count: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Memory for rows that begin on cache lines (half a line for bfloat16), in large pages where the system has them.
+
+    NumPy asks for large pages and PyTorch does not. A search reads lists at random places: with pages of 4 KiB
+    it waits for the page tables as long as for the data.
+
+    Returns:
+        `[count, width]`, a view of wider rows; what is in them is undefined, between them are zeros.
+    """
+    size = dtype.itemsize
+    step = _step(dtype)
+    stride = -(-width * size // step) * step
+    memory = np.empty(count * stride + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    rows = torch.from_numpy(memory[start : start + count * stride]).view(dtype).view(count, stride // size)
+    rows[:, width:] = 0
+    return rows[:, :width]
 
 
 def aligned_rows(rows: Tensor) -> Tensor:
@@ -23,13 +43,9 @@ def aligned_rows(rows: Tensor) -> Tensor:
         `rows` itself on another device than the CPU or where it is so already; else a view `[N, D]` of wider rows that
         are filled up with zeros.
     """
-    step = LINE if rows.dtype != torch.bfloat16 else LANES * rows.element_size()
-    if rows.device.type != "cpu" or _is_aligned(rows, step):
+    if rows.device.type != "cpu" or _is_aligned(rows, _step(rows.dtype)):
         return rows
-    width = -(-rows.shape[1] * rows.element_size() // step) * step // rows.element_size()
-    wide = rows.new_zeros(len(rows), width)
-    wide[:, : rows.shape[1]] = rows
-    return wide[:, : rows.shape[1]]
+    return empty_rows(len(rows), rows.shape[1], rows.dtype).copy_(rows)
 
 
 def aligned_planes(planes: Tensor) -> Tensor:
@@ -42,9 +58,14 @@ def aligned_planes(planes: Tensor) -> Tensor:
         planes.shape[1] % WORDS == 0 and planes.is_contiguous() and planes.data_ptr() % LINE == 0
     ):
         return planes
-    wide = planes.new_zeros(len(planes), -(-planes.shape[1] // WORDS) * WORDS)
+    wide = empty_rows(len(planes), -(-planes.shape[1] // WORDS) * WORDS, planes.dtype)
+    wide[:, planes.shape[1] :] = 0
     wide[:, : planes.shape[1]] = planes
     return wide
+
+
+def _step(dtype: torch.dtype) -> int:
+    return LINE if dtype != torch.bfloat16 else LANES * dtype.itemsize
 
 
 def _is_aligned(rows: Tensor, step: int) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from silverray.kernels import scan_reference
 from silverray.kernels.checks import check
+from silverray.kernels.ops import define, lazily
 from silverray.kernels.topk import TopK
 
 
@@ -64,11 +65,7 @@ def scan(
     check("scales", scales, torch.float32, len(codes))
     check("probes", probes, torch.int64, len(queries), None)
     check("centroid_scores", centroid_scores, torch.float32, len(queries), len(offsets) - 1)
-    return TopK(
-        *torch.ops.silverray.scan(
-            codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep
-        )
-    )
+    return TopK(*_scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep))
 
 
 def exact_scan(
@@ -108,7 +105,7 @@ def exact_scan(
         raise ValueError(f"vectors: expected [N, D] float32 or bfloat16, got {list(vectors.shape)} {vectors.dtype}")
     check_lists(vectors, keys, offsets, planes, programs, filters, queries)
     check("probes", probes, torch.int64, len(queries), None)
-    return TopK(*torch.ops.silverray.exact_scan(vectors, keys, offsets, planes, programs, filters, queries, probes, k))
+    return TopK(*_exact_scan(vectors, keys, offsets, planes, programs, filters, queries, probes, k))
 
 
 def check_lists(
@@ -125,103 +122,18 @@ def check_lists(
     check("filters", filters, torch.int64, len(queries))
 
 
-@torch.library.custom_op("silverray::scan", mutates_args=())
-def _scan(
-    codes: Tensor,
-    scales: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    probes: Tensor,
-    centroid_scores: Tensor,
-    keep: int,
-) -> tuple[Tensor, Tensor]:
-    return scan_reference.scan(
-        codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep
-    )
-
-
-@_scan.register_kernel("cpu")
-def _(
-    codes: Tensor,
-    scales: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    probes: Tensor,
-    centroid_scores: Tensor,
-    keep: int,
-) -> tuple[Tensor, Tensor]:
-    from silverray.kernels.scan_launch import launch_scan
-
-    return launch_scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep)
-
-
-@_scan.register_fake
-def _(
-    codes: Tensor,
-    scales: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    probes: Tensor,
-    centroid_scores: Tensor,
-    keep: int,
-) -> tuple[Tensor, Tensor]:
-    return queries.new_empty(len(queries), keep), probes.new_empty(len(probes), keep)
-
-
-@torch.library.custom_op("silverray::exact_scan", mutates_args=())
-def _exact_scan(
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    probes: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    return scan_reference.exact_scan(vectors, keys, offsets, planes, programs, filters, queries, probes, k)
-
-
-@_exact_scan.register_kernel("cpu")
-def _(
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    probes: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    from silverray.kernels.scan_launch import launch_exact
-
-    return launch_exact(vectors, keys, offsets, planes, programs, filters, queries, probes, k)
-
-
-@_exact_scan.register_fake
-def _(
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    probes: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    return queries.new_empty(len(queries), k), probes.new_empty(len(probes), k)
+_scan = define(
+    "scan",
+    scan_reference.scan,
+    cpu=lazily("scan_launch.launch_scan"),
+    fake=lambda queries, filters, keep, **_: (
+        queries.new_empty(len(queries), keep),
+        filters.new_empty(len(queries), keep),
+    ),
+)
+_exact_scan = define(
+    "exact_scan",
+    scan_reference.exact_scan,
+    cpu=lazily("scan_launch.launch_exact"),
+    fake=lambda queries, filters, k, **_: (queries.new_empty(len(queries), k), filters.new_empty(len(queries), k)),
+)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from silverray.kernels.ops import define
+
 PAIRS_AT_A_TIME = 1 << 16
 
 
@@ -34,12 +36,12 @@ def exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) 
         raise ValueError(f"queries: expected [Q, {vectors.shape[1]}], got {list(queries.shape)}")
     if rows.shape != slots.shape or rows.dim() != 1:
         raise ValueError(f"slots: expected {list(rows.shape)}, got {list(slots.shape)}")
-    scores: Tensor = torch.ops.silverray.exact_scores(vectors, queries, rows, slots)
+    scores: Tensor = _exact_scores(vectors, queries, rows, slots)
     return scores
 
 
-@torch.library.custom_op("silverray::exact_scores", mutates_args=())
-def _exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+def reference(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+    """`exact_scores` in plain PyTorch."""
     if not len(vectors):
         return queries.new_full((len(slots),), -torch.inf)
     scores = queries.new_empty(len(slots))
@@ -48,11 +50,6 @@ def _exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor)
         items = vectors[slots[part].clamp(min=0)].float()
         scores[part] = halving_sum(items.mul_(queries[rows[part]]))
     return scores.masked_fill_(slots < 0, -torch.inf)
-
-
-@_exact_scores.register_fake
-def _(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
-    return queries.new_empty(len(slots))
 
 
 def halving_sum(products: Tensor) -> Tensor:
@@ -70,3 +67,6 @@ def halving_sum(products: Tensor) -> Tensor:
         width //= 2
         sums = sums[:, :width] + sums[:, width:]
     return sums[:, 0]
+
+
+_exact_scores = define("exact_scores", reference, fake=lambda queries, slots, **_: queries.new_empty(len(slots)))

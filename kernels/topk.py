@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from silverray.kernels.ops import define
+
 
 class TopK(NamedTuple):
     """The best candidates of each row.
@@ -44,11 +46,11 @@ def top_k(scores: Tensor, keys: Tensor, k: int) -> TopK:
         raise ValueError(f"keys: expected {list(scores.shape)} int64, got {list(keys.shape)} {keys.dtype}")
     if k < 0:
         raise ValueError(f"k: expected 0 or more, got {k}")
-    return TopK(*torch.ops.silverray.top_k(scores, keys.expand_as(scores), k))
+    return TopK(*_top_k(scores, keys.expand_as(scores), k))
 
 
-@torch.library.custom_op("silverray::top_k", mutates_args=())
-def _top_k(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def reference(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`top_k` in plain PyTorch."""
     best = scores.new_full((len(scores), k), -torch.inf)
     index = torch.full_like(best, -1, dtype=torch.int64)
     if min(k, scores.shape[1]) == 0:
@@ -69,6 +71,8 @@ def _top_k(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, index
 
 
-@_top_k.register_fake
-def _(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return scores.new_empty(len(scores), k), keys.new_empty(len(scores), k)
+_top_k = define(
+    "top_k",
+    reference,
+    fake=lambda scores, keys, k: (scores.new_empty(len(scores), k), keys.new_empty(len(scores), k)),
+)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.bits import transpose_bits, words_for
-from silverray.kernels.rows import aligned_rows
+from silverray.kernels.rows import empty_rows
 from silverray.shard.filter.columns import Columns
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.lists import Lists
@@ -90,8 +90,8 @@ def load_partitions(
 def _room(items: int, catalog: Catalog) -> dict[str, Tensor]:
     """The arrays that partitions are loaded into, laid out as `Lists` wants them."""
     return {
-        "codes": aligned_rows(torch.empty(items, catalog.dimension, dtype=torch.int8)),
+        "codes": empty_rows(items, catalog.dimension, torch.int8),
         "scales": torch.empty(items),
-        "vectors": aligned_rows(torch.empty(items, catalog.dimension)),
+        "vectors": empty_rows(items, catalog.dimension, torch.float32),
         "bits": torch.empty(items, words_for(catalog.layout.rows), dtype=torch.int64),
     }
