@@ -18,7 +18,7 @@ from silverray.kernels.programs import MAX_STACK
 from silverray.kernels.programs_numba import run_program
 from silverray.kernels.rows import LANES, WORDS, aligned_planes
 from silverray.kernels.selection import LOWEST, flip, kth_rank
-from silverray.kernels.simd import count_bits, pointer
+from silverray.kernels.simd import append_lanes, count_bits, first_bit, lanes_reaching, pointer
 
 BLOCK = 64
 """Words of a list that are evaluated at a time."""
@@ -132,25 +132,50 @@ def _choose(frame, query):
             probes[cluster] = cluster
         counts[query] = clusters
     elif visit <= 0 and passing <= 0:
-        counts[query] = _best(ranks, clusters, max(1, least), probes)
+        counts[query] = _best(
+            frame.ranks + 4 * width * query, clusters, max(1, least), frame.probes + 8 * clusters * query
+        )
     else:
         counts[query] = _walk(frame, query, ranks, probes, sizes, least, visit, passing)
 
 
 @kernel
 def _best(ranks, clusters, least, probes):
-    """Write the `least` best clusters, of equals those with the lowest numbers."""
-    limit = kth_rank(ranks, clusters, least)
+    """Write the `least` best clusters, of equals those with the lowest numbers; `ranks` and `probes` are addresses."""
+    limit = _limit(ranks, clusters, least, probes)
+    chosen = carray(pointer(probes), (clusters,), np.int64)
     count = 0
-    for cluster in range(clusters):
-        probes[count] = cluster
-        count += ranks[cluster] > limit
-    for cluster in range(clusters):
-        if count == least:
-            break
-        probes[count] = cluster
-        count += ranks[cluster] == limit
+    for equal in range(2):
+        for first in range(0, clusters, LANES):
+            lanes = lanes_reaching(ranks + 4 * first, np.int32(limit + 1))
+            if equal:
+                lanes = lanes_reaching(ranks + 4 * first, limit) & ~lanes
+            lanes &= (1 << min(LANES, clusters - first)) - 1
+            while lanes and count < least:
+                chosen[count] = first + first_bit(lanes)
+                lanes &= lanes - 1
+                count += 1
     return count
+
+
+@kernel
+def _limit(ranks, clusters, least, spare):
+    """The rank of the `least`-th best cluster; `spare` is the address of 8 bytes for each to work in."""
+    values = carray(pointer(ranks), (clusters,), np.int32)
+    blocks = clusters // LANES
+    if least > blocks:
+        return kth_rank(values, clusters, least)
+    # So many blocks have a best one that reaches this, so the rank is no lower, and few others reach it.
+    best = carray(pointer(spare), (blocks,), np.int32)
+    for block in range(blocks):
+        best[block] = values[block * LANES : (block + 1) * LANES].max()
+    floor = kth_rank(best, blocks, least)
+    count = 0
+    for first in range(0, clusters, LANES):
+        lanes = lanes_reaching(ranks + 4 * first, floor) & ((1 << min(LANES, clusters - first)) - 1)
+        append_lanes(ranks + 4 * first, lanes, spare + 4 * count)
+        count += count_bits(lanes)
+    return kth_rank(carray(pointer(spare), (count,), np.int32), count, least)
 
 
 @kernel

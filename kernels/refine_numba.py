@@ -65,28 +65,28 @@ def launch(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k
     count, columns = candidates.shape
     use_threads()
     places = 4 * count * (columns + LANES)
-    ranks, slots, order, sums = workspace(places, places, 8 * count * min(k, columns), LINE * count)
+    ranks, slots, spare, sums = workspace(places, places, 16 * count * min(k, columns), LINE * count)
     scores, best = torch.empty(count, k, dtype=torch.float32), torch.empty(count, k, dtype=torch.int64)
     _refine(
         cache_of(rows, keys), wide.data_ptr(), 4 * wide.shape[1], candidates.data_ptr(), count, columns, ranks, slots,
-        order, sums, scores.data_ptr(), best.data_ptr(), k,
+        spare, sums, scores.data_ptr(), best.data_ptr(), k,
     )  # fmt: skip
     return scores, best
 
 
 @parallel_kernel
-def _refine(cache, queries, stride, candidates, count, columns, ranks, slots, order, sums, scores, places, k):
+def _refine(cache, queries, stride, candidates, count, columns, ranks, slots, spare, sums, scores, places, k):
     width = columns + LANES
     for query in prange(count):
         _refine_query(
             cache, queries + stride * query, candidates + 8 * columns * query, columns, ranks + 4 * width * query,
-            slots + 4 * width * query, order + 8 * min(k, columns) * query, sums + LINE * query,
+            slots + 4 * width * query, spare + 16 * min(k, columns) * query, sums + LINE * query,
             scores + 4 * k * query, places + 8 * k * query, k,
         )  # fmt: skip
 
 
 @kernel
-def _refine_query(cache, query, candidates, columns, ranks, slots, order, sums, scores, places, k):
+def _refine_query(cache, query, candidates, columns, ranks, slots, spare, sums, scores, places, k):
     """Score one query's candidates and write the k best; all but `columns` and `k` are addresses."""
     given = carray(pointer(candidates), (columns,), np.int64)
     mine = carray(pointer(slots), (columns + LANES,), np.int32)
@@ -95,8 +95,7 @@ def _refine_query(cache, query, candidates, columns, ranks, slots, order, sums, 
         mine[count] = given[place]
         count += given[place] >= 0
     rank_slots(cache, query, slots, count, ranks, sums)
-    keys = carray(pointer(cache.keys), (cache.items,), np.int64)
-    write_best(carray(pointer(ranks), (count,), np.int32), mine, count, k, keys, order, scores, places)
+    write_best(ranks, slots, count, k, cache.keys, spare, scores, places)
 
 
 @kernel
@@ -127,18 +126,20 @@ def rank_slots(cache, query, slots, count, ranks, sums):
 
 
 @kernel
-def write_best(ranks, slots, count, k, keys, order, scores, places):
+def write_best(ranks, slots, count, k, keys, spare, scores, places):
     """Write the k best of `count` candidates, filled up with -inf and -1.
 
-    `scores` (float32) and `places` (int64) are addresses, and so is `order` (int64 to sort in; 0 leaves them unsorted).
+    Arguments are those of `keep_best`; `scores` (float32) and `places` (int64) are addresses, and so is `spare`
+    (16 bytes for each of the k to sort in; 0 leaves them unsorted).
     """
     count, _ = keep_best(ranks, slots, count, k, keys)
-    if order:
-        sort_best(ranks, slots, count, keys, carray(pointer(order), (count,), np.int64))
-        while count and ranks[count - 1] == LOWEST:
+    best, mine = carray(pointer(ranks), (count,), np.int32), carray(pointer(slots), (count,), np.int32)
+    if spare:
+        sort_best(ranks, slots, count, keys, spare)
+        while count and best[count - 1] == LOWEST:
             count -= 1
     bits, floats = carray(pointer(scores), (k,), np.int32), carray(pointer(scores), (k,), np.float32)
     result = carray(pointer(places), (k,), np.int64)
     for place in range(count):
-        bits[place], result[place] = flip(ranks[place]), slots[place]
+        bits[place], result[place] = flip(best[place]), mine[place]
     floats[count:], result[count:] = -np.inf, -1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numba import carray, prange
+from numba import prange
 from torch import Tensor
 
 from silverray.kernels import probes_numba
@@ -16,7 +15,6 @@ from silverray.kernels.rows import LINE, aligned_planes, aligned_rows
 from silverray.kernels.scan_frame import Batch, Frame, Work, capacity_for, work_sizes
 from silverray.kernels.scan_launch import MAX_BUFFER, code_lists
 from silverray.kernels.scan_numba import fill_buffers, merge, quantize
-from silverray.kernels.simd import pointer
 
 
 def launch(
@@ -53,10 +51,10 @@ def launch(
     step, stride = max(1, min(count, MAX_BUFFER // capacity_for(keep))), -(-width // LINE) * LINE
     parts = workspace(
         step * stride, 4 * step, 8 * step, 8 * step * clusters, *probes_numba.work_sizes(step, clusters),
-        *work_sizes(threads, step, clusters, keep), 8 * step * k, LINE * step,
+        *work_sizes(threads, step, clusters, keep), 16 * step * k, LINE * step,
     )  # fmt: skip
     coded, query_scales, sums, probes, *rest = parts
-    *choosing, order, lanes = rest
+    *choosing, spare, lanes = rest
     probe_work, scan_work = choosing[:3], choosing[3:]
     lists, cache = code_lists(codes, scales, keys, offsets, planes), cache_of(vectors, keys)
     scores, places = torch.empty(count, k), torch.empty(count, k, dtype=torch.int64)
@@ -76,35 +74,32 @@ def launch(
         _retrieve(
             probing, lists, batch, Work(threads, capacity_for(keep), *scan_work), cache,
             queries.data_ptr() + 4 * width * start, width, wide.data_ptr() + 4 * wide.shape[1] * start,
-            4 * wide.shape[1], order, lanes, scores.data_ptr() + 4 * k * start, places.data_ptr() + 8 * k * start, k,
+            4 * wide.shape[1], spare, lanes, scores.data_ptr() + 4 * k * start, places.data_ptr() + 8 * k * start, k,
         )  # fmt: skip
     return scores, places
 
 
 @kernel
-def _retrieve(probing, lists, batch, work, cache, queries, width, wide, wide_stride, order, sums, scores, places, k):
+def _retrieve(probing, lists, batch, work, cache, queries, width, wide, wide_stride, spare, sums, scores, places, k):
     quantize(queries, batch.size, width, batch.queries, batch.stride, batch.scales, batch.sums)
     fill_buffers(Frame(lists, batch, work), choose_all(probing))
-    _refine_all(lists, batch, work, cache, wide, wide_stride, order, sums, scores, places, k)
+    _refine_all(lists, batch, work, cache, wide, wide_stride, spare, sums, scores, places, k)
 
 
 @parallel_kernel
-def _refine_all(lists, batch, work, cache, wide, wide_stride, order, sums, scores, places, k):
+def _refine_all(lists, batch, work, cache, wide, wide_stride, spare, sums, scores, places, k):
     for query in prange(batch.size):
         _refine_kept(
-            Frame(lists, batch, work), cache, query, wide + wide_stride * query, order + 8 * k * query,
+            Frame(lists, batch, work), cache, query, wide + wide_stride * query, spare + 16 * k * query,
             sums + LINE * query, scores + 4 * k * query, places + 8 * k * query, k,
         )  # fmt: skip
 
 
 @kernel
-def _refine_kept(frame, cache, query, wide, order, sums, scores, places, k):
+def _refine_kept(frame, cache, query, wide, spare, sums, scores, places, k):
     """Score what the scan kept of one query exactly and write the k best."""
     work = frame.work
     count = merge(frame, query)
     at = 4 * work.capacity * query
     rank_slots(cache, wide, work.slots + at, count, work.ranks + at, sums)
-    ranks = carray(pointer(work.ranks + at), (work.capacity,), np.int32)
-    slots = carray(pointer(work.slots + at), (work.capacity,), np.int32)
-    keys = carray(pointer(cache.keys), (cache.items,), np.int64)
-    write_best(ranks, slots, count, k, keys, order, scores, places)
+    write_best(work.ranks + at, work.slots + at, count, k, cache.keys, spare, scores, places)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from silverray.kernels.programs import MAX_STACK
-from silverray.kernels.rows import WORDS
+from silverray.kernels.rows import LANES, WORDS
 
 CODES, FLOATS, BFLOATS = 0, 1, 2
 """What is scored: codes, or stored vectors exactly."""
@@ -95,7 +95,7 @@ class Work(NamedTuple):
 
     Attributes:
         threads: T.
-        capacity: places of a buffer, at least keep + 16.
+        capacity: places of a buffer, a multiple of 16 and at least keep + 16.
         ranks: address of `[T, Q, capacity]` int32.
         slots: address of `[T, Q, capacity]` int32.
         counts: address of `[T, Q]` int64.
@@ -123,8 +123,8 @@ class Frame(NamedTuple):
 
 
 def capacity_for(keep: int) -> int:
-    """Places of a query's buffer in one worker."""
-    return 2 * keep + SLACK
+    """Places of a query's buffer in one worker: a multiple of 16."""
+    return -(-(2 * keep + SLACK) // LANES) * LANES
 
 
 def work_sizes(threads: int, count: int, probes: int, keep: int) -> tuple[int, ...]:

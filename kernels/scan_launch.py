@@ -95,7 +95,7 @@ def _launch(lists: Lists, batch: Batch, *, ordered: bool) -> tuple[Tensor, Tenso
     threads, keep = use_threads(), batch.keep
     step = max(1, min(batch.size, MAX_BUFFER // capacity_for(keep)))
     sizes = work_sizes(threads, step, batch.columns, keep)
-    *parts, order = workspace(*sizes, 8 * step * keep if ordered else 0)
+    *parts, spare = workspace(*sizes, 16 * step * keep if ordered else 0)
     work = Work(threads, capacity_for(keep), *parts)
     scores, places = torch.empty(batch.size, keep), torch.empty(batch.size, keep, dtype=torch.int64)
     for start in range(0, batch.size, step):
@@ -111,6 +111,6 @@ def _launch(lists: Lists, batch: Batch, *, ordered: bool) -> tuple[Tensor, Tenso
         at = start * keep
         scan_lists(
             Frame(lists, some, work), batch.columns, scores.data_ptr() + 4 * at, places.data_ptr() + 8 * at,
-            order if ordered else 0,
+            spare if ordered else 0,
         )  # fmt: skip
     return scores, places

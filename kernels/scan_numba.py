@@ -28,6 +28,7 @@ from silverray.kernels.simd import (
     dot_rows,
     dot_run,
     first_bit,
+    lanes_reaching,
     load_float,
     load_int32,
     load_int64,
@@ -177,15 +178,6 @@ def _query(frame, thread, number):
     return _Query(batch.queries + number * batch.stride, program, work.ranks + at, work.slots + at, scale, bias)
 
 
-@kernel
-def _cut(frame, ranks, slots, count):
-    """Keep the best of a buffer; returns how many, and the threshold from now on."""
-    capacity, lists = frame.work.capacity, frame.lists
-    keys = carray(pointer(lists.keys), (lists.slots,), np.int64)
-    candidates = carray(pointer(slots), (capacity,), np.int32)
-    return keep_best(carray(pointer(ranks), (capacity,), np.int32), candidates, count, frame.batch.keep, keys)
-
-
 @inlined
 def _rank(frame, query, desk, slots, scales, bases, lanes):
     """Score 16 slots and put those whose lane is set and whose rank reaches the threshold into the buffer.
@@ -209,7 +201,7 @@ def _append(frame, query, desk, slots, lanes):
     """Put those of 16 candidates whose lane is set into the buffer; their ranks are at `desk.sums`."""
     count = load_int64(desk.taken)
     if count > frame.work.capacity - LANES:
-        count, threshold = _cut(frame, query.ranks, query.slots, count)
+        count, threshold = keep_best(query.ranks, query.slots, count, frame.batch.keep, frame.lists.keys)
         store_int64(desk.threshold, threshold)
     append_lanes(desk.sums, lanes, query.ranks + 4 * count)
     append_lanes(slots, lanes, query.slots + 4 * count)
@@ -345,30 +337,33 @@ def _tile_of(frame, pair):
 @kernel
 def merge(frame, query):
     """Merge the workers' buffers of a query into the first one's; returns how many are left."""
-    keys = carray(pointer(frame.lists.keys), (frame.lists.slots,), np.int64)
-    all_ranks = carray(pointer(frame.work.ranks), (frame.work.threads, frame.batch.size, frame.work.capacity), np.int32)
-    all_slots = carray(pointer(frame.work.slots), (frame.work.threads, frame.batch.size, frame.work.capacity), np.int32)
-    counts = carray(pointer(frame.work.counts), (frame.work.threads, frame.batch.size), np.int64)
-    ranks, slots = all_ranks[0, query], all_slots[0, query]
-    count, threshold = counts[0, query], np.int32(LOWEST + 1)
-    for thread in range(1, frame.work.threads):
-        for place in range(counts[thread, query]):
-            if count == frame.work.capacity:
-                count, threshold = keep_best(ranks, slots, count, frame.batch.keep, keys)
-            ranks[count], slots[count] = all_ranks[thread, query, place], all_slots[thread, query, place]
-            count += ranks[count] >= threshold
-    count, threshold = keep_best(ranks, slots, count, frame.batch.keep, keys)
+    work, keep, keys = frame.work, frame.batch.keep, frame.lists.keys
+    row = 4 * work.capacity
+    ranks, slots = work.ranks + row * query, work.slots + row * query
+    count, threshold = load_int64(work.counts + 8 * query), np.int32(LOWEST + 1)
+    for thread in range(1, work.threads):
+        other = thread * frame.batch.size + query
+        more = load_int64(work.counts + 8 * other)
+        for first in range(0, more, LANES):
+            if count > work.capacity - LANES:
+                count, threshold = keep_best(ranks, slots, count, keep, keys)
+            at = row * other + 4 * first
+            lanes = lanes_reaching(work.ranks + at, threshold) & ((1 << min(LANES, more - first)) - 1)
+            append_lanes(work.ranks + at, lanes, ranks + 4 * count)
+            append_lanes(work.slots + at, lanes, slots + 4 * count)
+            count += count_bits(lanes)
+    count, threshold = keep_best(ranks, slots, count, keep, keys)
     return count
 
 
 @kernel
-def _write(frame, query, scores, places, order):
+def _write(frame, query, scores, places, spare):
     keep, count = frame.batch.keep, merge(frame, query)
-    keys = carray(pointer(frame.lists.keys), (frame.lists.slots,), np.int64)
-    ranks = carray(pointer(frame.work.ranks), (frame.batch.size, frame.work.capacity), np.int32)[query]
-    slots = carray(pointer(frame.work.slots), (frame.batch.size, frame.work.capacity), np.int32)[query]
-    at = query * keep
-    write_best(ranks, slots, count, keep, keys, order + 8 * at if order else 0, scores + 4 * at, places + 8 * at)
+    row, at = 4 * frame.work.capacity * query, query * keep
+    write_best(
+        frame.work.ranks + row, frame.work.slots + row, count, keep, frame.lists.keys,
+        spare + 16 * at if spare else 0, scores + 4 * at, places + 8 * at,
+    )  # fmt: skip
 
 
 # Each loop over workers is a function of its own: Numba may join loops that share no array, and these share addresses.
@@ -382,9 +377,9 @@ def _work_on_all(lists, batch, work, bounds):
 
 
 @parallel_kernel
-def _write_all(lists, batch, work, scores, places, order):
+def _write_all(lists, batch, work, scores, places, spare):
     for query in prange(batch.size):
-        _write(Frame(lists, batch, work), query, scores, places, order)
+        _write(Frame(lists, batch, work), query, scores, places, spare)
 
 
 @kernel
@@ -394,10 +389,10 @@ def fill_buffers(frame, width):
 
 
 @kernel
-def scan_lists(frame, width, scores, places, order):
+def scan_lists(frame, width, scores, places, spare):
     """Scan and fill `scores` and `places`, addresses of `[Q, keep]` float32 and int64.
 
-    `order` is the address of `[Q, keep]` int64 to sort in, or 0 to leave the result unsorted.
+    `spare` is the address of 16 bytes for each of `[Q, keep]` to sort in, or 0 to leave the result unsorted.
     """
     fill_buffers(frame, width)
-    _write_all(frame.lists, frame.batch, frame.work, scores, places, order)
+    _write_all(frame.lists, frame.batch, frame.work, scores, places, spare)

@@ -147,13 +147,15 @@ def _sum_lanes(builder: ir.IRBuilder, rows: list[ir.Value], add: Callable[[ir.Va
 
 RUN_CHUNKS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Chunks of a row for which `dot_run` has code: 64 to 1,024 dimensions."""
+RUN_AHEAD = 8_192
 
 
 @intrinsic
 def dot_run(typingctx: Any, codes: Any, query: Any, chunks: Any, out: Any) -> Any:
     """`dot_rows` for 16 rows that follow each other without gaps; `chunks` must be one of `RUN_CHUNKS`.
 
-    All addresses are constants away from each other, so that there is nothing to compute but the products.
+    All addresses are constants away from each other, so that there is nothing to compute but the products. The rows
+    `RUN_AHEAD` bytes on are asked for from memory: a list is too short for the processor to see a stream in it.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
@@ -165,6 +167,7 @@ def dot_run(typingctx: Any, codes: Any, query: Any, chunks: Any, out: Any) -> An
                     factors = _load(builder, builder.add(query, _I64(LINE * chunk)), _BYTES)
                     for row in range(LANES):
                         at = builder.add(codes, _I64(LINE * (count * row + chunk)))
+                        _prefetch(builder, builder.add(at, _I64(RUN_AHEAD)))
                         totals[row] = _add_products(builder, totals[row], at, factors)
                 _store(builder, _sum_lanes(builder, totals, builder.add), out)
         return context.get_dummy_value()
@@ -268,11 +271,15 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at an address (int64)."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
-        pointer = builder.inttoptr(arguments[0], _I8.as_pointer())
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, _I32(0), _I32(3), _I32(1))
+        _prefetch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    pointer = builder.inttoptr(address, _I8.as_pointer())
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, _I32(0), _I32(3), _I32(1))
 
 
 @intrinsic
@@ -363,10 +370,25 @@ def rank_scores(typingctx: Any, scores: Any, threshold: Any) -> Any:
         sign = builder.ashr(bits, ir.Constant(_INTS, [31] * LANES))
         ranks = builder.xor(bits, builder.and_(sign, ir.Constant(_INTS, [0x7FFFFFFF] * LANES)))
         _store(builder, ranks, scores)
-        reached = builder.icmp_signed(">=", ranks, _broadcast(builder, threshold))
-        return builder.zext(builder.bitcast(reached, ir.IntType(LANES)), _I64)
+        return _reaching(builder, ranks, threshold)
 
     return types.int64(types.int64, types.int32), generate
+
+
+@intrinsic
+def lanes_reaching(typingctx: Any, ranks: Any, threshold: Any) -> Any:
+    """Bit r of the result: of 16 int32 ranks at an address (int64), rank r reaches the threshold."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        ranks, threshold = arguments
+        return _reaching(builder, _load(builder, ranks, _INTS, 4), threshold)
+
+    return types.int64(types.int64, types.int32), generate
+
+
+def _reaching(builder: ir.IRBuilder, ranks: ir.Value, threshold: ir.Value) -> ir.Value:
+    reached = builder.icmp_signed(">=", ranks, _broadcast(builder, threshold))
+    return builder.zext(builder.bitcast(reached, ir.IntType(LANES)), _I64)
 
 
 @intrinsic

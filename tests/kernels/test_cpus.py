@@ -129,6 +129,7 @@ def test_the_product_sum_compiles_to_the_instruction_it_is_named_after(
         ("halving_rows_bfloat", [types.int64] * 6),
         ("coarse_scores", [types.int64, types.int32, types.int64, types.int64, types.float32]),
         ("rank_scores", [types.int64, types.int32]),
+        ("lanes_reaching", [types.int64, types.int32]),
         ("append_lanes", [types.int64] * 3),
         ("and_not_words", [types.int64] * 2),
         ("prefetch", [types.int64]),

@@ -25,6 +25,28 @@ def draw_slots(data: st.DataObject, count: int) -> tuple[np.ndarray, np.ndarray]
     return slots, rng.permutation(count + 50).astype(np.int64) * (1 << 52)
 
 
+class Candidates:
+    """Candidates as the kernels take them: in memory for a multiple of 16, by address."""
+
+    def __init__(self, ranks: np.ndarray, slots: np.ndarray, keys: np.ndarray) -> None:
+        self.count = len(ranks)
+        self._padded = [np.full(self.count + 16, 99, np.int32) for _ in range(2)]
+        self.ranks, self.slots = (padded[: self.count] for padded in self._padded)
+        self.ranks[:], self.slots[:] = ranks, slots
+        self._keys, self._spare = np.ascontiguousarray(keys, np.int64), np.empty(2 * self.count, np.int64)
+
+    def keep(self, keep: int) -> tuple[int, int]:
+        """Call `keep_best`."""
+        return keep_best(*self._addresses(), self.count, keep, self._keys.ctypes.data)
+
+    def sort(self) -> None:
+        """Call `sort_best`."""
+        sort_best(*self._addresses(), self.count, self._keys.ctypes.data, self._spare.ctypes.data)
+
+    def _addresses(self) -> list[int]:
+        return [padded.ctypes.data for padded in self._padded]
+
+
 def test_ranks_are_in_the_order_of_their_floats_and_back() -> None:
     floats = np.array([-np.inf, -3e38, -1.0, -1e-45, 0.0, 1e-45, 1.0, 3e38, np.inf], dtype=np.float32)
     ranks = np.array([flip(bits) for bits in floats.view(np.int32)], dtype=np.int64)
@@ -57,9 +79,10 @@ def test_keep_best_keeps_the_head_of_a_full_sort(data: st.DataObject) -> None:
     expected = set(zip(ranks[order[:keep]].tolist(), slots[order[:keep]].tolist(), strict=True))
     everything = sorted(zip(ranks.tolist(), slots.tolist(), strict=True))
     kth = ranks[order[keep - 1]] if 0 < keep <= len(ranks) else LOWEST + 1
-    count, threshold = keep_best(ranks, slots, len(ranks), keep, keys)
+    made = Candidates(ranks, slots, keys)
+    count, threshold = made.keep(keep)
     assert count == min(keep, len(order))
-    assert set(zip(ranks[:count].tolist(), slots[:count].tolist(), strict=True)) == expected
+    assert set(zip(made.ranks[:count].tolist(), made.slots[:count].tolist(), strict=True)) == expected
     assert threshold <= kth
     if count == keep:
         below = np.array([rank for rank, _ in everything if rank < kth])
@@ -73,15 +96,15 @@ def test_sort_best_sorts_by_rank_then_key(data: st.DataObject) -> None:
     slots, keys = draw_slots(data, len(ranks))
     order = np.lexsort((keys[slots], -ranks.astype(np.int64)))
     expected = ranks[order].copy(), slots[order].copy()
-    sort_best(ranks, slots, len(ranks), keys, np.empty(len(ranks), np.int64))
-    np.testing.assert_array_equal(ranks, expected[0])
-    np.testing.assert_array_equal(slots, expected[1])
+    made = Candidates(ranks, slots, keys)
+    made.sort()
+    np.testing.assert_array_equal(made.ranks, expected[0])
+    np.testing.assert_array_equal(made.slots, expected[1])
 
 
 @pytest.mark.parametrize("keep", [1, 500, 999, 1000])
 def test_equal_ranks_are_kept_by_key_whatever_the_order_of_the_keys(keep: int) -> None:
     for keys in (np.arange(1000), np.arange(1000)[::-1].copy(), np.random.default_rng(0).permutation(1000)):
-        ranks, slots = np.full(1000, 7, np.int32), np.arange(1000, dtype=np.int32)
-        count, threshold = keep_best(ranks, slots, 1000, keep, keys)
-        assert (count, threshold) == (keep, 7)
-        assert sorted(keys[slots[:keep]]) == list(range(keep))
+        made = Candidates(np.full(1000, 7, np.int32), np.arange(1000, dtype=np.int32), keys)
+        assert made.keep(keep) == (keep, 7)
+        assert sorted(keys[made.slots[:keep]]) == list(range(keep))

@@ -43,6 +43,11 @@ def rank_scores(scores, threshold):  # type: ignore[no-untyped-def]
 
 
 @njit
+def lanes_reaching(ranks, threshold):  # type: ignore[no-untyped-def]
+    return simd.lanes_reaching(ranks, threshold)
+
+
+@njit
 def append_lanes(source, lanes, target):  # type: ignore[no-untyped-def]
     simd.append_lanes(source, lanes, target)
 
@@ -124,6 +129,13 @@ def test_rank_scores_orders_floats_as_integers_and_says_which_reach_the_threshol
         lanes = rank_scores(again.ctypes.data, np.int32(threshold))
         np.testing.assert_array_equal(again, ranks)
         assert lanes == sum(int(rank >= threshold) << lane for lane, rank in enumerate(ranks.tolist()))
+
+
+def test_lanes_reaching_compares_with_the_threshold() -> None:
+    ranks = np.random.default_rng(0).integers(-9, 9, 17).astype(np.int32)
+    for threshold in (-10, -3, 0, 9, 10):
+        found = lanes_reaching(ranks[1:].ctypes.data, np.int32(threshold))
+        assert found == sum(1 << lane for lane in range(16) if ranks[1 + lane] >= threshold)
 
 
 def test_append_lanes_packs_the_chosen() -> None:
