@@ -137,18 +137,22 @@ def _sort_words(order, count):
     `ndarray.sort` would allocate.
     """
     for start in range(0, count, RUN):
-        end = min(start + RUN, count)
-        for place in range(start, end):
-            word, smaller = order[0, place], np.int64(0)
-            for other in range(start, end):
-                smaller += np.int64(order[0, other] < word)
-            order[1, start + smaller] = word
+        _sort_run(order[0, start : start + RUN], order[1, start : start + RUN])
     row, width = 1, RUN
     while width < count:
         for start in range(0, count, 2 * width):
             _merge_runs(order[row], order[1 - row], start, min(start + width, count), min(start + 2 * width, count))
         row, width = 1 - row, 2 * width
     return row
+
+
+@kernel
+def _sort_run(words, target):
+    for place in range(len(words)):
+        word, smaller = words[place], np.int64(0)
+        for other in range(len(words)):
+            smaller += np.int64(words[other] < word)
+        target[smaller] = word
 
 
 @kernel
