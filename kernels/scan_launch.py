@@ -29,6 +29,17 @@ def code_lists(codes: Tensor, scales: Tensor, keys: Tensor, offsets: Tensor, pla
     )  # fmt: skip
 
 
+def vector_lists(vectors: Tensor, keys: Tensor) -> Lists:
+    """`Lists` of stored vectors without clusters and planes; the tensors must outlive it and be laid out already."""
+    if len(vectors) >= MAX_SLOTS:
+        raise ValueError(f"vectors: expected fewer than {MAX_SLOTS} slots on a CPU, got {len(vectors)}")
+    return Lists(
+        FLOATS if vectors.dtype == torch.float32 else BFLOATS, vectors.data_ptr(),
+        vectors.stride(0) * vectors.element_size(), 0, -(-vectors.shape[1] // LANES), len(vectors), 0, keys.data_ptr(),
+        0, 0, 0, 0,
+    )  # fmt: skip
+
+
 def launch_scan(
     codes: Tensor,
     scales: Tensor,
@@ -76,13 +87,9 @@ def launch_exact(
     rows, planes, wide = aligned_rows(vectors), aligned_planes(planes), padded_floats(queries)
     keys, offsets = keys.contiguous(), offsets.contiguous()
     programs, filters, probes = programs.contiguous(), filters.contiguous(), probes.contiguous()
-    if len(rows) >= MAX_SLOTS:
-        raise ValueError(f"vectors: expected fewer than {MAX_SLOTS} slots on a CPU, got {len(rows)}")
-    lists = Lists(
-        FLOATS if rows.dtype == torch.float32 else BFLOATS, rows.data_ptr(), rows.stride(0) * rows.element_size(),
-        0, -(-rows.shape[1] // LANES), len(rows), 0, keys.data_ptr(), offsets.data_ptr(), len(offsets) - 1,
-        planes.data_ptr(), planes.shape[1],
-    )  # fmt: skip
+    lists = vector_lists(rows, keys)._replace(
+        offsets=offsets.data_ptr(), clusters=len(offsets) - 1, planes=planes.data_ptr(), words=planes.shape[1]
+    )
     batch = Batch(
         programs.data_ptr(), len(programs), programs.shape[1], filters.data_ptr(), len(wide), wide.data_ptr(),
         4 * wide.shape[1], 0, 0, 0, probes.data_ptr(), probes.shape[1], k,

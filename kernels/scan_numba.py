@@ -377,7 +377,8 @@ def _work_on_all(lists, batch, work, bounds):
 
 
 @parallel_kernel
-def _write_all(lists, batch, work, scores, places, spare):
+def write_all(lists, batch, work, scores, places, spare):
+    """Merge the workers' buffers and write the result; see `scan_lists`."""
     for query in prange(batch.size):
         _write(Frame(lists, batch, work), query, scores, places, spare)
 
@@ -395,4 +396,4 @@ def scan_lists(frame, width, scores, places, spare):
     `spare` is the address of 16 bytes for each of `[Q, keep]` to sort in, or 0 to leave the result unsorted.
     """
     fill_buffers(frame, width)
-    _write_all(frame.lists, frame.batch, frame.work, scores, places, spare)
+    write_all(frame.lists, frame.batch, frame.work, scores, places, spare)

@@ -13,7 +13,7 @@ from silverray.shard.index.lists import Lists
 from silverray.shard.index.recall import RecallCurve
 
 SURVIVORS = 20_000
-"""Where no more items pass, all of them are scored: probing would miss most of them."""
+"""Where no more items pass, all of them are scored exactly: probing would miss most of them."""
 K_STEPS = (64, 100, 250, 1_000, 2_500, 10_000)
 
 
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     """What each query visits; see `silverray.kernels.probes.choose_probes`.
 
     Attributes:
-        survivors: `[Q]` bool; few items pass, so all clusters are visited.
+        survivors: `[Q]` bool; few items pass, so all of them are scored exactly.
         least: `[Q]` int64 clusters, at least.
         visit: `[Q]` int64 items, at least.
         passing: `[Q]` int64 items that pass, at least.
@@ -39,6 +39,10 @@ class Plan(NamedTuple):
     least: Tensor
     visit: Tensor
     passing: Tensor
+
+    def take(self, rows: Tensor) -> Plan:
+        """The plans of some queries."""
+        return Plan(*(part[rows] for part in self))
 
 
 class Planner(nn.Module):

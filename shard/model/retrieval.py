@@ -16,6 +16,7 @@ from silverray.kernels.programs import Opcode, evaluate_programs, instruction
 from silverray.kernels.refine import refine
 from silverray.kernels.retrieve import retrieve
 from silverray.kernels.scan import exact_scan, scan
+from silverray.kernels.survivors import score_survivors
 from silverray.shard.filter.expression import Expression
 from silverray.shard.filter.verify import matches
 from silverray.shard.index.lists import Lists
@@ -83,21 +84,49 @@ class RetrievalModel(nn.Module):
         """
         lists, k = self.lists, max(ks)
         wanted = torch.tensor(ks, device=queries.device)
-        centroid_scores = queries @ lists.centroids.T
         plan = self.planner(programs, filters, wanted, n_probe)
         batch = _Batch(queries, programs, filters, checks, wanted, k)
-        if not refine_all and all(check is None for check in checks):
+        survivors = 0 if n_probe is not None else int(plan.survivors.sum())
+        if refine_all:
+            probes = self.planner.probes(plan, queries @ lists.centroids.T, programs, filters)
+            return Found(*self._score_all(batch, probes), plan, torch.zeros_like(plan.survivors))
+        if survivors == len(queries):
+            return Found(*self._score_survivors(batch), plan, torch.zeros_like(plan.survivors))
+        if not survivors:
+            slots, scores, widened = self._search(batch, plan, widen=n_probe is None)
+            return Found(slots, scores, plan, widened)
+        slots, scores = filters.new_empty(len(queries), k), queries.new_empty(len(queries), k)
+        widened = torch.zeros_like(plan.survivors)
+        few, many = torch.nonzero(plan.survivors)[:, 0], torch.nonzero(~plan.survivors)[:, 0]
+        slots[few], scores[few] = self._score_survivors(batch.take(few))
+        slots[many], scores[many], widened[many] = self._search(batch.take(many), plan.take(many), widen=True)
+        return Found(slots, scores, plan, widened)
+
+    def _search(self, batch: _Batch, plan: Plan, widen: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots and scores `[Q, k]` of what the plan finds, and whether all was scored after all `[Q]`."""
+        lists = self.lists
+        centroid_scores = batch.queries @ lists.centroids.T
+        if all(check is None for check in batch.checks):
             scores, slots = retrieve(
                 lists.codes, lists.scales, lists.vectors, lists.keys, lists.offsets, lists.sizes, lists.planes,
-                programs, filters, queries, centroid_scores, plan.least, plan.visit, plan.passing,
-                coarse_keep(k), k,
+                batch.programs, batch.filters, batch.queries, centroid_scores, plan.least, plan.visit, plan.passing,
+                coarse_keep(batch.k), batch.k,
             )  # fmt: skip
-            return Found(slots, scores, plan, torch.zeros_like(plan.survivors))
-        probes = self.planner.probes(plan, centroid_scores, programs, filters)
-        if refine_all:
-            return Found(*self._score_all(batch, probes), plan, torch.zeros_like(plan.survivors))
-        slots, scores, widened = self._scan(batch, probes, centroid_scores, widen=n_probe is None)
-        return Found(slots, scores, plan, widened)
+            return slots, scores, torch.zeros_like(plan.survivors)
+        probes = self.planner.probes(plan, centroid_scores, batch.programs, batch.filters)
+        return self._scan(batch, probes, centroid_scores, widen)
+
+    def _score_survivors(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        """Slots and scores `[Q, k]` of the best among all that match; the slots are listed once for each filter."""
+        lists = self.lists
+        bits = evaluate_programs(lists.planes, batch.programs)
+        for row, check in enumerate(batch.checks):
+            if check is not None:
+                slots = set_bits(bits[row : row + 1]).slots
+                good = slots[matches(check, lists.columns, lists.planes, slots)]
+                bits[row] = pack_bits(torch.zeros_like(good), good, 1, bits.shape[1])[0]
+        best = score_survivors(lists.vectors, lists.keys, bits, batch.filters, batch.queries, batch.k)
+        return best.places, best.scores
 
     def _scan(
         self, batch: _Batch, probes: Tensor, centroid_scores: Tensor, widen: bool
@@ -187,4 +216,7 @@ class _Batch(NamedTuple):
     k: int
 
     def take(self, rows: Tensor) -> _Batch:
-        return self._replace(queries=self.queries[rows], filters=self.filters[rows], wanted=self.wanted[rows])
+        """Some queries, and the programs that they use."""
+        used, filters = torch.unique(self.filters[rows], return_inverse=True)
+        checks = [self.checks[program] for program in used.tolist()]
+        return _Batch(self.queries[rows], self.programs[used], filters, checks, self.wanted[rows], self.k)

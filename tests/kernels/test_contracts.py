@@ -13,6 +13,7 @@ from silverray.kernels.refine import refine
 from silverray.kernels.retrieve import retrieve
 from silverray.kernels.scan import exact_scan, scan
 from silverray.kernels.scores import exact_scores
+from silverray.kernels.survivors import score_survivors
 from silverray.kernels.topk import top_k
 
 from .cases import make_lists
@@ -52,11 +53,13 @@ RETRIEVE = (
     "codes", "scales", "vectors", "keys", "offsets", "sizes", "planes", "programs", "filters", "queries",
     "centroid_scores", "least", "visit", "passing",
 )  # fmt: skip
+SURVIVORS = ("vectors", "keys", "bits", "filters", "queries")
 OPS = {
     scan: (SCAN, LISTS.scan, (9,)),
     exact_scan: (EXACT, LISTS.exact_scan, (9,)),
     choose_probes: (CHOOSE, demands(LISTS, 1), ()),
     refine: (REFINE, (LISTS.vectors, LISTS.keys, LISTS.queries, CANDIDATES), (9,)),
+    score_survivors: (SURVIVORS, (LISTS.vectors, LISTS.keys, LISTS.planes, LISTS.filters, LISTS.queries), (9,)),
     retrieve: (RETRIEVE, arguments_of(LISTS, 1), (20, 9)),
 }
 EVERY_ARGUMENT = [(op, name) for op, (names, _, _) in OPS.items() for name in names]
