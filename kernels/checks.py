@@ -8,7 +8,13 @@ from torch import Tensor
 
 def check(name: str, value: Tensor, dtype: torch.dtype, *shape: int | None) -> None:
     """Raise a `ValueError` unless `value` is of `dtype` and `shape`, where None stands for any size."""
-    fits = value.dtype == dtype and len(shape) == value.dim()
-    if not fits or any(want is not None and want != size for want, size in zip(shape, value.shape, strict=True)):
-        wanted = ["any" if size is None else size for size in shape]
-        raise ValueError(f"{name}: expected {wanted} {dtype}, got {list(value.shape)} {value.dtype}")
+    sizes = value.shape
+    if value.dtype is dtype and len(sizes) == len(shape):
+        # A plain loop: this is called for every argument of every batch.
+        for want, size in zip(shape, sizes, strict=True):
+            if want is not None and want != size:
+                break
+        else:
+            return
+    wanted = ["any" if size is None else size for size in shape]
+    raise ValueError(f"{name}: expected {wanted} {dtype}, got {list(sizes)} {value.dtype}")

@@ -35,11 +35,14 @@ def use_threads() -> int:
 
 def padded_floats(queries: Tensor) -> Tensor:
     """Queries `[Q, D]` filled up with zeros to a power of two of at least 16: what the exact dot product reads."""
-    if queries.shape[1] > LANES * MAX_CHUNKS:
-        raise ValueError(f"queries: expected at most {LANES * MAX_CHUNKS} dimensions on a CPU, got {queries.shape[1]}")
-    width = max(LANES, 1 << (queries.shape[1] - 1).bit_length())
-    wide = queries.new_zeros(len(queries), width)
-    wide[:, : queries.shape[1]] = queries
+    count, width = queries.shape
+    if width > LANES * MAX_CHUNKS:
+        raise ValueError(f"queries: expected at most {LANES * MAX_CHUNKS} dimensions on a CPU, got {width}")
+    room = max(LANES, 1 << (width - 1).bit_length())
+    if width == room:
+        return queries.contiguous() if queries.data_ptr() % LINE == 0 else queries.clone()
+    wide = queries.new_zeros(count, room)
+    wide[:, :width] = queries
     return wide
 
 

@@ -199,6 +199,8 @@ def _vectors(request: SearchRequest) -> NDArray[np.float32]:
 
 
 def _pad_programs(plans: list[FilterPlan]) -> torch.Tensor:
+    if len(plans) == 1:
+        return torch.from_numpy(plans[0].program)[None]
     programs = np.full((len(plans), max(len(plan.program) for plan in plans)), int(Opcode.NOP), dtype=np.int32)
     for row, plan in enumerate(plans):
         programs[row, : len(plan.program)] = plan.program

@@ -79,7 +79,7 @@ class Planner(nn.Module):
             return Plan(none.bool(), torch.full_like(filters, n_probe), none, none)
         total = count_passing(lists.planes, programs, len(lists))[filters]
         survivors = total <= SURVIVORS
-        fraction = self.curve.fraction(ks * len(lists) / total.clamp(min=1)).double()
+        fraction = self.curve.fraction(ks * len(lists) / total.clamp(min=1))
         visit = (fraction * self._items).ceil().long()
         passing = (fraction * total).ceil().long().maximum(ks).minimum(total)
         return Plan(survivors, torch.where(survivors, len(lists.centroids), 1), visit, passing)

@@ -5,8 +5,6 @@ Letters: N items, D dimensions, C clusters, S sample queries, K depth.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,36 +21,40 @@ SAMPLE = 256
 LAST_ITEM = 0xFFFF_FFFF
 
 
-class RecallCurve(NamedTuple):
+class RecallCurve:
     """Fraction of the items that must be visited, in probe order, to find the top K at the target recall.
 
     A filter that passes a fraction s of the items makes its top k the top k / s of all, as long as it does not
     depend on the vectors; the planner corrects for those that do by counting what passes.
 
-    Attributes:
+    Args:
         depths: `[J]` float32 values of K, ascending.
         fractions: `[J]` float32, ascending, 0 to 1.
     """
 
-    depths: Tensor
-    fractions: Tensor
+    def __init__(self, depths: Tensor, fractions: Tensor) -> None:
+        self.depths = depths
+        self.fractions = fractions
+        logs = depths.double().log()
+        slopes = fractions.double().diff() / logs.diff()
+        none, one = logs.new_zeros(1), logs.new_ones(1)
+        # Line j is that from depth j - 1 to depth j; the first and the last are level.
+        self._logs = logs
+        self._slopes = torch.cat([none, slopes, none])
+        self._starts = torch.cat([fractions[:1].double(), fractions[:-1].double() - slopes * logs[:-1], one])
 
     def fraction(self, depth: Tensor) -> Tensor:
         """Interpolate linearly over log K; past the last measured depth everything is visited.
 
         Args:
-            depth: float32, any shape.
+            depth: any shape.
 
         Returns:
-            float32 of the same shape.
+            float64 of the same shape.
         """
-        depths = torch.cat([self.depths, self.depths.new_tensor([torch.inf])])
-        fractions = torch.cat([self.fractions, self.fractions.new_ones(1)])
-        above = torch.searchsorted(depths, depth.contiguous()).clamp(1, len(self.depths))
-        low, high = depths[above - 1], depths[above]
-        share = ((depth / low).log() / (high / low).log()).clamp(0, 1)
-        inside = fractions[above - 1] + share * (fractions[above] - fractions[above - 1])
-        return torch.where(depth > self.depths[-1], 1.0, inside)
+        logs = depth.double().log()
+        line = torch.searchsorted(self._logs, logs)
+        return torch.addcmul(self._starts[line], self._slopes[line], logs)
 
 
 def measure_recall_curve(
