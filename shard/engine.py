@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
@@ -125,10 +124,10 @@ class Engine:
         Returns:
             One reply per request, in order.
         """
+        groups = [_group(request) for request in requests]
         replies: list[SearchReply | None] = [None] * len(requests)
-        order = sorted(range(len(requests)), key=lambda place: _group(requests[place]))
-        for _, members in groupby(order, key=lambda place: _group(requests[place])):
-            places = list(members)
+        for group in set(groups):
+            places = [place for place, its in enumerate(groups) if its == group]
             for place, reply in zip(places, self._answer_group([requests[p] for p in places]), strict=True):
                 replies[place] = reply
         return [reply for reply in replies if reply is not None]
@@ -137,24 +136,27 @@ class Engine:
         """Answer requests that share a plan's settings; each gets its own k of the group's largest."""
         start = perf_counter()
         first = requests[0]
+        ks = [request.k for request in requests]
         found = self.find(
             np.concatenate([_vectors(request) for request in requests]),
             [_filter_plan(request) for request in requests],
-            [request.k for request in requests],
+            ks,
             first.n_probe,
             first.refine == "all",
         )
         slots, scores = found.slots.cpu().numpy(), found.scores.cpu().numpy()
         elapsed = perf_counter() - start
-        counts = (slots >= 0).sum(axis=1)
-        for row, request in enumerate(requests):
-            count = min(request.k, int(counts[row]))
-            mine = slots[row, :count]
+        counts = np.minimum((slots >= 0).sum(axis=1), ks)
+        mine = slots[np.arange(slots.shape[1]) < counts[:, None]]
+        keys, ids = self.payload.keys(mine), self.payload.ids(mine)
+        end = 0
+        for row, (request, count) in enumerate(zip(requests, counts.tolist(), strict=True)):
+            part = slice(end, end := end + count)
             yield SearchReply(
-                ids=self.payload.ids(mine),
-                keys=self.payload.keys(mine),
+                ids=ids[part],
+                keys=keys[part],
                 scores=scores[row, :count],
-                fields=self.payload.fields(request.fields, mine),
+                fields=self.payload.fields(request.fields, mine[part]),
                 version=self.catalog.version,
                 seq=self.catalog.seq,
                 explain=self._explain(request, found, row, count, elapsed) if request.explain else None,

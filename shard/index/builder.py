@@ -104,8 +104,7 @@ def publish(
             tell("partitions", done, partitions)
         tell("seal", 0, 1)
         sizes = torch.bincount(nearest, minlength=len(centroids))
-        measured = {"depths": curve.depths, "fractions": curve.fractions}
-        write_tensors({"centroids": centroids, "sizes": sizes, **measured}, folder / INDEX)
+        write_tensors({"centroids": centroids, "sizes": sizes, **curve._asdict()}, folder / INDEX)
         (folder / LAYOUT).write_text(json.dumps(layout.to_json()))
         if model:
             shutil.copytree(model, folder / MODEL)

@@ -62,4 +62,4 @@ class Lists(nn.Module):
         self.columns = columns.to(centroids.device)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self.keys.shape[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from silverray.kernels.plans import plan_visits
 from silverray.kernels.probes import choose_probes
-from silverray.kernels.programs import count_passing
 from silverray.shard.index.lists import Lists
 from silverray.shard.index.recall import RecallCurve
 
@@ -17,6 +18,7 @@ SURVIVORS = 20_000
 K_STEPS = (64, 100, 250, 1_000, 2_500, 10_000)
 
 
+@cache
 def coarse_keep(k: int) -> int:
     """How many candidates a scan keeps for the k best: 4 times the next step of k, 256 to 40,000.
 
@@ -53,10 +55,12 @@ class Planner(nn.Module):
         curve: how much of the catalog must be visited.
     """
 
+    curve: Tensor
+
     def __init__(self, lists: Lists, curve: RecallCurve) -> None:
         super().__init__()
         self.lists = lists
-        self.curve = curve
+        self.register_buffer("curve", curve.lines())
         self._items = int(lists.sizes.sum())
 
     def forward(self, programs: Tensor, filters: Tensor, ks: Tensor, n_probe: int | None) -> Plan:
@@ -74,15 +78,14 @@ class Planner(nn.Module):
         The sizes are those of the whole snapshot, so that an unfiltered query visits the same clusters on any number
         of shards; counting what passes makes up for filters that depend on the vectors.
         """
-        lists, none = self.lists, torch.zeros_like(filters)
+        lists = self.lists
         if n_probe is not None:
+            none = torch.zeros_like(filters)
             return Plan(none.bool(), torch.full_like(filters, n_probe), none, none)
-        total = count_passing(lists.planes, programs, len(lists))[filters]
-        survivors = total <= SURVIVORS
-        fraction = self.curve.fraction(ks * len(lists) / total.clamp(min=1))
-        visit = (fraction * self._items).ceil().long()
-        passing = (fraction * total).ceil().long().maximum(ks).minimum(total)
-        return Plan(survivors, torch.where(survivors, len(lists.centroids), 1), visit, passing)
+        survivors, (visit, passing) = plan_visits(
+            lists.planes, programs, filters, ks, self.curve, len(lists), self._items, SURVIVORS
+        )
+        return Plan(survivors, torch.where(survivors, lists.centroids.shape[0], 1), visit, passing)
 
     def probes(self, plan: Plan, scores: Tensor, programs: Tensor, filters: Tensor) -> Tensor:
         """The clusters that a plan visits.

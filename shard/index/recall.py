@@ -5,6 +5,8 @@ Letters: N items, D dimensions, C clusters, S sample queries, K depth.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,40 +23,28 @@ SAMPLE = 256
 LAST_ITEM = 0xFFFF_FFFF
 
 
-class RecallCurve:
+class RecallCurve(NamedTuple):
     """Fraction of the items that must be visited, in probe order, to find the top K at the target recall.
 
-    A filter that passes a fraction s of the items makes its top k the top k / s of all, as long as it does not
-    depend on the vectors; the planner corrects for those that do by counting what passes.
-
-    Args:
+    Attributes:
         depths: `[J]` float32 values of K, ascending.
         fractions: `[J]` float32, ascending, 0 to 1.
     """
 
-    def __init__(self, depths: Tensor, fractions: Tensor) -> None:
-        self.depths = depths
-        self.fractions = fractions
-        logs = depths.double().log()
-        slopes = fractions.double().diff() / logs.diff()
-        none, one = logs.new_zeros(1), logs.new_ones(1)
-        # Line j is that from depth j - 1 to depth j; the first and the last are level.
-        self._logs = logs
-        self._slopes = torch.cat([none, slopes, none])
-        self._starts = torch.cat([fractions[:1].double(), fractions[:-1].double() - slopes * logs[:-1], one])
+    depths: Tensor
+    fractions: Tensor
 
-    def fraction(self, depth: Tensor) -> Tensor:
-        """Interpolate linearly over log K; past the last measured depth everything is visited.
+    def lines(self) -> Tensor:
+        """The curve as `plan_visits` takes it: `[3, J + 1]` float64.
 
-        Args:
-            depth: any shape.
-
-        Returns:
-            float64 of the same shape.
+        It is linear over log K between the measured depths and level before the first; past the last everything is
+        visited.
         """
-        logs = depth.double().log()
-        line = torch.searchsorted(self._logs, logs)
-        return torch.addcmul(self._starts[line], self._slopes[line], logs)
+        logs, fractions = self.depths.double().log(), self.fractions.double()
+        slopes = fractions.diff() / logs.diff()
+        level, end = logs.new_zeros(1), logs.new_full((1,), torch.inf)
+        starts = torch.cat([fractions[:1], fractions[:-1] - slopes * logs[:-1], logs.new_ones(1)])
+        return torch.stack([torch.cat([logs, end]), starts, torch.cat([level, slopes, level])])
 
 
 def measure_recall_curve(

@@ -90,7 +90,7 @@ class RetrievalModel(nn.Module):
         if refine_all:
             probes = self.planner.probes(plan, queries @ lists.centroids.T, programs, filters)
             return Found(*self._score_all(batch, probes), plan, torch.zeros_like(plan.survivors))
-        if survivors == len(queries):
+        if survivors == queries.shape[0]:
             return Found(*self._score_survivors(batch), plan, torch.zeros_like(plan.survivors))
         if not survivors:
             slots, scores, widened = self._search(batch, plan, widen=n_probe is None)

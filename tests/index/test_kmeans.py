@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from silverray.kernels.plans import plan_visits
+from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.index.kmeans import assign, default_clusters, train_centroids
 from silverray.shard.index.recall import DEPTHS, RecallCurve, _nearest_items, measure_recall_curve
 from silverray.shard.index.vectors import BLOCK, ItemVectors
@@ -91,7 +93,7 @@ def test_the_recall_curve_reaches_its_target_on_its_own_kind_of_query() -> None:
     queries = torch.randn(100, 8, generator=torch.Generator().manual_seed(3)) * 0.8
     order = torch.argsort(queries @ centroids.T, dim=1, descending=True)
     sizes = torch.bincount(nearest, minlength=64)
-    needed = int(curve.fraction(torch.tensor(100.0)) * 4_000)
+    needed = int(visits(curve, 4_000, [100])[0])
     count = (sizes[order].cumsum(1) < needed).sum(1) + 1
     visited = torch.zeros(100, 64, dtype=torch.bool)
     visited.scatter_(1, order, torch.arange(64) < count[:, None])
@@ -100,9 +102,15 @@ def test_the_recall_curve_reaches_its_target_on_its_own_kind_of_query() -> None:
 
 
 def test_the_curve_interpolates_and_visits_everything_past_its_end() -> None:
-    curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.1, 0.5]))
-    found = curve.fraction(torch.tensor([0.5, 1.0, 10.0, 100.0, 101.0, 1e9]))
-    torch.testing.assert_close(found, torch.tensor([0.1, 0.1, 0.3, 0.5, 1.0, 1.0]).double())
+    curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.125, 0.5]))
+    assert visits(curve, 1_000, [1, 10, 100, 101, 1_000_000]).tolist() == [125, 313, 500, 1_000, 1_000]
+
+
+def visits(curve: RecallCurve, items: int, ks: list[int]) -> torch.Tensor:
+    """How many of all items the k best ask to be visited."""
+    planes, programs = torch.full((1, items // 64 + 1), -1), torch.tensor([[instruction(Opcode.LOAD)]]).int()
+    filters = torch.zeros(len(ks), dtype=torch.int64)
+    return plan_visits(planes, programs, filters, torch.tensor(ks), curve.lines(), items, items, 0)[1][0]
 
 
 def test_the_nearest_items_are_found_however_they_are_ordered() -> None:
