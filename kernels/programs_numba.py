@@ -11,7 +11,7 @@ from numba import carray, prange
 from torch import Tensor
 
 from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import use_threads
+from silverray.kernels.launch import use_threads, workspace
 from silverray.kernels.programs import MAX_STACK, PLANE_BITS, Opcode
 from silverray.kernels.rows import WORDS, aligned_planes
 from silverray.kernels.simd import (
@@ -39,30 +39,24 @@ def launch(planes: Tensor, programs: Tensor) -> Tensor:
     """Run the kernel of `silverray.kernels.programs.evaluate_programs`."""
     wide, programs, threads = aligned_planes(planes), programs.contiguous(), use_threads()
     bits = torch.empty(len(programs), wide.shape[1], dtype=torch.int64)
-    scratch = torch.empty(threads * SCRATCH, dtype=torch.int64)
+    (scratch,) = workspace(8 * threads * SCRATCH)
     _evaluate(
-        wide.data_ptr(),
-        wide.shape[1],
-        programs.data_ptr(),
-        len(programs),
-        programs.shape[1],
-        bits.data_ptr(),
-        scratch.data_ptr(),
+        wide.data_ptr(), wide.shape[1], programs.data_ptr(), len(programs), programs.shape[1], bits.data_ptr(), scratch,
         threads,
-    )
+    )  # fmt: skip
     return bits if bits.shape[1] == planes.shape[1] else bits[:, : planes.shape[1]].contiguous()
 
 
 def launch_count(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
     """Run the kernel of `silverray.kernels.programs.count_passing`."""
     wide, programs, threads = aligned_planes(planes), programs.contiguous(), use_threads()
-    totals = torch.empty(threads, len(programs), dtype=torch.int64)
-    scratch = torch.empty(threads * SCRATCH, dtype=torch.int64)
+    counts = torch.empty(len(programs), dtype=torch.int64)
+    totals, scratch = workspace(8 * threads * len(programs), 8 * threads * SCRATCH)
     _count(
-        wide.data_ptr(), wide.shape[1], programs.data_ptr(), len(programs), programs.shape[1], slots, totals.data_ptr(),
-        scratch.data_ptr(), threads,
+        wide.data_ptr(), wide.shape[1], programs.data_ptr(), len(programs), programs.shape[1], slots, totals, scratch,
+        threads, counts.data_ptr(),
     )  # fmt: skip
-    return totals.sum(0) if threads > 1 else totals[0]
+    return counts
 
 
 @kernel
@@ -145,9 +139,18 @@ def _count_block(planes, words, programs, length, number, block, stack, slots):
     return total
 
 
+@kernel
+def _count(planes, words, programs, number, length, slots, totals, scratch, threads, counts):
+    """Count the slots that pass each program into `counts`; `totals` is `[threads, U]` int64 to work in."""
+    _count_shares(planes, words, programs, number, length, slots, totals, scratch, threads)
+    sums = carray(pointer(totals), (threads, number), np.int64)
+    result = carray(pointer(counts), (number,), np.int64)
+    for which in range(number):
+        result[which] = sums[:, which].sum()
+
+
 @parallel_kernel
-def _count(planes, words, programs, number, length, slots, totals, scratch, threads):
-    """Count the slots that pass each program into `totals`, `[threads, U]` int64; arguments are addresses and sizes."""
+def _count_shares(planes, words, programs, number, length, slots, totals, scratch, threads):
     sums = carray(pointer(totals), (threads, number), np.int64)
     blocks = -(-words // BLOCK)
     for thread in prange(threads):

@@ -69,13 +69,9 @@ def _step(dtype: torch.dtype) -> int:
 
 
 def _is_aligned(rows: Tensor, step: int) -> bool:
-    size = rows.element_size()
-    if rows.shape[1] > 1 and rows.stride(1) != 1:
+    size, (count, width) = rows.element_size(), rows.shape
+    stride = rows.stride(0)
+    if stride * size % step or rows.data_ptr() % step or stride < width or (width > 1 and rows.stride(1) != 1):
         return False
-    end = rows.storage_offset() + len(rows) * rows.stride(0)
-    return (
-        rows.stride(0) * size % step == 0
-        and rows.stride(0) >= rows.shape[1]
-        and rows.data_ptr() % step == 0
-        and end * size <= rows.untyped_storage().nbytes()
-    )
+    # What is read behind the last row must be memory of its own.
+    return stride == width or (rows.storage_offset() + count * stride) * size <= rows.untyped_storage().nbytes()

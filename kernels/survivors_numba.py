@@ -44,11 +44,10 @@ def launch(
     keys, bits, filters = keys.contiguous(), bits.contiguous(), filters.contiguous()
     rows = aligned_rows(vectors)
     lists = vector_lists(rows, keys)
-    starts = torch.zeros(len(bits) + 1, dtype=torch.int64)
-    _count_each(bits.data_ptr(), len(bits), bits.shape[1], len(rows), starts.data_ptr())
-    starts = starts.cumsum(0)
-    marked = torch.zeros(int(starts[-1]) + LANES, dtype=torch.int32)
-    _list_each(bits.data_ptr(), len(bits), bits.shape[1], len(rows), starts.data_ptr(), marked.data_ptr())
+    starts = torch.empty(len(bits) + 1, dtype=torch.int64)
+    number = _count_all(bits.data_ptr(), len(bits), bits.shape[1], len(rows), starts.data_ptr())
+    marked = torch.empty(number + LANES, dtype=torch.int32)
+    _list_all(bits.data_ptr(), len(bits), bits.shape[1], number, starts.data_ptr(), marked.data_ptr())
     count, step = len(queries), max(1, min(len(queries), MAX_BUFFER // capacity_for(k)))
     *parts, spare = workspace(*work_sizes(threads, step, 1, k), 16 * step * k)
     work = Work(threads, capacity_for(k), *parts)
@@ -66,28 +65,45 @@ def launch(
     return scores, places
 
 
+@kernel
+def _count_all(bits, rows, words, slots, starts):
+    """Write where the slots of each row begin in a list of them all, `[U + 1]`; returns how many there are."""
+    _count_each(bits, rows, words, slots, starts)
+    places = carray(pointer(starts), (rows + 1,), np.int64)
+    number = np.int64(0)
+    for row in range(rows):
+        places[row], number = number, number + places[row]
+    places[rows] = number
+    return number
+
+
 @parallel_kernel
-def _count_each(bits, rows, words, slots, starts):
-    """Write the number of set bits of row u to place u + 1 of `starts`."""
+def _count_each(bits, rows, words, slots, counts):
     for row in prange(rows):
-        total = np.int64(0)
-        for word in range(min(words, slots >> 6)):
-            total += count_bits(load_int64(bits + 8 * (row * words + word)))
+        mine = carray(pointer(bits + 8 * words * row), (words,), np.int64)
+        whole, total = slots >> 6, np.int64(0)
+        for word in range(whole):
+            total += count_bits(mine[word])
         if slots & 63:
-            last = load_int64(bits + 8 * (row * words + (slots >> 6)))
-            total += count_bits(last & ((np.int64(1) << (slots & 63)) - 1))
-        store_int64(starts + 8 * (row + 1), total)
+            total += count_bits(mine[whole] & ((np.int64(1) << (slots & 63)) - 1))
+        store_int64(counts + 8 * row, total)
+
+
+@kernel
+def _list_all(bits, rows, words, number, starts, marked):
+    """Write the slots of each row from its start on, and 16 zeros at the end: rows are scored 16 at a time."""
+    _list_each(bits, rows, words, starts, marked)
+    carray(pointer(marked), (number + LANES,), np.int32)[number:] = 0
 
 
 @parallel_kernel
-def _list_each(bits, rows, words, slots, starts, marked):
-    """Write the slots of row u from place `starts[u]` of `marked` on."""
+def _list_each(bits, rows, words, starts, marked):
     for row in prange(rows):
         at = marked + 4 * load_int64(starts + 8 * row)
         end = marked + 4 * load_int64(starts + 8 * (row + 1))
         for word in range(words):
             left = load_int64(bits + 8 * (row * words + word))
-            while left and at < end:
+            while left and at < end:  # bits past the last slot come last, and are not counted
                 store_int32(at, np.int32(64 * word + first_bit(left)))
                 left &= left - 1
                 at += 4
