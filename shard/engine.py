@@ -26,6 +26,9 @@ from silverray.shard.model.retrieval import Found, RetrievalModel
 
 _logger = logging.getLogger(__name__)
 
+_EVERYTHING = (instruction(Opcode.LOAD),)
+_NOTHING = (instruction(Opcode.LOAD), instruction(Opcode.ANDNOT))
+
 
 class Engine:
     """The model and the payload of a shard's partitions.
@@ -89,10 +92,11 @@ class Engine:
     def warm_up(self) -> None:
         """Compile every kernel that a search may need, so that none is compiled in a request."""
         query = np.ones((1, self.catalog.dimension), dtype=np.float32)
-        program = np.array([instruction(Opcode.LOAD)], dtype=np.int32)
+        everything, nothing = (np.array(codes, dtype=np.int32) for codes in (_EVERYTHING, _NOTHING))
         for check in (None, And(())):
+            self.find(query, [FilterPlan(nothing, check)], [1])  # survivors are scored
             for refine_all in (False, True):
-                self.find(query, [FilterPlan(program, check)], [1], None, refine_all)
+                self.find(query, [FilterPlan(everything, check)], [1], 1, refine_all)
 
     @torch.inference_mode()
     def find(
@@ -105,11 +109,10 @@ class Engine:
     ) -> Found:
         """Run the model; the arguments are those of `RetrievalModel`, with one compiled plan for each query."""
         device = self.model.lists.keys.device
-        distinct = {id(plan): plan for plan in plans}
-        places = {plan: place for place, plan in enumerate(distinct)}
-        filters = torch.tensor([places[id(plan)] for plan in plans], device=device)
-        programs = _pad_programs(list(distinct.values())).to(device)
-        checks = [plan.check for plan in distinct.values()]
+        places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
+        filters = torch.tensor([places[plan] for plan in plans], device=device)
+        programs = _pad_programs(list(places)).to(device)
+        checks = [plan.check for plan in places]
         found: Found = self.model(
             torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from silverray.shard.admission import Admission
 from silverray.shard.api import Mode
 from silverray.shard.engine import Engine
+from silverray.shard.filter.compiler import Plan as FilterPlan
 
 BATCH = 512
 """Queries that are searched together."""
@@ -81,14 +82,11 @@ class LocalSearcher:
             FilterError: a filter is wrong; `where` names the query.
         """
         queries = np.asarray(vectors)
-        texts = [filters] * len(queries) if filters is None or isinstance(filters, str) else list(filters)
-        if len(texts) != len(queries):
-            raise ValueError(f"filters: expected one for each of {len(queries)} queries, got {len(texts)}")
+        if not (filters is None or isinstance(filters, str)) and len(filters) != len(queries):
+            raise ValueError(f"filters: expected one for each of {len(queries)} queries, got {len(filters)}")
         self._admission.admit_sizes(k, n_probe)
         queries = self._admission.admit_queries(queries)
-        plans = [
-            self._admission.admit_filter(text, f"queries[{place}].").plan(mode) for place, text in enumerate(texts)
-        ]
+        plans = self._plans(filters, len(queries), mode)
         strings = self.catalog.id_type == "string"
         ids = np.full((len(queries), k), None if strings else -1, dtype=object if strings else np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -100,5 +98,15 @@ class LocalSearcher:
             slots = found.slots.cpu().numpy()
             there = slots >= 0
             counts[part], scores[part] = there.sum(axis=1), found.scores.cpu().numpy()
-            ids[part][there] = self.engine.payload.ids(slots[there])
+            if there.all():
+                ids[part].reshape(-1)[:] = self.engine.payload.ids(slots.reshape(-1))
+            else:
+                ids[part][there] = self.engine.payload.ids(slots[there])
         return BatchResult(ids, scores, counts)
+
+    def _plans(self, filters: str | Sequence[str | None] | None, count: int, mode: Mode) -> list[FilterPlan]:
+        """The plan of each query's filter; the same object where filters are the same."""
+        if filters is None or isinstance(filters, str):
+            return [self._admission.admit_filter(filters, "queries[0].").plan(mode)] * count if count else []
+        admit = self._admission.admit_filter
+        return [admit(text, f"queries[{place}].").plan(mode) for place, text in enumerate(filters)]
