@@ -48,7 +48,8 @@ def choose_probes(
     Cost:
         Reads the scores once, and evaluates programs only on the clusters that it chooses.
     """
-    check_demands(scores, sizes, offsets, least, visit, passing)
+    check("scores", scores, torch.float32, None, sizes.shape[0])
+    check_demands(scores.shape[0], sizes, offsets, least, visit, passing)
     check("planes", planes, torch.int64, None, None)
     check("programs", programs, torch.int32, None, None)
     check("filters", filters, torch.int64, len(scores))
@@ -56,14 +57,10 @@ def choose_probes(
     return probes
 
 
-def check_demands(
-    scores: Tensor, sizes: Tensor, offsets: Tensor, least: Tensor, visit: Tensor, passing: Tensor
-) -> None:
-    """Raise a `ValueError` unless these arguments of `choose_probes` fit each other."""
-    check("scores", scores, torch.float32, None, None)
-    count, clusters = scores.shape
-    check("sizes", sizes, torch.int64, clusters)
-    check("offsets", offsets, torch.int64, clusters + 1)
+def check_demands(count: int, sizes: Tensor, offsets: Tensor, least: Tensor, visit: Tensor, passing: Tensor) -> None:
+    """Raise a `ValueError` unless these arguments of `choose_probes` fit each other and `count` queries."""
+    check("sizes", sizes, torch.int64, None)
+    check("offsets", offsets, torch.int64, sizes.shape[0] + 1)
     check("least", least, torch.int64, count)
     check("visit", visit, torch.int64, count)
     check("passing", passing, torch.int64, count)

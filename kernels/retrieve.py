@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from silverray.kernels.centroids import probed_scores, score_centroids
 from silverray.kernels.checks import check
 from silverray.kernels.ops import define, lazily
 from silverray.kernels.probes import check_demands, choose_probes
@@ -27,20 +28,22 @@ def retrieve(
     programs: Tensor,
     filters: Tensor,
     queries: Tensor,
-    centroid_scores: Tensor,
+    centroids: Tensor,
+    centroid_codes: Tensor,
+    centroid_scales: Tensor,
     least: Tensor,
     visit: Tensor,
     passing: Tensor,
     keep: int,
     k: int,
 ) -> TopK:
-    """Choose clusters, scan them and refine what was kept: `choose_probes`, `scan` and `refine` after each other.
+    """Choose clusters, scan them and refine what was kept: `score_centroids`, `choose_probes`, `scan` and `refine`.
 
     On a CPU they are one call, which is what makes a single query cheap.
 
     Args:
         codes: `[N, D]` int8, see `scan`, as for `scales`, `keys`, `offsets`, `planes`, `programs`, `filters`,
-            `queries`, `centroid_scores` and `keep`.
+            `queries` and `keep`.
         scales: `[N]` float32.
         vectors: `[N, D]` float32 or bfloat16, see `refine`.
         keys: `[N]` int64.
@@ -50,7 +53,9 @@ def retrieve(
         programs: `[U, L]` int32.
         filters: `[Q]` int64.
         queries: `[Q, D]` float32.
-        centroid_scores: `[Q, C]` float32.
+        centroids: `[C, D]` float32; gaps between rows must hold finite numbers.
+        centroid_codes: `[C, D]` int8, see `score_centroids`, as for `centroid_scales`.
+        centroid_scales: `[C]` float32.
         least: `[Q]` int64.
         visit: `[Q]` int64.
         passing: `[Q]` int64.
@@ -69,12 +74,15 @@ def retrieve(
         raise ValueError(f"vectors: expected float32 or bfloat16, got {vectors.dtype}")
     check_lists(codes, keys, offsets, planes, programs, filters, queries)
     check("scales", scales, torch.float32, len(codes))
-    check("centroid_scores", centroid_scores, torch.float32, len(queries), None)
-    check_demands(centroid_scores, sizes, offsets, least, visit, passing)
+    clusters = offsets.shape[0] - 1
+    check("centroids", centroids, torch.float32, clusters, codes.shape[1])
+    check("centroid_codes", centroid_codes, torch.int8, clusters, codes.shape[1])
+    check("centroid_scales", centroid_scales, torch.float32, clusters)
+    check_demands(queries.shape[0], sizes, offsets, least, visit, passing)
     return TopK(
         *_retrieve(
             codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries,
-            centroid_scores, least, visit, passing, keep, k,
+            centroids, centroid_codes, centroid_scales, least, visit, passing, keep, k,
         )
     )  # fmt: skip
 
@@ -90,7 +98,9 @@ def reference(
     programs: Tensor,
     filters: Tensor,
     queries: Tensor,
-    centroid_scores: Tensor,
+    centroids: Tensor,
+    centroid_codes: Tensor,
+    centroid_scales: Tensor,
     least: Tensor,
     visit: Tensor,
     passing: Tensor,
@@ -98,8 +108,10 @@ def reference(
     k: int,
 ) -> tuple[Tensor, Tensor]:
     """`retrieve` by the other ops: the specification."""
-    probes = choose_probes(centroid_scores, sizes, offsets, planes, programs, filters, least, visit, passing)
-    coarse = scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep)
+    scores = score_centroids(centroid_codes, centroid_scales, queries)
+    probes = choose_probes(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
+    bases = probed_scores(centroids, queries, probes)
+    coarse = scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, bases, keep)
     best = refine(vectors, keys, queries, coarse.places, k)
     return best.scores, best.places
 

@@ -7,14 +7,17 @@ from numba import prange
 from torch import Tensor
 
 from silverray.kernels import probes_numba
+from silverray.kernels.centroids_numba import block_scratch, coded_centroids, score_all, score_probed
 from silverray.kernels.jit import kernel, parallel_kernel
 from silverray.kernels.launch import padded_floats, use_threads, workspace
 from silverray.kernels.probes_numba import Probing, choose_all
+from silverray.kernels.quantize_numba import quantize
 from silverray.kernels.refine_numba import cache_of, rank_slots, write_best
-from silverray.kernels.rows import LINE, aligned_planes, aligned_rows
+from silverray.kernels.rows import LANES, LINE, aligned_planes, aligned_rows
 from silverray.kernels.scan_frame import Batch, Frame, Work, capacity_for, work_sizes
 from silverray.kernels.scan_launch import MAX_BUFFER, code_lists
-from silverray.kernels.scan_numba import fill_buffers, merge, quantize
+from silverray.kernels.scan_numba import fill_buffers, merge
+from silverray.kernels.simd import load_int64
 
 
 def launch(
@@ -28,7 +31,9 @@ def launch(
     programs: Tensor,
     filters: Tensor,
     queries: Tensor,
-    centroid_scores: Tensor,
+    centroids: Tensor,
+    centroid_codes: Tensor,
+    centroid_scales: Tensor,
     least: Tensor,
     visit: Tensor,
     passing: Tensor,
@@ -37,32 +42,35 @@ def launch(
 ) -> tuple[Tensor, Tensor]:
     """Run the kernels, as many queries at a time as the buffers may hold; see `silverray.kernels.retrieve.retrieve`."""
     codes, vectors, planes = aligned_rows(codes), aligned_rows(vectors), aligned_planes(planes)
+    centroids, centroid_codes = aligned_rows(centroids), aligned_rows(centroid_codes)
     (
-        scales, keys, offsets, sizes, programs, filters, queries, centroid_scores, least, visit, passing
+        scales, keys, offsets, sizes, programs, filters, queries, centroid_scales, least, visit, passing
     ) = (
         part.contiguous()
         for part in (
-            scales, keys, offsets, sizes, programs, filters, queries, centroid_scores, least, visit,
-            passing,
+            scales, keys, offsets, sizes, programs, filters, queries, centroid_scales, least, visit, passing,
         )
     )  # fmt: skip
     count, width = queries.shape
-    clusters, wide, threads = len(sizes), padded_floats(queries), use_threads()
+    clusters, wide, threads = sizes.shape[0], padded_floats(queries), use_threads()
     step, stride = max(1, min(count, MAX_BUFFER // capacity_for(keep))), -(-width // LINE) * LINE
     parts = workspace(
-        step * stride, 4 * step, 8 * step, 8 * step * clusters, *probes_numba.work_sizes(step, clusters),
-        *work_sizes(threads, step, clusters, keep), 16 * step * k, LINE * step,
+        step * stride, 4 * step, 8 * step, 4 * step * clusters, 4 * step * clusters, block_scratch(clusters),
+        8 * step * clusters, *probes_numba.work_sizes(step, clusters), *work_sizes(threads, step, clusters, keep),
+        16 * step * k, 2 * LINE * step,
     )  # fmt: skip
-    coded, query_scales, sums, probes, *rest = parts
+    coded, query_scales, sums, coarse, bases, blocks, probes, *rest = parts
     *choosing, spare, lanes = rest
     probe_work, scan_work = choosing[:3], choosing[3:]
     lists, cache = code_lists(codes, scales, keys, offsets, planes), cache_of(vectors, keys)
+    coded_lists = coded_centroids(centroid_codes, centroid_scales)._replace(
+        rows=centroids.data_ptr(), row_stride=4 * centroids.stride(0), row_chunks=-(-width // LANES)
+    )
     scores, places = torch.empty(count, k), torch.empty(count, k, dtype=torch.int64)
     for start in range(0, count, step):
         some, at = min(step, count - start), 8 * start
-        bases = centroid_scores.data_ptr() + 4 * clusters * start
         probing = Probing(
-            bases, some, clusters, sizes.data_ptr(), offsets.data_ptr(), planes.data_ptr(), planes.shape[1],
+            coarse, some, clusters, sizes.data_ptr(), offsets.data_ptr(), planes.data_ptr(), planes.shape[1],
             programs.data_ptr(), len(programs), programs.shape[1],
             filters.data_ptr() + at, least.data_ptr() + at, visit.data_ptr() + at, passing.data_ptr() + at, probes,
             *probe_work,
@@ -72,7 +80,7 @@ def launch(
             query_scales, sums, bases, probes, clusters, keep,
         )  # fmt: skip
         _retrieve(
-            probing, lists, batch, Work(threads, capacity_for(keep), *scan_work), cache,
+            coded_lists, blocks, probing, lists, batch, Work(threads, capacity_for(keep), *scan_work), cache,
             queries.data_ptr() + 4 * width * start, width, wide.data_ptr() + 4 * wide.shape[1] * start,
             4 * wide.shape[1], spare, lanes, scores.data_ptr() + 4 * k * start, places.data_ptr() + 8 * k * start, k,
         )  # fmt: skip
@@ -80,10 +88,27 @@ def launch(
 
 
 @kernel
-def _retrieve(probing, lists, batch, work, cache, queries, width, wide, wide_stride, spare, sums, scores, places, k):
+def _retrieve(
+    centroids, blocks, probing, lists, batch, work, cache, queries, width, wide, wide_stride, spare, sums, scores,
+    places, k,
+):  # fmt: skip
     quantize(queries, batch.size, width, batch.queries, batch.stride, batch.scales, batch.sums)
-    fill_buffers(Frame(lists, batch, work), choose_all(probing))
+    score_all(
+        centroids, batch.queries, batch.stride, batch.scales, batch.sums, batch.size, probing.scores, blocks
+    )  # fmt: skip
+    most = choose_all(probing)
+    _score_all_probed(centroids, probing, batch, wide, wide_stride, sums)
+    fill_buffers(Frame(lists, batch, work), most)
     _refine_all(lists, batch, work, cache, wide, wide_stride, spare, sums, scores, places, k)
+
+
+@parallel_kernel
+def _score_all_probed(centroids, probing, batch, wide, wide_stride, scratch):
+    for query in prange(batch.size):
+        score_probed(
+            centroids, batch.probes + 8 * batch.columns * query, load_int64(probing.counts + 8 * query),
+            wide + wide_stride * query, batch.bases + 4 * centroids.clusters * query, scratch + 2 * LINE * query,
+        )  # fmt: skip
 
 
 @parallel_kernel
@@ -91,7 +116,7 @@ def _refine_all(lists, batch, work, cache, wide, wide_stride, spare, sums, score
     for query in prange(batch.size):
         _refine_kept(
             Frame(lists, batch, work), cache, query, wide + wide_stride * query, spare + 16 * k * query,
-            sums + LINE * query, scores + 4 * k * query, places + 8 * k * query, k,
+            sums + 2 * LINE * query, scores + 4 * k * query, places + 8 * k * query, k,
         )  # fmt: skip
 
 

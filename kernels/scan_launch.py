@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.launch import padded_floats, use_threads, workspace
+from silverray.kernels.quantize_numba import quantize
 from silverray.kernels.rows import LANES, LINE, aligned_planes, aligned_rows
 from silverray.kernels.scan_frame import BFLOATS, CODES, FLOATS, Batch, Frame, Lists, Work, capacity_for, work_sizes
-from silverray.kernels.scan_numba import quantize, scan_lists
+from silverray.kernels.scan_numba import scan_lists
 from silverray.kernels.simd import RUN_CHUNKS
 
 MAX_SLOTS = 1 << 31

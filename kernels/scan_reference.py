@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.bits import read_bits
+from silverray.kernels.centroids import int8_products
 from silverray.kernels.codes import quantize_rows
 from silverray.kernels.programs import reference as evaluate_reference
 from silverray.kernels.scores import halving_sum
@@ -15,8 +16,6 @@ from silverray.kernels.topk import top_k
 
 MAX_SCORES = 1 << 24
 """Most scores that are held at a time (64 MiB)."""
-EXACT_FLOAT_SUM = 1 << 24
-"""Integers up to here are exact in float32."""
 
 ScoreList = Callable[[Tensor, int, slice], Tensor]
 """Scores `[M, S]` of some queries `[M]` with a cluster's slots."""
@@ -36,12 +35,10 @@ def scan(
     keep: int,
 ) -> tuple[Tensor, Tensor]:
     """`silverray.kernels.scan.scan`; the result is sorted."""
-    exact = torch.float32 if codes.shape[1] * 127 * 127 <= EXACT_FLOAT_SUM else torch.float64
     coded = quantize_rows(queries)
-    wide = coded.values.to(exact)
 
     def score(rows: Tensor, cluster: int, slots: slice) -> Tensor:
-        dots = (wide[rows] @ codes[slots].to(exact).T).float()
+        dots = int8_products(coded.values[rows], codes[slots])
         return centroid_scores[rows, cluster, None] + coded.scales[rows, None] * scales[None, slots] * dots
 
     return _best(score, keys, offsets, evaluate_reference(planes, programs)[filters], probes, keep)

@@ -172,8 +172,8 @@ class Engine:
         programs, filters = _pad_programs([compiled]).to(device), torch.zeros(1, dtype=torch.int64, device=device)
         passing = count_ranges(evaluate_programs(lists.planes, programs), lists.offsets)[0]
         plan = Plan(*(part[row : row + 1] for part in found.plan))
-        scores = torch.from_numpy(_vectors(request)).to(device) @ lists.centroids.T
-        probes = self.model.planner.probes(plan, scores, programs, filters)[0]
+        queries = torch.from_numpy(_vectors(request)).to(device)
+        probes = self.model.planner.probes(plan, queries, programs, filters)[0]
         everything = bool(plan.survivors | (found.widened[row] & (request.n_probe is None)))
         return {
             "plan": "survivors" if everything else "probe",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from silverray.kernels.codes import quantize_rows
 from silverray.kernels.rows import aligned_planes, aligned_rows
 from silverray.shard.filter.columns import Columns
 
@@ -29,6 +30,8 @@ class Lists(nn.Module):
     """
 
     centroids: Tensor
+    centroid_codes: Tensor
+    centroid_scales: Tensor
     sizes: Tensor
     offsets: Tensor
     keys: Tensor
@@ -51,7 +54,10 @@ class Lists(nn.Module):
         columns: Columns,
     ) -> None:
         super().__init__()
-        self.register_buffer("centroids", centroids)
+        coded = quantize_rows(centroids)
+        self.register_buffer("centroids", aligned_rows(centroids))
+        self.register_buffer("centroid_codes", aligned_rows(coded.values))
+        self.register_buffer("centroid_scales", coded.scales)
         self.register_buffer("sizes", sizes)
         self.register_buffer("offsets", offsets)
         self.register_buffer("keys", keys)

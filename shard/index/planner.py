@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from silverray.kernels.centroids import score_centroids
 from silverray.kernels.plans import plan_visits
 from silverray.kernels.probes import choose_probes
 from silverray.shard.index.lists import Lists
@@ -87,12 +88,12 @@ class Planner(nn.Module):
         )
         return Plan(survivors, torch.where(survivors, lists.centroids.shape[0], 1), visit, passing)
 
-    def probes(self, plan: Plan, scores: Tensor, programs: Tensor, filters: Tensor) -> Tensor:
+    def probes(self, plan: Plan, queries: Tensor, programs: Tensor, filters: Tensor) -> Tensor:
         """The clusters that a plan visits.
 
         Args:
             plan: of Q queries.
-            scores: `[Q, C]` float32 `q·centroid`.
+            queries: `[Q, D]` float32.
             programs: `[U, L]` int32.
             filters: `[Q]` int64.
 
@@ -100,4 +101,5 @@ class Planner(nn.Module):
             `[Q, P]` int64 in no particular order, then -1.
         """
         lists = self.lists
+        scores = score_centroids(lists.centroid_codes, lists.centroid_scales, queries)
         return choose_probes(scores, lists.sizes, lists.offsets, lists.planes, programs, filters, *plan[1:])

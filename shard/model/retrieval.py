@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from silverray.kernels.bits import pack_bits, range_bits, set_bits
+from silverray.kernels.centroids import probed_scores
 from silverray.kernels.programs import Opcode, evaluate_programs, instruction
 from silverray.kernels.refine import refine
 from silverray.kernels.retrieve import retrieve
@@ -82,13 +83,13 @@ class RetrievalModel(nn.Module):
         Returns:
             The best slots; k is the largest of `ks`.
         """
-        lists, k = self.lists, max(ks)
+        k = max(ks)
         wanted = torch.tensor(ks, device=queries.device)
         plan = self.planner(programs, filters, wanted, n_probe)
         batch = _Batch(queries, programs, filters, checks, wanted, k)
         survivors = 0 if n_probe is not None else int(plan.survivors.sum())
         if refine_all:
-            probes = self.planner.probes(plan, queries @ lists.centroids.T, programs, filters)
+            probes = self.planner.probes(plan, queries, programs, filters)
             return Found(*self._score_all(batch, probes), plan, torch.zeros_like(plan.survivors))
         if survivors == queries.shape[0]:
             return Found(*self._score_survivors(batch), plan, torch.zeros_like(plan.survivors))
@@ -105,16 +106,14 @@ class RetrievalModel(nn.Module):
     def _search(self, batch: _Batch, plan: Plan, widen: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Slots and scores `[Q, k]` of what the plan finds, and whether all was scored after all `[Q]`."""
         lists = self.lists
-        centroid_scores = batch.queries @ lists.centroids.T
         if all(check is None for check in batch.checks):
             scores, slots = retrieve(
                 lists.codes, lists.scales, lists.vectors, lists.keys, lists.offsets, lists.sizes, lists.planes,
-                batch.programs, batch.filters, batch.queries, centroid_scores, plan.least, plan.visit, plan.passing,
-                coarse_keep(batch.k), batch.k,
+                batch.programs, batch.filters, batch.queries, lists.centroids, lists.centroid_codes,
+                lists.centroid_scales, plan.least, plan.visit, plan.passing, coarse_keep(batch.k), batch.k,
             )  # fmt: skip
             return slots, scores, torch.zeros_like(plan.survivors)
-        probes = self.planner.probes(plan, centroid_scores, batch.programs, batch.filters)
-        return self._scan(batch, probes, centroid_scores, widen)
+        return self._scan(batch, self.planner.probes(plan, batch.queries, batch.programs, batch.filters), widen)
 
     def _score_survivors(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Slots and scores `[Q, k]` of the best among all that match; the slots are listed once for each filter."""
@@ -128,14 +127,12 @@ class RetrievalModel(nn.Module):
         best = score_survivors(lists.vectors, lists.keys, bits, batch.filters, batch.queries, batch.k)
         return best.places, best.scores
 
-    def _scan(
-        self, batch: _Batch, probes: Tensor, centroid_scores: Tensor, widen: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan(self, batch: _Batch, probes: Tensor, widen: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Slots and scores `[Q, k]` of what verification leaves, and whether all was scored after all `[Q]`."""
         lists = self.lists
         coarse = scan(
             lists.codes, lists.scales, lists.keys, lists.offsets, lists.planes, batch.programs, batch.filters,
-            batch.queries, probes, centroid_scores, coarse_keep(batch.k),
+            batch.queries, probes, probed_scores(lists.centroids, batch.queries, probes), coarse_keep(batch.k),
         )  # fmt: skip
         candidates = self._verified(batch, coarse.places)
         scores, slots = refine(lists.vectors, lists.keys, batch.queries, candidates, batch.k)

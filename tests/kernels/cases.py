@@ -49,6 +49,7 @@ class Lists:
     queries: Tensor
     probes: Tensor
     bases: Tensor
+    centroids: Tensor
 
     @property
     def scan(self) -> tuple[Tensor, ...]:
@@ -105,6 +106,7 @@ def make_lists(
         queries=torch.randn(queries, d, generator=g),
         probes=chosen,
         bases=torch.randn(queries, clusters, generator=g),
+        centroids=torch.randn(clusters, d, generator=g),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from silverray.kernels.bits import transpose_bits
+from silverray.kernels.centroids import score_centroids
 from silverray.kernels.codes import quantize_rows
 from silverray.kernels.probes import choose_probes
 from silverray.kernels.programs import count_passing, evaluate_programs
@@ -51,7 +52,7 @@ CHOOSE = ("scores", "sizes", "offsets", "planes", "programs", "filters", "least"
 REFINE = ("vectors", "keys", "queries", "candidates")
 RETRIEVE = (
     "codes", "scales", "vectors", "keys", "offsets", "sizes", "planes", "programs", "filters", "queries",
-    "centroid_scores", "least", "visit", "passing",
+    "centroids", "centroid_codes", "centroid_scales", "least", "visit", "passing",
 )  # fmt: skip
 SURVIVORS = ("vectors", "keys", "bits", "filters", "queries")
 OPS = {
@@ -59,6 +60,7 @@ OPS = {
     exact_scan: (EXACT, LISTS.exact_scan, (9,)),
     choose_probes: (CHOOSE, demands(LISTS, 1), ()),
     refine: (REFINE, (LISTS.vectors, LISTS.keys, LISTS.queries, CANDIDATES), (9,)),
+    score_centroids: (("codes", "scales", "queries"), (LISTS.codes, LISTS.scales, LISTS.queries), ()),
     score_survivors: (SURVIVORS, (LISTS.vectors, LISTS.keys, LISTS.planes, LISTS.filters, LISTS.queries), (9,)),
     retrieve: (RETRIEVE, arguments_of(LISTS, 1), (20, 9)),
 }

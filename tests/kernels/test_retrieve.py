@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from silverray.kernels import probes, refine, retrieve_numba, scan_reference
+from silverray.kernels import centroids, probes, refine, retrieve_numba, scan_reference
+from silverray.kernels.codes import quantize_rows
 from silverray.kernels.retrieve import retrieve
 
 from .cases import THREADS, Lists, assert_same, make_lists, threads
@@ -16,13 +17,16 @@ def arguments_of(lists: Lists, seed: int) -> tuple[Tensor, ...]:
     _, sizes, *_, least, visit, passing = demands(lists, seed)
     return (
         lists.codes, lists.scales, lists.vectors, lists.keys, lists.offsets, sizes, lists.planes, lists.programs,
-        lists.filters, lists.queries, lists.bases, least, visit, passing,
+        lists.filters, lists.queries, lists.centroids, *quantize_rows(lists.centroids), least, visit, passing,
     )  # fmt: skip
 
 
 def expect(arguments: tuple[Tensor, ...], keep: int, k: int) -> tuple[Tensor, Tensor]:
-    codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries, bases, *wanted = arguments
-    chosen = probes.reference(bases, sizes, offsets, planes, programs, filters, *wanted)
+    codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries, rows, *rest = arguments
+    chosen = probes.reference(
+        centroids.reference(*rest[:2], queries), sizes, offsets, planes, programs, filters, *rest[2:]
+    )
+    bases = centroids.probed_scores(rows, queries, chosen)
     kept = scan_reference.scan(codes, scales, keys, offsets, planes, programs, filters, queries, chosen, bases, keep)
     return refine.reference(vectors, keys, queries, kept[1], k)
 
@@ -57,7 +61,7 @@ def test_the_kernel_agrees_with_its_parts(
 @pytest.mark.parametrize(("keep", "k"), [(1, 1), (60, 20), (3000, 100)])
 def test_equal_scores_are_kept_and_ordered_by_key(keep: int, k: int) -> None:
     lists = make_lists(4000, 32, 30, 12, seed=keep)
-    lists.codes[:], lists.scales[:], lists.bases[:] = lists.codes[0].clone(), 0.5, 1.0
+    lists.codes[:], lists.scales[:], lists.centroids[:] = lists.codes[0].clone(), 0.5, 0.1
     lists.vectors[:] = lists.vectors[:5].repeat(800, 1)
     check(arguments_of(lists, 1), keep, k)
 
@@ -75,7 +79,7 @@ def test_no_queries_no_slots_and_nothing_to_keep() -> None:
     check(arguments_of(lists, 0), 5, 0)
     check(arguments_of(make_lists(0, 16, 5, 6), 0), 5, 5)
     some = arguments_of(lists, 0)
-    none = (*some[:8], *(part[:0] for part in some[8:]))
+    none = (*some[:8], *(part[:0] for part in some[8:10]), *some[10:13], *(part[:0] for part in some[13:]))
     assert retrieve(*none, 5, 5).places.shape == (0, 5)
 
 
