@@ -13,12 +13,11 @@ from numba import carray, prange
 from torch import Tensor
 
 from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import use_threads, workspace
+from silverray.kernels.launch import code_rows, use_threads, workspace
 from silverray.kernels.quantize_numba import quantize
 from silverray.kernels.refine_numba import exact_dots
 from silverray.kernels.rows import LANES, LINE, aligned_rows
 from silverray.kernels.simd import (
-    RUN_CHUNKS,
     coarse_scores,
     code_bias,
     dot_rows,
@@ -65,9 +64,7 @@ class Centroids(NamedTuple):
 
 def coded_centroids(codes: Tensor, scales: Tensor) -> Centroids:
     """`Centroids` of codes only; the tensors must outlive it and be laid out already."""
-    stride, chunks = codes.stride(0), -(-codes.shape[1] // LINE)
-    packed = int(stride == chunks * LINE and chunks in RUN_CHUNKS)
-    return Centroids(codes.data_ptr(), stride, packed, chunks, scales.data_ptr(), codes.shape[0], 0, 0, 0)
+    return Centroids(*code_rows(codes), scales.data_ptr(), codes.shape[0], 0, 0, 0)
 
 
 def block_scratch(clusters: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.rows import LANES, LINE
-from silverray.kernels.simd import MAX_CHUNKS
+from silverray.kernels.simd import MAX_CHUNKS, RUN_CHUNKS
 
 _kept = threading.local()
 
@@ -44,6 +44,15 @@ def padded_floats(queries: Tensor) -> Tensor:
     wide = queries.new_zeros(count, room)
     wide[:, :width] = queries
     return wide
+
+
+def code_rows(codes: Tensor) -> tuple[int, int, int, int]:
+    """Rows of codes as kernels read them: address, bytes from row to row, 1 where `dot_run` takes them, 64-byte chunks.
+
+    The codes must be as `aligned_rows` makes them, and outlive their use.
+    """
+    stride, chunks = codes.stride(0), -(-codes.shape[1] // LINE)
+    return codes.data_ptr(), stride, int(stride == chunks * LINE and chunks in RUN_CHUNKS), chunks
 
 
 def workspace(*sizes: int) -> list[int]:

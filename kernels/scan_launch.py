@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from silverray.kernels.launch import padded_floats, use_threads, workspace
+from silverray.kernels.launch import code_rows, padded_floats, use_threads, workspace
 from silverray.kernels.quantize_numba import quantize
 from silverray.kernels.rows import LANES, LINE, aligned_planes, aligned_rows
 from silverray.kernels.scan_frame import BFLOATS, CODES, FLOATS, Batch, Frame, Lists, Work, capacity_for, work_sizes
 from silverray.kernels.scan_numba import scan_lists
-from silverray.kernels.simd import RUN_CHUNKS
 
 MAX_SLOTS = 1 << 31
 """Slots are int32 in a buffer."""
@@ -22,10 +21,8 @@ def code_lists(codes: Tensor, scales: Tensor, keys: Tensor, offsets: Tensor, pla
     """`Lists` of codes; the tensors must outlive it and be as `aligned_rows` and `aligned_planes` make them."""
     if len(codes) >= MAX_SLOTS:
         raise ValueError(f"codes: expected fewer than {MAX_SLOTS} slots on a CPU, got {len(codes)}")
-    stride, chunks = codes.stride(0), -(-codes.shape[1] // LINE)
-    packed = int(stride == chunks * LINE and chunks in RUN_CHUNKS)
     return Lists(
-        CODES, codes.data_ptr(), stride, packed, chunks, len(codes), scales.data_ptr(),
+        CODES, *code_rows(codes), len(codes), scales.data_ptr(),
         keys.data_ptr(), offsets.data_ptr(), len(offsets) - 1, planes.data_ptr(), planes.shape[1],
     )  # fmt: skip
 
