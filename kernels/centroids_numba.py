@@ -85,9 +85,17 @@ def launch(codes: Tensor, scales: Tensor, queries: Tensor) -> Tensor:
     return scores
 
 
-@parallel_kernel
+@kernel
 def score_all(centroids, queries, stride, query_scales, sums, count, scores, scratch):
     """Write the scores `[Q, C]` of quantised queries; all but `centroids`, `stride` and `count` are addresses."""
+    if count == 1:
+        _score_block(centroids, queries, stride, query_scales, sums, 1, scores, scratch, 0, centroids.clusters)
+    else:
+        _score_blocks(centroids, queries, stride, query_scales, sums, count, scores, scratch)
+
+
+@parallel_kernel
+def _score_blocks(centroids, queries, stride, query_scales, sums, count, scores, scratch):
     for block in prange(-(-centroids.clusters // BLOCK)):
         first = block * BLOCK
         last = min(centroids.clusters, first + BLOCK)

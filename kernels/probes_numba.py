@@ -94,7 +94,10 @@ def launch(
 @kernel
 def choose_all(frame):
     """Choose for all queries; returns the largest number of probes of any, to which the others are filled up."""
-    _choose_each(frame)
+    if frame.queries == 1:
+        _choose(frame, 0)
+    else:
+        _choose_each(frame)
     counts = carray(pointer(frame.counts), (frame.queries,), np.int64)
     probes = carray(pointer(frame.probes), (frame.queries, frame.clusters), np.int64)
     most = np.int64(0)

@@ -97,18 +97,16 @@ def _retrieve(
         centroids, batch.queries, batch.stride, batch.scales, batch.sums, batch.size, probing.scores, blocks
     )  # fmt: skip
     most = choose_all(probing)
-    _score_all_probed(centroids, probing, batch, wide, wide_stride, sums)
-    fill_buffers(Frame(lists, batch, work), most)
-    _refine_all(lists, batch, work, cache, wide, wide_stride, spare, sums, scores, places, k)
-
-
-@parallel_kernel
-def _score_all_probed(centroids, probing, batch, wide, wide_stride, scratch):
-    for query in prange(batch.size):
+    for query in range(batch.size):
         score_probed(
             centroids, batch.probes + 8 * batch.columns * query, load_int64(probing.counts + 8 * query),
-            wide + wide_stride * query, batch.bases + 4 * centroids.clusters * query, scratch + 2 * LINE * query,
+            wide + wide_stride * query, batch.bases + 4 * centroids.clusters * query, sums,
         )  # fmt: skip
+    fill_buffers(Frame(lists, batch, work), most)
+    if batch.size == 1:
+        _refine_kept(Frame(lists, batch, work), cache, 0, wide, spare, sums, scores, places, k)
+    else:
+        _refine_all(lists, batch, work, cache, wide, wide_stride, spare, sums, scores, places, k)
 
 
 @parallel_kernel
