@@ -27,6 +27,9 @@ from silverray.shard.index.recall import RecallCurve
 MAX_BITS = 1 << 24
 """Most slots, of all queries together, that are listed at a time to be verified."""
 
+MAX_WORDS = 1 << 22
+"""Most words of filter bits that are held at a time (32 MiB)."""
+
 
 class Found(NamedTuple):
     """The best slots of each query.
@@ -118,6 +121,11 @@ class RetrievalModel(nn.Module):
     def _score_survivors(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Slots and scores `[Q, k]` of the best among all that match; the slots are listed once for each filter."""
         lists = self.lists
+        step = max(1, MAX_WORDS // max(1, lists.planes.shape[1]))
+        if len(batch.programs) > step:
+            every = torch.arange(len(batch.queries), device=batch.queries.device)
+            parts = [self._score_survivors(batch.take(rows)) for rows in torch.split(every, step)]
+            return torch.cat([slots for slots, _ in parts]), torch.cat([scores for _, scores in parts])
         bits = evaluate_programs(lists.planes, batch.programs)
         for row, check in enumerate(batch.checks):
             if check is not None:

@@ -11,6 +11,7 @@ from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, S
 from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
+from silverray.shard.model import retrieval
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 
 Search = Callable[[Sequence[SearchRequest]], list[SearchReply]]
@@ -88,6 +89,15 @@ def test_what_a_planned_query_finds_does_not_depend_on_its_neighbours(
         assert reply.explain is not None and alone.explain is not None
         timeless = [{**explain, "batch_ms": 0} for explain in (reply.explain, alone.explain)]
         assert timeless[0] == timeless[1]
+
+
+def test_bits_of_many_filters_are_held_a_part_at_a_time(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher, requests = ShardSearcher.open(catalog.path), make_requests(40, seed=21, ks=(1, 10, 60))
+    expected = ask(searcher, requests)
+    for words in (1, 500):
+        monkeypatch.setattr(retrieval, "MAX_WORDS", words)
+        for reply, wanted in zip(ask(searcher, requests), expected, strict=True):
+            same(reply, wanted)
 
 
 def test_probing_finds_most_of_the_truth_and_its_scores_are_exact(
