@@ -40,7 +40,8 @@ def padded_floats(queries: Tensor) -> Tensor:
         raise ValueError(f"queries: expected at most {LANES * MAX_CHUNKS} dimensions on a CPU, got {width}")
     room = max(LANES, 1 << (width - 1).bit_length())
     if width == room:
-        return queries.contiguous() if queries.data_ptr() % LINE == 0 else queries.clone()
+        rows = queries.contiguous()
+        return rows if rows.data_ptr() % LINE == 0 else rows.clone()
     wide = queries.new_zeros(count, room)
     wide[:, :width] = queries
     return wide

@@ -20,6 +20,7 @@ from silverray.kernels.simd import (
     append_lanes,
     halving_rows_bfloat,
     halving_rows_float,
+    load_int32,
     pointer,
     prefetch,
     rank_scores,
@@ -108,18 +109,22 @@ def exact_dots(half, rows, stride, slots, query, chunks, sums):
 
 
 @kernel
+def ask_for(rows, stride, slots, start, end):
+    """Ask memory for the rows of the slots (int32) from place `start` to `end`; `rows` and `slots` are addresses."""
+    for place in range(start, end):
+        row = rows + load_int32(slots + 4 * place) * stride
+        for line in range(min(LINES_AHEAD, -(-stride // LINE))):
+            prefetch(row + LINE * line)
+
+
+@kernel
 def rank_slots(cache, query, slots, count, ranks, sums):
     """Write the ranks of `count` slots (int32) by exact score; both have 15 places to spare. All are addresses."""
     mine = carray(pointer(slots), (count + LANES,), np.int32)
     mine[count:] = mine[0]
-    lines = min(LINES_AHEAD, -(-cache.stride // LINE))
-    for place in range(min(AHEAD, count)):
-        for line in range(lines):
-            prefetch(cache.rows + mine[place] * cache.stride + LINE * line)
+    ask_for(cache.rows, cache.stride, slots, 0, min(AHEAD, count))
     for start in range(0, count, LANES):
-        for place in range(start + AHEAD, min(start + AHEAD + LANES, count)):
-            for line in range(lines):
-                prefetch(cache.rows + mine[place] * cache.stride + LINE * line)
+        ask_for(cache.rows, cache.stride, slots, start + AHEAD, min(start + AHEAD + LANES, count))
         exact_dots(cache.half, cache.rows, cache.stride, slots + 4 * start, query, cache.chunks, sums)
         rank_scores(sums, np.int32(LOWEST))
         append_lanes(sums, 0xFFFF, ranks + 4 * start)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from silverray.kernels.jit import kernel, parallel_kernel
 from silverray.kernels.launch import padded_floats, use_threads, workspace
-from silverray.kernels.refine_numba import exact_dots
-from silverray.kernels.rows import LANES, LINE, aligned_rows
+from silverray.kernels.refine_numba import ask_for, exact_dots
+from silverray.kernels.rows import LANES, aligned_rows
 from silverray.kernels.scan_frame import BFLOATS, SCRATCH, Batch, Frame, Work, capacity_for, work_sizes
 from silverray.kernels.scan_launch import MAX_BUFFER, vector_lists
 from silverray.kernels.scan_numba import write_all
@@ -26,7 +26,6 @@ from silverray.kernels.simd import (
     load_int32,
     load_int64,
     pointer,
-    prefetch,
     rank_scores,
     store_int32,
     store_int64,
@@ -140,7 +139,7 @@ def _score_on_all(lists, batch, work, marked, starts, bounds):
 @kernel
 def _score_share(frame, thread, marked, starts, bounds):
     """Score a worker's share of each filter's slots."""
-    work, size = frame.work, frame.batch.size
+    lists, work, size = frame.lists, frame.work, frame.batch.size
     for query in range(thread * size, (thread + 1) * size):
         store_int64(work.counts + 8 * query, 0)
         store_int32(work.thresholds + 4 * query, np.int32(LOWEST + 1))
@@ -149,21 +148,12 @@ def _score_share(frame, thread, marked, starts, bounds):
         number = load_int64(starts + 8 * (row + 1)) - first
         low, high = first + number * thread // work.threads, first + number * (thread + 1) // work.threads
         if bounds[row] < bounds[row + 1]:
-            _ask_for(frame.lists, marked, low, min(high, low + STRIP))
+            ask_for(lists.rows, lists.stride, marked, low, min(high, low + STRIP))
             for start in range(low, high, STRIP):
                 end = min(high, start + STRIP)
-                _ask_for(frame.lists, marked, end, min(high, end + STRIP))
+                ask_for(lists.rows, lists.stride, marked, end, min(high, end + STRIP))
                 for place in range(bounds[row], bounds[row + 1]):
                     _score_strip(frame, thread, load_int64(work.pairs + 8 * place), marked, start, end)
-
-
-@kernel
-def _ask_for(lists, marked, start, end):
-    """Ask for the rows of some slots from memory."""
-    for place in range(start, end):
-        row = lists.rows + load_int32(marked + 4 * place) * lists.stride
-        for line in range(min(8, lists.stride // LINE)):
-            prefetch(row + LINE * line)
 
 
 @kernel

@@ -84,3 +84,14 @@ def test_the_reference_agrees_with_a_loop_over_slots() -> None:
         order = sorted(range(len(slots)), key=lambda place: (-found[place], int(keys[slots[place]])))[:30]
         assert places[query].tolist() == slots[order].tolist() + [-1] * (30 - len(order))
         assert scores[query, : len(order)].tolist() == [found[place] for place in order]
+
+
+def test_queries_may_lie_in_memory_in_any_way() -> None:
+    vectors, keys, bits, filters, queries = make(500, 16, 20, (0.5,))
+    expected = reference(vectors, keys, bits, filters, queries, 9)
+    # Of a width that needs no padding: column after column, and beginning in the middle of a cache line.
+    columns = torch.empty(16 * 20 + 1)[1:].view(16, 20).T.copy_(queries)
+    shifted = torch.empty(20 * 16 + 1)[1:].view(20, 16).copy_(queries)
+    for rows in (columns, shifted):
+        assert rows.data_ptr() % 64
+        assert_same(score_survivors(vectors, keys, bits, filters, rows, 9), expected)
