@@ -89,8 +89,8 @@ def count_ranges(bits: Tensor, offsets: Tensor) -> Tensor:
         `[B, C]` int64.
     """
     ends = torch.cumsum(popcount(bits), dim=1)
-    before = torch.cat([ends.new_zeros(len(bits), 1), ends], dim=1)
-    padded = torch.cat([bits, bits.new_zeros(len(bits), 1)], dim=1)
+    before = torch.cat([ends.new_zeros(bits.shape[0], 1), ends], dim=1)
+    padded = torch.cat([bits, bits.new_zeros(bits.shape[0], 1)], dim=1)
     word, bit = offsets >> 6, offsets & 63
     below = (torch.ones_like(bit) << bit) - 1
     ranks = before[:, word] + popcount(padded[:, word] & below)
@@ -114,7 +114,7 @@ def range_bits(chosen: Tensor, offsets: Tensor, words: int) -> Tensor:
     slots = torch.repeat_interleave(chosen, offsets.diff(), dim=1)
     padded = torch.nn.functional.pad(slots.to(torch.uint8), (0, words * 64 - slots.shape[1]))
     weights = (1 << torch.arange(8, device=chosen.device)).to(torch.uint8)
-    octets = (padded.view(len(chosen), words, 8, 8) * weights).sum(dim=3, dtype=torch.uint8)
+    octets = (padded.view(chosen.shape[0], words, 8, 8) * weights).sum(dim=3, dtype=torch.uint8)
     return octets.view(torch.int64)[..., 0]
 
 

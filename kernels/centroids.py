@@ -51,7 +51,7 @@ _score_centroids = define(
     "score_centroids",
     reference,
     cpu=lazily("centroids_numba.launch"),
-    fake=lambda codes, queries, **_: queries.new_empty(len(queries), len(codes)),
+    fake=lambda codes, queries, **_: queries.new_empty(queries.shape[0], codes.shape[0]),
 )
 
 

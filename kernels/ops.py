@@ -1,4 +1,4 @@
-"""PyTorch ops of this package: one definition from a reference, a kernel for CPUs and the shape of the result."""
+"""PyTorch ops of this package: one definition from a reference, its kernels and the shape of the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _LIBRARY = torch.library.Library("silverray", "DEF")
 
 
 def define(
-    name: str, reference: Callable[..., Any], *, fake: Callable[..., Any], cpu: Callable[..., Any] | None = None
+    name: str,
+    reference: Callable[..., Any],
+    *,
+    fake: Callable[..., Any],
+    cpu: Callable[..., Any] | None = None,
+    cuda: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Define the op `silverray::name`.
 
@@ -24,6 +29,7 @@ def define(
         fake: called with the same arguments by name; returns tensors of the result's shape and dtype, for
             `torch.compile` and `torch.export`.
         cpu: the kernel for CPUs; called with the same arguments, in order.
+        cuda: the kernel for NVIDIA GPUs, likewise.
 
     Returns:
         The op, which takes its arguments in order.
@@ -31,8 +37,9 @@ def define(
     names = list(inspect.signature(reference).parameters)
     _LIBRARY.define(name + torch.library.infer_schema(reference, mutates_args=()))
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
-    if cpu is not None:
-        _LIBRARY.impl(name, cpu, "CPU")
+    for kernel, device in ((cpu, "CPU"), (cuda, "CUDA")):
+        if kernel is not None:
+            _LIBRARY.impl(name, kernel, device)
     torch.library.register_fake(
         f"silverray::{name}", lambda *arguments: fake(**dict(zip(names, arguments, strict=True))), lib=_LIBRARY
     )
@@ -41,7 +48,7 @@ def define(
 
 
 def lazily(path: str) -> Callable[..., Any]:
-    """A function that is imported when it is first called: Numba loads slowly, and a GPU does without it.
+    """A function that is imported when it is first called: a CPU does without Triton, a GPU without Numba.
 
     Args:
         path: `module.function` below `silverray.kernels`.

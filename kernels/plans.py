@@ -67,5 +67,8 @@ _plan_visits = define(
     "plan_visits",
     reference,
     cpu=lazily("plans_numba.launch"),
-    fake=lambda filters, **_: (filters.new_empty(len(filters), dtype=torch.bool), filters.new_empty(2, len(filters))),
+    fake=lambda filters, **_: (
+        filters.new_empty(filters.shape[0], dtype=torch.bool),
+        filters.new_empty(2, filters.shape[0]),
+    ),
 )

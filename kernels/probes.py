@@ -81,18 +81,29 @@ def reference(
     clusters = scores.shape[1]
     order = top_k(scores, torch.arange(clusters, device=scores.device), clusters).places
     inside = count_ranges(evaluate_reference(planes, programs), offsets)[filters]
-    enough = torch.arange(1, clusters + 1, device=scores.device) >= least[:, None]
-    enough &= (sizes[order].cumsum(1) >= visit[:, None]) & (visit < sizes.sum())[:, None]
-    enough &= inside.gather(1, order).cumsum(1) >= passing[:, None]
-    needed = ((~enough).sum(1) + 1).clamp(max=clusters)
+    needed = clusters_needed(order, sizes, inside, least, visit, passing)
     width = int(needed.max()) if len(needed) else 0
     unused = torch.arange(width, device=scores.device) >= needed[:, None]
     return order[:, :width].masked_fill(unused, -1)
+
+
+def clusters_needed(
+    order: Tensor, sizes: Tensor, inside: Tensor, least: Tensor, visit: Tensor, passing: Tensor
+) -> Tensor:
+    """How many of its best clusters each query needs, `[Q]` int64.
+
+    `order` `[Q, C]` int64 are the clusters, best first, and `inside` `[Q, C]` int64 counts what passes in each; the
+    others are those of `choose_probes`.
+    """
+    enough = torch.arange(1, order.shape[1] + 1, device=order.device) >= least[:, None]
+    enough &= (sizes[order].cumsum(1) >= visit[:, None]) & (visit < sizes.sum())[:, None]
+    enough &= inside.gather(1, order).cumsum(1) >= passing[:, None]
+    return ((~enough).sum(1) + 1).clamp(max=order.shape[1])
 
 
 _choose_probes = define(
     "choose_probes",
     reference,
     cpu=lazily("probes_numba.launch"),
-    fake=lambda scores, filters, **_: filters.new_empty(len(scores), torch.library.get_ctx().new_dynamic_size()),
+    fake=lambda scores, filters, **_: filters.new_empty(scores.shape[0], torch.library.get_ctx().new_dynamic_size()),
 )

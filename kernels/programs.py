@@ -148,11 +148,13 @@ _evaluate_programs = define(
     "evaluate_programs",
     reference,
     cpu=lazily("programs_numba.launch"),
-    fake=lambda planes, programs: planes.new_empty(len(programs), planes.shape[1]),
+    cuda=lazily("programs_triton.launch"),
+    fake=lambda planes, programs: planes.new_empty(programs.shape[0], planes.shape[1]),
 )
 _count_passing = define(
     "count_passing",
     count_reference,
     cpu=lazily("programs_numba.launch_count"),
-    fake=lambda planes, programs, slots: planes.new_empty(len(programs)),
+    cuda=lazily("programs_triton.launch_count"),
+    fake=lambda planes, programs, slots: planes.new_empty(programs.shape[0]),
 )

@@ -58,5 +58,6 @@ _refine = define(
     "refine",
     reference,
     cpu=lazily("refine_numba.launch"),
-    fake=lambda queries, keys, k, **_: (queries.new_empty(len(queries), k), keys.new_empty(len(queries), k)),
+    cuda=lazily("refine_triton.launch"),
+    fake=lambda queries, keys, k, **_: (queries.new_empty(queries.shape[0], k), keys.new_empty(queries.shape[0], k)),
 )

@@ -1,9 +1,11 @@
-"""Retrieving: probe, scan and refine in one, for filters that need no verification.
+"""Retrieving: probe, scan and refine in one, or score all that passes, for filters that need no verification.
 
 Letters: N slots, D dimensions, C clusters, Q queries, R planes, W words, U programs, L instructions.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,34 +16,13 @@ from silverray.kernels.ops import define, lazily
 from silverray.kernels.probes import check_demands, choose_probes
 from silverray.kernels.refine import refine
 from silverray.kernels.scan import check_lists, scan
-from silverray.kernels.topk import TopK
+from silverray.kernels.survivors import score_passing
 
 
-def retrieve(
-    codes: Tensor,
-    scales: Tensor,
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    sizes: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    centroids: Tensor,
-    centroid_codes: Tensor,
-    centroid_scales: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-    keep: int,
-    k: int,
-) -> TopK:
-    """Choose clusters, scan them and refine what was kept: `score_centroids`, `choose_probes`, `scan` and `refine`.
+class Arguments(NamedTuple):
+    """What `retrieve` reads.
 
-    On a CPU they are one call, which is what makes a single query cheap.
-
-    Args:
+    Attributes:
         codes: `[N, D]` int8, see `scan`, as for `scales`, `keys`, `offsets`, `planes`, `programs`, `filters`,
             `queries` and `keep`.
         scales: `[N]` float32.
@@ -56,35 +37,88 @@ def retrieve(
         centroids: `[C, D]` float32; gaps between rows must hold finite numbers.
         centroid_codes: `[C, D]` int8, see `score_centroids`, as for `centroid_scales`.
         centroid_scales: `[C]` float32.
+        survivors: `[Q]` bool; of these queries all that passes is scored exactly, and no cluster is probed.
         least: `[Q]` int64.
         visit: `[Q]` int64.
         passing: `[Q]` int64.
+        few: no more slots pass for any of the survivors; 0 where there are no survivors.
         keep: candidates of each query.
         k: how many of them to select.
+        room: how many slots may pass in the clusters that a query probes; a GPU holds so many scores of each query
+            until it knows the best. A CPU has no need of it.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    vectors: Tensor
+    keys: Tensor
+    offsets: Tensor
+    sizes: Tensor
+    planes: Tensor
+    programs: Tensor
+    filters: Tensor
+    queries: Tensor
+    centroids: Tensor
+    centroid_codes: Tensor
+    centroid_scales: Tensor
+    survivors: Tensor
+    least: Tensor
+    visit: Tensor
+    passing: Tensor
+    few: int
+    keep: int
+    k: int
+    room: int
+
+    def of(self, rows: Tensor) -> Arguments:
+        """The same for some of the queries."""
+        names = ("filters", "queries", "survivors", "least", "visit", "passing")
+        return self._replace(**{name: getattr(self, name)[rows] for name in names})
+
+
+class Retrieved(NamedTuple):
+    """The best slots of each query.
+
+    Attributes:
+        scores: `[Q, k]` float32, descending; -inf where there are no more.
+        slots: `[Q, k]` int64 by (score desc, key asc); -1 where there are no more.
+        overflow: `[Q]` bool, whether `room` was too small: then the answer lacks slots, and the query must be asked
+            again with more.
+    """
+
+    scores: Tensor
+    slots: Tensor
+    overflow: Tensor
+
+
+def retrieve(arguments: Arguments) -> Retrieved:
+    """Choose clusters, scan them and refine what was kept: `score_centroids`, `choose_probes`, `scan` and `refine`.
+
+    On a CPU they are one call, which is what makes a single query cheap. On a GPU no step waits for the host, and what
+    is launched depends on the shapes alone.
 
     Returns:
-        A `TopK` by (score desc, key asc) whose places are slots.
+        The k best; the same on every device and for any number of threads.
 
     Raises:
         ValueError: a wrong dtype or shape.
     """
-    if codes.shape != vectors.shape or codes.dtype != torch.int8:
-        raise ValueError(f"codes: expected {list(vectors.shape)} int8, got {list(codes.shape)} {codes.dtype}")
-    if vectors.dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"vectors: expected float32 or bfloat16, got {vectors.dtype}")
-    check_lists(codes, keys, offsets, planes, programs, filters, queries)
-    check("scales", scales, torch.float32, len(codes))
-    clusters = offsets.shape[0] - 1
-    check("centroids", centroids, torch.float32, clusters, codes.shape[1])
-    check("centroid_codes", centroid_codes, torch.int8, clusters, codes.shape[1])
-    check("centroid_scales", centroid_scales, torch.float32, clusters)
-    check_demands(queries.shape[0], sizes, offsets, least, visit, passing)
-    return TopK(
-        *_retrieve(
-            codes, scales, vectors, keys, offsets, sizes, planes, programs, filters, queries,
-            centroids, centroid_codes, centroid_scales, least, visit, passing, keep, k,
+    its = arguments
+    if its.codes.shape != its.vectors.shape or its.codes.dtype != torch.int8:
+        raise ValueError(
+            f"codes: expected {list(its.vectors.shape)} int8, got {list(its.codes.shape)} {its.codes.dtype}"
         )
-    )  # fmt: skip
+    if its.vectors.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"vectors: expected float32 or bfloat16, got {its.vectors.dtype}")
+    check_lists(its.codes, its.keys, its.offsets, its.planes, its.programs, its.filters, its.queries)
+    check("scales", its.scales, torch.float32, its.codes.shape[0])
+    clusters = its.offsets.shape[0] - 1
+    check("centroids", its.centroids, torch.float32, clusters, its.codes.shape[1])
+    check("centroid_codes", its.centroid_codes, torch.int8, clusters, its.codes.shape[1])
+    check("centroid_scales", its.centroid_scales, torch.float32, clusters)
+    check("survivors", its.survivors, torch.bool, its.queries.shape[0])
+    check_demands(its.queries.shape[0], its.sizes, its.offsets, its.least, its.visit, its.passing)
+    return Retrieved(*_retrieve(*its))
 
 
 def reference(
@@ -101,24 +135,37 @@ def reference(
     centroids: Tensor,
     centroid_codes: Tensor,
     centroid_scales: Tensor,
+    survivors: Tensor,
     least: Tensor,
     visit: Tensor,
     passing: Tensor,
+    few: int,
     keep: int,
     k: int,
-) -> tuple[Tensor, Tensor]:
+    room: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """`retrieve` by the other ops: the specification."""
     scores = score_centroids(centroid_codes, centroid_scales, queries)
     probes = choose_probes(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
     bases = probed_scores(centroids, queries, probes)
     coarse = scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, bases, keep)
     best = refine(vectors, keys, queries, coarse.places, k)
-    return best.scores, best.places
+    every = score_passing(vectors, keys, planes, programs, filters, queries, k)
+    return (
+        torch.where(survivors[:, None], every.scores, best.scores),
+        torch.where(survivors[:, None], every.places, best.places),
+        torch.zeros_like(survivors),
+    )
 
 
 _retrieve = define(
     "retrieve",
     reference,
     cpu=lazily("retrieve_numba.launch"),
-    fake=lambda queries, filters, k, **_: (queries.new_empty(len(queries), k), filters.new_empty(len(queries), k)),
+    cuda=lazily("retrieve_triton.launch"),
+    fake=lambda queries, filters, survivors, k, **_: (
+        queries.new_empty(queries.shape[0], k),
+        filters.new_empty(queries.shape[0], k),
+        torch.empty_like(survivors),
+    ),
 )

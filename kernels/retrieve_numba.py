@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from numba import prange
 from torch import Tensor
@@ -13,42 +15,46 @@ from silverray.kernels.launch import padded_floats, use_threads, workspace
 from silverray.kernels.probes_numba import Probing, choose_all
 from silverray.kernels.quantize_numba import quantize
 from silverray.kernels.refine_numba import cache_of, rank_slots, write_best
+from silverray.kernels.retrieve import Arguments
 from silverray.kernels.rows import LANES, LINE, aligned_planes, aligned_rows
 from silverray.kernels.scan_frame import Batch, Frame, Work, capacity_for, work_sizes
 from silverray.kernels.scan_launch import MAX_BUFFER, code_lists
 from silverray.kernels.scan_numba import fill_buffers, merge
 from silverray.kernels.simd import load_int64
+from silverray.kernels.survivors import score_passing
 
 
-def launch(
-    codes: Tensor,
-    scales: Tensor,
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    sizes: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    centroids: Tensor,
-    centroid_codes: Tensor,
-    centroid_scales: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-    keep: int,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    """Run the kernels, as many queries at a time as the buffers may hold; see `silverray.kernels.retrieve.retrieve`."""
-    codes, vectors, planes = aligned_rows(codes), aligned_rows(vectors), aligned_planes(planes)
-    centroids, centroid_codes = aligned_rows(centroids), aligned_rows(centroid_codes)
+def launch(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the kernels; see `silverray.kernels.retrieve.retrieve`."""
+    its = Arguments(*arguments)
+    overflow = torch.zeros_like(its.survivors)
+    if not its.few or not (number := int(torch.count_nonzero(its.survivors))):
+        return (*_search(its), overflow)
+    if number == len(overflow):
+        return (*_score(its), overflow)
+    scores, slots = torch.empty(len(overflow), its.k), torch.empty(len(overflow), its.k, dtype=torch.int64)
+    for rows, find in ((its.survivors, _score), (~its.survivors, _search)):
+        scores[rows], slots[rows] = find(its.of(rows))
+    return scores, slots, overflow
+
+
+def _score(its: Arguments) -> tuple[Tensor, Tensor]:
+    """The best of all that passes."""
+    return score_passing(its.vectors, its.keys, its.planes, its.programs, its.filters, its.queries, its.k)
+
+
+def _search(its: Arguments) -> tuple[Tensor, Tensor]:
+    """The best of the clusters that are probed, as many queries at a time as the buffers may hold."""
+    keep, k = its.keep, its.k
+    codes, vectors, planes = aligned_rows(its.codes), aligned_rows(its.vectors), aligned_planes(its.planes)
+    centroids, centroid_codes = aligned_rows(its.centroids), aligned_rows(its.centroid_codes)
     (
         scales, keys, offsets, sizes, programs, filters, queries, centroid_scales, least, visit, passing
     ) = (
         part.contiguous()
         for part in (
-            scales, keys, offsets, sizes, programs, filters, queries, centroid_scales, least, visit, passing,
+            its.scales, its.keys, its.offsets, its.sizes, its.programs, its.filters, its.queries, its.centroid_scales,
+            its.least, its.visit, its.passing,
         )
     )  # fmt: skip
     count, width = queries.shape

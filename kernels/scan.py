@@ -62,9 +62,9 @@ def scan(
     if codes.dtype != torch.int8 or codes.dim() != 2:
         raise ValueError(f"codes: expected [N, D] int8, got {list(codes.shape)} {codes.dtype}")
     check_lists(codes, keys, offsets, planes, programs, filters, queries)
-    check("scales", scales, torch.float32, len(codes))
-    check("probes", probes, torch.int64, len(queries), None)
-    check("centroid_scores", centroid_scores, torch.float32, len(queries), len(offsets) - 1)
+    check("scales", scales, torch.float32, codes.shape[0])
+    check("probes", probes, torch.int64, queries.shape[0], None)
+    check("centroid_scores", centroid_scores, torch.float32, queries.shape[0], offsets.shape[0] - 1)
     return TopK(*_scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, centroid_scores, keep))
 
 
@@ -104,7 +104,7 @@ def exact_scan(
     if vectors.dtype not in (torch.float32, torch.bfloat16) or vectors.dim() != 2:
         raise ValueError(f"vectors: expected [N, D] float32 or bfloat16, got {list(vectors.shape)} {vectors.dtype}")
     check_lists(vectors, keys, offsets, planes, programs, filters, queries)
-    check("probes", probes, torch.int64, len(queries), None)
+    check("probes", probes, torch.int64, queries.shape[0], None)
     return TopK(*_exact_scan(vectors, keys, offsets, planes, programs, filters, queries, probes, k))
 
 
@@ -112,28 +112,33 @@ def check_lists(
     rows: Tensor, keys: Tensor, offsets: Tensor, planes: Tensor, programs: Tensor, filters: Tensor, queries: Tensor
 ) -> None:
     """Raise a `ValueError` unless what a scan reads fits its rows `[N, D]`."""
-    check("keys", keys, torch.int64, len(rows))
+    check("keys", keys, torch.int64, rows.shape[0])
     check("offsets", offsets, torch.int64, None)
     check("planes", planes, torch.int64, None, None)
-    if planes.shape[1] * 64 < len(rows):
-        raise ValueError(f"planes: expected words for {len(rows)} slots, got {list(planes.shape)}")
+    if planes.shape[1] * 64 < rows.shape[0]:
+        raise ValueError(f"planes: expected words for {rows.shape[0]} slots, got {list(planes.shape)}")
     check("programs", programs, torch.int32, None, None)
     check("queries", queries, torch.float32, None, rows.shape[1])
-    check("filters", filters, torch.int64, len(queries))
+    check("filters", filters, torch.int64, queries.shape[0])
 
 
 _scan = define(
     "scan",
     scan_reference.scan,
     cpu=lazily("scan_launch.launch_scan"),
+    cuda=lazily("scan_triton.launch"),
     fake=lambda queries, filters, keep, **_: (
-        queries.new_empty(len(queries), keep),
-        filters.new_empty(len(queries), keep),
+        queries.new_empty(queries.shape[0], keep),
+        filters.new_empty(queries.shape[0], keep),
     ),
 )
 _exact_scan = define(
     "exact_scan",
     scan_reference.exact_scan,
     cpu=lazily("scan_launch.launch_exact"),
-    fake=lambda queries, filters, k, **_: (queries.new_empty(len(queries), k), filters.new_empty(len(queries), k)),
+    cuda=lazily("scan_triton.launch_exact"),
+    fake=lambda queries, filters, k, **_: (
+        queries.new_empty(queries.shape[0], k),
+        filters.new_empty(queries.shape[0], k),
+    ),
 )

@@ -8,8 +8,12 @@ from torch import Tensor
 from silverray.kernels.bits import set_bits
 from silverray.kernels.checks import check
 from silverray.kernels.ops import define, lazily
+from silverray.kernels.programs import evaluate_programs
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.topk import TopK, top_k
+
+MAX_WORDS = 1 << 22
+"""Most words of filter bits that `score_passing` holds at a time (32 MiB)."""
 
 
 def score_survivors(vectors: Tensor, keys: Tensor, bits: Tensor, filters: Tensor, queries: Tensor, k: int) -> TopK:
@@ -43,6 +47,40 @@ def score_survivors(vectors: Tensor, keys: Tensor, bits: Tensor, filters: Tensor
     return TopK(*_score_survivors(vectors, keys, bits, filters, queries, k))
 
 
+def score_passing(
+    vectors: Tensor, keys: Tensor, planes: Tensor, programs: Tensor, filters: Tensor, queries: Tensor, k: int
+) -> TopK:
+    """Find the best slots of each query by exact score among those that pass its program.
+
+    Args:
+        vectors: `[N, D]` as in `score_survivors`, and so `keys`, `queries` and `k`.
+        keys: see there.
+        planes: `[R, W]` int64.
+        programs: `[U, L]` int32, as in `evaluate_programs`.
+        filters: `[Q]` int64, the program of each query.
+        queries: see there.
+        k: see there.
+
+    Returns:
+        A `TopK` as from `score_survivors`.
+
+    Cost:
+        That of `score_survivors`, and of the programs that are used; at most `MAX_WORDS` of their bits are held.
+    """
+    step = max(1, MAX_WORDS // max(1, planes.shape[1]))
+    if len(programs) == 1:
+        return score_survivors(vectors, keys, evaluate_programs(planes, programs), filters, queries, k)
+    used, mine = torch.unique(filters, return_inverse=True)
+    best = TopK(queries.new_full((len(queries), k), -torch.inf), filters.new_full((len(queries), k), -1))
+    for first in range(0, len(used), step):
+        (rows,) = torch.nonzero((mine >= first) & (mine < first + step), as_tuple=True)
+        bits = evaluate_programs(planes, programs[used[first : first + step]])
+        best.scores[rows], best.places[rows] = score_survivors(
+            vectors, keys, bits, mine[rows] - first, queries[rows], k
+        )
+    return best
+
+
 def reference(
     vectors: Tensor, keys: Tensor, bits: Tensor, filters: Tensor, queries: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
@@ -63,5 +101,9 @@ _score_survivors = define(
     "score_survivors",
     reference,
     cpu=lazily("survivors_numba.launch"),
-    fake=lambda queries, filters, k, **_: (queries.new_empty(len(queries), k), filters.new_empty(len(queries), k)),
+    cuda=lazily("survivors_triton.launch"),
+    fake=lambda queries, filters, k, **_: (
+        queries.new_empty(queries.shape[0], k),
+        filters.new_empty(queries.shape[0], k),
+    ),
 )

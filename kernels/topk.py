@@ -74,5 +74,5 @@ def reference(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
 _top_k = define(
     "top_k",
     reference,
-    fake=lambda scores, keys, k: (scores.new_empty(len(scores), k), keys.new_empty(len(scores), k)),
+    fake=lambda scores, keys, k: (scores.new_empty(scores.shape[0], k), keys.new_empty(scores.shape[0], k)),
 )

@@ -22,7 +22,8 @@ from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.planner import Plan, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
-from silverray.shard.model.retrieval import Found, RetrievalModel
+from silverray.shard.model.retrieval import RetrievalModel
+from silverray.shard.model.search import Answers, Search
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Engine:
         self.items = len(loaded.lists)
         self.payload = loaded.payload
         self.model = RetrievalModel(loaded.lists, loaded.curve).eval()
+        self._search = Search(self.model)
 
     @classmethod
     def open(
@@ -106,17 +108,14 @@ class Engine:
         ks: Sequence[int],
         n_probe: int | None = None,
         refine_all: bool = False,
-    ) -> Found:
-        """Run the model; the arguments are those of `RetrievalModel`, with one compiled plan for each query."""
+    ) -> Answers:
+        """Run the model; the arguments are those of `Search`, with one compiled plan for each query."""
         device = self.model.lists.keys.device
         places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
         filters = torch.tensor([places[plan] for plan in plans], device=device)
         programs = _pad_programs(list(places)).to(device)
         checks = [plan.check for plan in places]
-        found: Found = self.model(
-            torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all
-        )
-        return found
+        return self._search(torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all)
 
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         """Answer admitted requests.
@@ -166,7 +165,7 @@ class Engine:
             )
 
     @torch.inference_mode()
-    def _explain(self, request: SearchRequest, found: Found, row: int, count: int, elapsed: float) -> dict[str, Any]:
+    def _explain(self, request: SearchRequest, found: Answers, row: int, count: int, elapsed: float) -> dict[str, Any]:
         lists, compiled = self.model.lists, _filter_plan(request)
         device = lists.planes.device
         programs, filters = _pad_programs([compiled]).to(device), torch.zeros(1, dtype=torch.int64, device=device)

@@ -63,6 +63,8 @@ class Planner(nn.Module):
         self.lists = lists
         self.register_buffer("curve", curve.lines())
         self._items = int(lists.sizes.sum())
+        self._fraction = {step: curve.fraction(step) for step in K_STEPS}
+        self._largest = lists.offsets.diff().sort(descending=True).values.cumsum(0).tolist()
 
     def forward(self, programs: Tensor, filters: Tensor, ks: Tensor, n_probe: int | None) -> Plan:
         """Plan a batch.
@@ -87,6 +89,19 @@ class Planner(nn.Module):
             lists.planes, programs, filters, ks, self.curve, len(lists), self._items, SURVIVORS
         )
         return Plan(survivors, torch.where(survivors, lists.centroids.shape[0], 1), visit, passing)
+
+    def room(self, k: int, n_probe: int | None) -> int:
+        """How many passing slots to expect in the clusters that a query visits; 0 on a CPU, which need not know.
+
+        The more a filter passes, the more passing slots are visited: without one it is the curve's fraction of all.
+        """
+        if self.lists.keys.device.type == "cpu" or not self._largest:
+            return 0
+        if n_probe is not None:
+            return int(self._largest[min(n_probe, len(self._largest)) - 1])
+        step = next(step for step in K_STEPS if k <= step)
+        expected = self._fraction[step] * len(self.lists) + self._largest[0]
+        return min(len(self.lists), 1 << int(1.25 * expected).bit_length())
 
     def probes(self, plan: Plan, queries: Tensor, programs: Tensor, filters: Tensor) -> Tensor:
         """The clusters that a plan visits.

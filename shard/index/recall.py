@@ -5,6 +5,7 @@ Letters: N items, D dimensions, C clusters, S sample queries, K depth.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,12 @@ class RecallCurve(NamedTuple):
         level, end = logs.new_zeros(1), logs.new_full((1,), torch.inf)
         starts = torch.cat([fractions[:1], fractions[:-1] - slopes * logs[:-1], logs.new_ones(1)])
         return torch.stack([torch.cat([logs, end]), starts, torch.cat([level, slopes, level])])
+
+    def fraction(self, depth: int) -> float:
+        """The fraction that must be visited to find the top `depth`."""
+        ends, starts, slopes = self.lines().tolist()
+        place = next(place for place, end in enumerate(ends) if math.log(depth) <= end)
+        return float(starts[place] + slopes[place] * math.log(depth))
 
 
 def measure_recall_curve(

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from catalogs import FILTERS, make_requests
 
+from silverray.kernels import survivors
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchReply, SearchRequest
 from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
-from silverray.shard.model import retrieval
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 
 Search = Callable[[Sequence[SearchRequest]], list[SearchReply]]
@@ -95,7 +95,7 @@ def test_bits_of_many_filters_are_held_a_part_at_a_time(catalog: Catalog, monkey
     searcher, requests = ShardSearcher.open(catalog.path), make_requests(40, seed=21, ks=(1, 10, 60))
     expected = ask(searcher, requests)
     for words in (1, 500):
-        monkeypatch.setattr(retrieval, "MAX_WORDS", words)
+        monkeypatch.setattr(survivors, "MAX_WORDS", words)
         for reply, wanted in zip(ask(searcher, requests), expected, strict=True):
             same(reply, wanted)
 

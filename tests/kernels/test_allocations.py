@@ -38,8 +38,8 @@ def refining(lists: Lists) -> Call:
 
 
 def retrieving(lists: Lists) -> Call:
-    arguments = arguments_of(lists, 1)
-    return lambda: retrieve(*arguments, 100, 50)
+    arguments = arguments_of(lists, 1, 100, 50, share=0)
+    return lambda: retrieve(arguments)
 
 
 OPS: dict[str, Callable[[Lists], Call]] = {

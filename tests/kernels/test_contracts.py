@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from silverray.kernels.bits import transpose_bits
 from silverray.kernels.centroids import score_centroids
@@ -11,7 +12,8 @@ from silverray.kernels.codes import quantize_rows
 from silverray.kernels.probes import choose_probes
 from silverray.kernels.programs import count_passing, evaluate_programs
 from silverray.kernels.refine import refine
-from silverray.kernels.retrieve import retrieve
+from silverray.kernels.retrieve import Arguments, Retrieved
+from silverray.kernels.retrieve import retrieve as retrieve_arguments
 from silverray.kernels.scan import exact_scan, scan
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.survivors import score_survivors
@@ -50,11 +52,15 @@ SCAN = ("codes", "scales", "keys", "offsets", "planes", "programs", "filters", "
 EXACT = ("vectors", "keys", "offsets", "planes", "programs", "filters", "queries", "probes")
 CHOOSE = ("scores", "sizes", "offsets", "planes", "programs", "filters", "least", "visit", "passing")
 REFINE = ("vectors", "keys", "queries", "candidates")
-RETRIEVE = (
-    "codes", "scales", "vectors", "keys", "offsets", "sizes", "planes", "programs", "filters", "queries",
-    "centroids", "centroid_codes", "centroid_scales", "least", "visit", "passing",
-)  # fmt: skip
 SURVIVORS = ("vectors", "keys", "bits", "filters", "queries")
+
+
+def retrieve(*arguments: Tensor | int) -> Retrieved:
+    """The op with its arguments in order."""
+    return retrieve_arguments(Arguments(*arguments))
+
+
+RETRIEVE = arguments_of(LISTS, 1)
 OPS = {
     scan: (SCAN, LISTS.scan, (9,)),
     exact_scan: (EXACT, LISTS.exact_scan, (9,)),
@@ -62,7 +68,7 @@ OPS = {
     refine: (REFINE, (LISTS.vectors, LISTS.keys, LISTS.queries, CANDIDATES), (9,)),
     score_centroids: (("codes", "scales", "queries"), (LISTS.codes, LISTS.scales, LISTS.queries), ()),
     score_survivors: (SURVIVORS, (LISTS.vectors, LISTS.keys, LISTS.planes, LISTS.filters, LISTS.queries), (9,)),
-    retrieve: (RETRIEVE, arguments_of(LISTS, 1), (20, 9)),
+    retrieve: (Arguments._fields[:-4], RETRIEVE[:-4], RETRIEVE[-4:]),
 }
 EVERY_ARGUMENT = [(op, name) for op, (names, _, _) in OPS.items() for name in names]
 

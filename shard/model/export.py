@@ -1,0 +1,110 @@
+"""Exporting: the retrieval model of chosen partitions as one file that PyTorch loads without the rest of a shard.
+
+Letters: Q queries, D dimensions, U programs, L instructions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from silverray.kernels.programs import MAX_INSTRUCTIONS, Opcode, instruction
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.model.retrieval import RetrievalModel
+
+INFO_FILE = "module_info.json"
+MAX_QUERIES = 4_096
+
+
+INPUTS = ("queries", "programs", "filters")
+OUTPUTS = ("keys", "scores", "slots", "overflow")
+
+
+class ExportedModel(nn.Module):
+    """A retrieval model whose inputs and outputs are tensors only.
+
+    Args:
+        model: of some partitions.
+        k: number of items of an answer.
+        n_probe: clusters to visit; None lets the planner choose.
+    """
+
+    def __init__(self, model: RetrievalModel, k: int, n_probe: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self._k = k
+        self._n_probe = n_probe
+
+    def forward(self, queries: Tensor, programs: Tensor, filters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Find the k best items of each query.
+
+        Args:
+            queries: `[Q, D]` float32, of length 1 where the metric is cosine.
+            programs: `[U, L]` int32 plane programs, as filters compile to.
+            filters: `[Q]` int64, the program of each query.
+
+        Returns:
+            Keys (`[Q, k]` int64, by score desc and key asc, -1 where there are no more), scores (`[Q, k]` float32, -inf
+            where there are no more), slots (`[Q, k]` int64 places of the items, likewise) and overflow (`[Q]` bool; on
+            a GPU, more items passed than there was room for, so items may lack).
+        """
+        wanted = torch.full_like(filters, self._k)
+        found = self.model(queries, programs, filters, wanted, self._k, self._n_probe)
+        keys = torch.where(found.slots >= 0, self.model.lists.keys[found.slots.clamp(min=0)], -1)
+        return keys, found.scores, found.slots, found.overflow
+
+
+def export_model(model: RetrievalModel, k: int, n_probe: int | None = None) -> ExportedProgram:
+    """Export a model for batches of any size up to `MAX_QUERIES`, with any programs.
+
+    Args:
+        model: of some partitions, at least one item.
+        k: number of items of an answer.
+        n_probe: clusters to visit; None lets the planner choose.
+    """
+    device = model.lists.keys.device
+    queries = torch.zeros(2, model.lists.codes.shape[1], device=device)
+    everything = instruction(Opcode.LOAD)
+    programs = torch.full((3, 5), int(Opcode.NOP), dtype=torch.int32, device=device)
+    programs[:, 0] = everything
+    filters = torch.zeros(2, dtype=torch.int64, device=device)
+    count = Dim("queries", max=MAX_QUERIES)
+    shapes = {
+        "queries": {0: count},
+        "programs": {0: Dim("programs", max=MAX_QUERIES), 1: Dim("instructions", max=MAX_INSTRUCTIONS)},
+        "filters": {0: count},
+    }
+    exported = ExportedModel(model, k, n_probe).eval()
+    return torch.export.export(exported, (queries, programs, filters), dynamic_shapes=shapes)
+
+
+def describe(catalog: Catalog, partitions: list[int], k: int, n_probe: int | None) -> dict[str, Any]:
+    """What stands beside an exported model in `module_info.json`."""
+    return {
+        "input_names": list(INPUTS),
+        "output_names": list(OUTPUTS),
+        "snapshot": catalog.version,
+        "seq": catalog.seq,
+        "partitions": partitions,
+        "items": catalog.items_in(tuple(partitions)),
+        "dimension": catalog.dimension,
+        "metric": catalog.metric,
+        "k": k,
+        "n_probe": n_probe,
+    }
+
+
+def save_exported(program: ExportedProgram, path: Path, info: dict[str, Any]) -> None:
+    """Write an exported model and its description; a file that is there is replaced once the new one is whole."""
+    written = path.with_name(f".{path.name}.new.pt2")
+    text = json.dumps(info, indent=2, ensure_ascii=False)
+    try:
+        torch.export.save(program, written, extra_files={INFO_FILE: text})
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
