@@ -43,6 +43,7 @@ def _shard(
         shards=layout.shards,
         threads=config.threads,
         device=config.device,
+        item_cache=config.item_cache,
     )
     options = {
         "num_replicas": config.replicas,

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from silverray.shard.index.placement import ItemCache
+
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -113,6 +115,8 @@ class ServeConfig(_Section):
         routers: router processes.
         threads: compute threads per shard replica; None shares the machine's cores among the replicas.
         device: where shards compute.
+        item_cache: where shards that compute on a GPU keep item vectors: in its memory, or pinned in the host's. On a
+            CPU both mean the same.
         http: where the service listens.
         deadline_ms: time that a request has when its body names none.
         limits: what the router refuses.
@@ -129,6 +133,7 @@ class ServeConfig(_Section):
     routers: Count = 1
     threads: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    item_cache: ItemCache = "device"
     http: HttpConfig = HttpConfig()
     deadline_ms: Positive = 100.0
     limits: LimitsConfig = LimitsConfig()

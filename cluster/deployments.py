@@ -20,6 +20,7 @@ from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import SearchError, SearchRequest
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.placement import ItemCache
 from silverray.shard.index.snapshot import MODEL
 from silverray.shard.model.encoder import TowerEncoder
 from silverray.shard.searcher import ShardSearcher
@@ -43,6 +44,7 @@ class ShardArgs(BaseModel):
         shards: number of shards in that layout.
         threads: compute threads; None shares the node's cores among the shards.
         device: where to compute.
+        item_cache: where item vectors lie if `device` is a GPU.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -53,6 +55,7 @@ class ShardArgs(BaseModel):
     shards: int
     threads: int | None
     device: str
+    item_cache: ItemCache
 
 
 class RouterArgs(BaseModel):
@@ -87,16 +90,23 @@ class ShardReplica:
         threads = args.threads or max(1, (os.cpu_count() or 1) // args.shards)
 
         def load() -> ShardSearcher:
-            return ShardSearcher.open(args.snapshot, args.partitions, threads=threads, device=args.device)
+            return ShardSearcher.open(
+                args.snapshot, args.partitions, threads=threads, device=args.device, item_cache=args.item_cache
+            )
 
         # The replica's event loop also answers health checks: nothing slow may run on it.
         self._searcher = await asyncio.to_thread(load)
         self._threads = threads
 
     def describe(self) -> dict[str, Any]:
-        """What the replica computes with, for a status reply."""
+        """What the replica computes with and what it takes, for a status reply."""
         engine = self._searcher.engine
-        return {"items": engine.items, "kernels": engine.kernels, "threads": self._threads}
+        return {
+            "items": engine.items,
+            "kernels": engine.kernels,
+            "threads": self._threads,
+            "memory": engine.memory.describe(),
+        }
 
     async def search(self, layout: str, batch: RequestBatch) -> ReplyBatch:
         """Answer a batch for a router of the same layout; an error of the whole batch is every request's."""

@@ -16,6 +16,7 @@ from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
 from silverray.cluster.signals import kept_handlers
+from silverray.shard.api import ShardTooLarge
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import newest_version
@@ -175,8 +176,10 @@ def _waiting_for(service: Service, client: httpx.Client) -> str | None:
     for name, details in service.instance.applications().items():
         if not belongs_to(name, service.name):
             continue
-        if details.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            reasons = [details.message, *(d.message for d in details.deployments.values())]
+        reasons = [details.message, *(d.message for d in details.deployments.values())]
+        # Serve starts a replica three times before it gives up; one that does not fit will not fit later.
+        too_large = any(ShardTooLarge.__name__ in reason for reason in reasons)
+        if too_large or details.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise ServiceError(f"{name}: {_last_line(reasons)}")
         if details.status != "RUNNING":
             loading.append(name)

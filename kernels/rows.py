@@ -14,6 +14,12 @@ WORDS = 8
 """64-bit words of a cache line."""
 
 
+def row_bytes(width: int, dtype: torch.dtype) -> int:
+    """Bytes from the beginning of a row of `empty_rows` to that of the next."""
+    step = _step(dtype)
+    return -(-width * dtype.itemsize // step) * step
+
+
 def empty_rows(count: int, width: int, dtype: torch.dtype) -> Tensor:
     """Memory for rows that begin on cache lines (half a line for bfloat16), in large pages where the system has them.
 
@@ -23,12 +29,10 @@ def empty_rows(count: int, width: int, dtype: torch.dtype) -> Tensor:
     Returns:
         `[count, width]`, a view of wider rows; what is in them is undefined, between them are zeros.
     """
-    size = dtype.itemsize
-    step = _step(dtype)
-    stride = -(-width * size // step) * step
+    stride = row_bytes(width, dtype)
     memory = np.empty(count * stride + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
-    rows = torch.from_numpy(memory[start : start + count * stride]).view(dtype).view(count, stride // size)
+    rows = torch.from_numpy(memory[start : start + count * stride]).view(dtype).view(count, stride // dtype.itemsize)
     rows[:, width:] = 0
     return rows[:, :width]
 

@@ -198,6 +198,10 @@ class SnapshotError(Exception):
     """A snapshot is missing, incomplete or altered; the message names the file."""
 
 
+class ShardTooLarge(RuntimeError):
+    """A shard does not fit into the memory that is free; the message says what it needs, by component."""
+
+
 class Searcher(Protocol):
     """Anything that answers batches of queries: a shard, a router, an HTTP client, a brute-force scan."""
 

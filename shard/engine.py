@@ -20,6 +20,7 @@ from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
+from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.planner import Plan, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.model.retrieval import RetrievalModel
@@ -43,6 +44,7 @@ class Engine:
         self.catalog = catalog
         self.items = len(loaded.lists)
         self.payload = loaded.payload
+        self.memory = loaded.memory
         self.model = RetrievalModel(loaded.lists, loaded.curve).eval()
         self._search = Search(self.model)
 
@@ -54,6 +56,7 @@ class Engine:
         *,
         device: str = "auto",
         threads: int | None = None,
+        item_cache: ItemCache = "device",
     ) -> Self:
         """Load partitions of a snapshot.
 
@@ -62,12 +65,14 @@ class Engine:
             partitions: which ones; None is all.
             device: a torch device, or "auto" for CUDA where there is one.
             threads: of the whole process for computing; None leaves them.
+            item_cache: where item vectors lie, if the device is a GPU: in its memory, or pinned in the host's.
 
         Returns:
             The engine, ready to answer: its kernels are compiled.
 
         Raises:
             SnapshotError: a file is missing or altered; the message names it.
+            ShardTooLarge: the partitions do not fit into memory.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -76,7 +81,7 @@ class Engine:
         files = SnapshotFiles.open(path)
         catalog = Catalog.of(files)
         chosen = range(catalog.partitions) if partitions is None else partitions
-        engine = cls(catalog, load_partitions(files, catalog, chosen, torch.device(device)))
+        engine = cls(catalog, load_partitions(files, catalog, chosen, Placement(torch.device(device), item_cache)))
         engine.warm_up()
         _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine

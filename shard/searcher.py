@@ -14,6 +14,7 @@ from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, Sear
 from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.index.placement import ItemCache
 
 
 class ShardSearcher:
@@ -40,9 +41,10 @@ class ShardSearcher:
         *,
         device: str = "auto",
         threads: int | None = None,
+        item_cache: ItemCache = "device",
     ) -> Self:
         """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(cls.engine_type.open(path, partitions, device=device, threads=threads))
+        return cls(cls.engine_type.open(path, partitions, device=device, threads=threads, item_cache=item_cache))
 
     async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
         """Answer a batch; see `silverray.shard.api.Searcher`."""

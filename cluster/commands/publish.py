@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import TaskID
 
+from silverray.cluster.commands.memory import describe_memory, memory_tables
 from silverray.cluster.terminal import notes, print_json, progress_bar, results
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
+from silverray.shard.index.snapshot import SnapshotFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def run_publish(publication: Publication, *, as_json: bool) -> None:
         )
     seconds = time.perf_counter() - started
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = describe_memory(SnapshotFiles.open(catalog.path), catalog)
     if as_json:
         print_json(
             {
@@ -72,10 +75,12 @@ def run_publish(publication: Publication, *, as_json: bool) -> None:
                 "partitions": catalog.partitions,
                 "seconds": round(seconds, 2),
                 "peak_memory_mib": round(peak_mib),
+                "memory": memory,
             }
         )
         return
     notes.print(f"{catalog.items:,} items in {seconds:.1f} s, at most {peak_mib:,.0f} MiB of memory")
+    notes.print(*memory_tables(memory))
     results.print(f"published {catalog.path}", highlight=False, soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from silverray.cluster.commands.memory import describe_memory, memory_tables
 from silverray.cluster.terminal import print_json, progress_bar, results
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import SnapshotFiles
@@ -25,10 +26,11 @@ def run_verify(snapshot: Path) -> None:
 
 def run_inspect(snapshot: Path, *, as_json: bool) -> None:
     """Print what a snapshot holds."""
-    catalog = Catalog.open(snapshot)
-    document = _describe(catalog)
+    files = SnapshotFiles.open(snapshot)
+    catalog = Catalog.of(files)
+    document, memory = _describe(catalog), describe_memory(files, catalog)
     if as_json:
-        print_json(document)
+        print_json({**document, "memory": memory})
         return
     table = Table(title=str(snapshot), show_header=False, title_justify="left")
     for key, value in document.items():
@@ -37,7 +39,7 @@ def run_inspect(snapshot: Path, *, as_json: bool) -> None:
     for name, field in document["fields"].items():
         marks = [field["type"], *(mark for mark in ("nullable", "filter", "payload") if field[mark])]
         table.add_row(f"field {name}", ", ".join(marks))
-    results.print(table)
+    results.print(table, *memory_tables(memory))
 
 
 def _describe(catalog: Catalog) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from silverray.cluster.records import ServiceRecord, read_records
 from silverray.cluster.terminal import print_json, results
 from silverray.router.client import SearchClient
 from silverray.shard.api import SearchError
+from silverray.shard.index.memory import format_bytes
 
 
 def run_status(url: str | None, *, as_json: bool) -> None:
@@ -28,9 +29,8 @@ def run_status(url: str | None, *, as_json: bool) -> None:
     if not documents:
         results.print("no service was started from here")
         return
-    table = Table(
-        "service", Column("url", no_wrap=True), "version", "shards", "kernels", "requests", "degraded", "p99", "state"
-    )
+    place = ("service", Column("url", no_wrap=True), "version", "shards", "kernels", "memory of a shard")
+    table = Table(*place, "requests", "degraded", "p99", "state")
     for document in documents:
         table.add_row(*_row(document))
     results.print(table)
@@ -47,17 +47,25 @@ def _ask(record: ServiceRecord) -> dict[str, Any]:
 def _row(document: dict[str, Any]) -> list[str]:
     place = [str(document.get("service", "")), document["url"]]
     if "error" in document:
-        return [*place, "", "", "", "", "", "", document["error"]]
+        return [*place, "", "", "", "", "", "", "", document["error"]]
     applications = document.get("applications") or {}
     bad = [f"{name} {app['status']}" for name, app in applications.items() if app["status"] != "RUNNING"]
     silent = [backend["name"] for backend in document["backends"] if backend["hanging"]]
+    replicas = [replica for replica in document["replicas"].values() if replica]
     return [
         *place,
         document["version"],
         str(len(document["backends"])),
-        ", ".join(sorted({replica["kernels"] for replica in document["replicas"].values() if replica})),
+        ", ".join(sorted({replica["kernels"] for replica in replicas})),
+        _memory([replica["memory"] for replica in replicas]),
         f"{document['requests']:,}",
         f"{document['degraded']:,}",
         f"{document['latency_ms']['p99']:.1f} ms",
         ", ".join(bad + [f"{name} hangs" for name in silent]) or "running",
     ]
+
+
+def _memory(replicas: list[dict[str, dict[str, int]]]) -> str:
+    """The most that one of the replicas takes, in each place."""
+    most = {place: max((sum(one[place].values()) for one in replicas), default=0) for place in ("device", "host")}
+    return " + ".join(f"{format_bytes(size)} {place}" for place, size in most.items() if size)

@@ -1,6 +1,6 @@
 """Inverted lists: the items of the loaded partitions, in (cluster, key) order.
 
-On a CPU, rows of codes and vectors begin on cache lines and planes are a multiple of 8 words long.
+In host memory, rows of codes and vectors begin on cache lines and planes are a multiple of 8 words long.
 
 Letters: N items (slots), D dimensions, C clusters, R planes, W words.
 """
@@ -24,7 +24,8 @@ class Lists(nn.Module):
         keys: `[N]` int64 item keys, ascending within a cluster.
         codes: `[N, D]` int8 residual codes.
         scales: `[N]` float32 scale of each code.
-        vectors: `[N, D]` float32 or bfloat16 item cache.
+        vectors: `[N, D]` float32 or bfloat16 item cache; on the CPU, pinned, where the rest is on a GPU and the
+            `Placement` says so.
         planes: `[R, W]` int64 filter bits; plane 0 is `live`.
         columns: stored values of the filterable fields, by slot.
     """

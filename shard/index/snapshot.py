@@ -106,6 +106,17 @@ class SnapshotFiles:
             raise SnapshotError(f"{self.path / name}: {error}") from error
         return tensors
 
+    def bytes_of(self, name: str) -> int:
+        """Size of a file."""
+        size: int = self.manifest["files"][name]["bytes"]
+        return size
+
+    def array_bytes(self, name: str) -> int:
+        """Size of the arrays of a safetensors file, whose content is not checked."""
+        with (self.path / name).open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+        return self.bytes_of(name) - 8 - header
+
     def verify(self) -> Iterator[str]:
         """Check every file, yielding its name once it is found good.
 

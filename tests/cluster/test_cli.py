@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
@@ -59,11 +60,21 @@ def test_publish_verify_inspect(tmp_path: Path, films: Any) -> None:
     options = ["--vectors", tmp_path / "vectors.npy", "--partitions", 4, "--version", "a", "--json"]
     code, out, err = run("publish", *files, *options)
     assert code == 0, err
-    assert json.loads(out)["items"] == len(vectors)
+    published = json.loads(out)
+    assert published["items"] == len(vectors)
     code, out, _ = run("inspect", tmp_path / "store" / "a", "--json")
     document = json.loads(out)
+    assert document["memory"] == published["memory"]
     assert (code, document["items"], document["partitions"]) == (0, len(vectors), 4)
     assert document["fields"]["genres"]["type"] == "tags"
+    sizes = document["memory"]["bytes_per_item"]
+    assert (sizes["cpu"]["device"], sizes["cpu"]["host"]["codes"]) == ({}, 64.0)
+    assert (sizes["cuda"]["device"]["codes"], sizes["cuda"]["device"]["vectors"]) == (16.0, 64.0)
+    fits = document["memory"]["items_that_fit"]
+    assert [card["card_gib"] for card in fits] == [24, 40, 80, 141]
+    assert all(0 < card["device"] < card["host"] for card in fits)
+    code, out, _ = run("inspect", tmp_path / "store" / "a")
+    assert code == 0 and f"{fits[2]['device']:,}" in out and "2.0 GiB kept free" in out
     code, out, _ = run("verify", tmp_path / "store" / "a")
     assert code == 0 and "files are whole" in out
     code, _, err = run("publish", *files, *options)
@@ -75,6 +86,22 @@ def test_publish_verify_inspect(tmp_path: Path, films: Any) -> None:
     victim.write_bytes(content)
     code, _, err = run("verify", tmp_path / "store" / "a")
     assert code == 1 and str(victim) in err
+
+
+def test_status_shows_the_memory_of_the_largest_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replica(vectors: int, payload: int) -> dict[str, Any]:
+        memory = {"device": {"codes": 1 << 30, "vectors": vectors << 30}, "host": {"payload": payload << 20}}
+        return {"items": 1, "kernels": "cuda", "threads": 1, "memory": memory}
+
+    shown = {
+        **{"service": "a", "version": "v1", "backends": [], "requests": 1, "degraded": 0, "latency_ms": {"p99": 1.0}},
+        "replicas": {"one": replica(2, 300), "two": replica(4, 200), "three": None},
+    }
+    monkeypatch.setattr("silverray.router.client.SearchClient.get", lambda *_: shown)
+    monkeypatch.setattr("silverray.cluster.commands.status.results", Console(width=200))
+    assert "│ 5.0 GiB device + 300.0 MiB host │" in run("status", "--url", "u")[1]
+    (document,) = json.loads(run("status", "--url", "u", "--json")[1])
+    assert document["replicas"]["two"]["memory"]["device"] == {"codes": 1 << 30, "vectors": 4 << 30}
 
 
 def test_search_prints_items_and_says_when_degraded(echo: str) -> None:

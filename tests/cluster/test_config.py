@@ -35,6 +35,7 @@ def test_overrides_replace_values_unless_none(tmp_path: Path) -> None:
         ("{snapshots: s, shards: 0}", "shards: input should be greater than or equal to 1, got 0"),
         ("{snapshots: s, shards: '2'}", "shards: input should be a valid integer, got '2'"),
         ("{snapshots: s, device: tpu}", "device: input should be 'auto', 'cpu' or 'cuda', got 'tpu'"),
+        ("{snapshots: s, item_cache: disk}", "item_cache: input should be 'device' or 'host', got 'disk'"),
         ("{snapshots: s, deadline_ms: .nan}", "deadline_ms: input should be"),
         ("{snapshots: s, http: {port: 70000}}", "http.port: input should be less than or equal to 65535"),
         ("{snapshots: s, name: 'a b'}", "name: string should match pattern"),

@@ -4,13 +4,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from silverray.cluster.applications import describe_applications
 from silverray.cluster.config import ServeConfig
+from silverray.cluster.deployments import ShardArgs, ShardReplica
 from silverray.cluster.layout import Layout
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.loader import LoadedPartitions, load_partitions
+from silverray.shard.index.placement import ItemCache, Placement
+from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.searcher import ShardSearcher
 
 
@@ -20,6 +25,30 @@ def test_no_application_logs_every_request(store: Path) -> None:
     applications = describe_applications(config, catalog, Layout.spread("v1", catalog.partitions, 2))
     levels = [one.logging_config.log_level for app in applications for one in app.deployments]
     assert levels == ["WARNING"] * 3
+
+
+@pytest.mark.parametrize("item_cache", ["device", "host"])
+def test_a_replica_keeps_the_item_cache_where_the_configuration_says(
+    store: Path, item_cache: ItemCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog.open(store / "v1")
+    config = ServeConfig(snapshots=store, shards=2, device="cpu", item_cache=item_cache)
+    shard, *_ = describe_applications(config, catalog, Layout.spread("v1", catalog.partitions, 2))
+    args = ShardArgs.model_validate(shard.args)
+    opened: list[Placement] = []
+
+    def note(files: SnapshotFiles, *given: Any) -> LoadedPartitions:
+        opened.append(given[-1])
+        return load_partitions(files, *given)
+
+    monkeypatch.setattr("silverray.shard.engine.load_partitions", note)
+    replica = ShardReplica.__new__(ShardReplica)
+    asyncio.run(replica.__init__(args))  # type: ignore[misc]
+    assert opened == [Placement(torch.device("cpu"), item_cache)]
+    told = replica.describe()
+    assert told["items"] == catalog.items_in(args.partitions)
+    assert told["memory"]["device"] == {}
+    assert told["memory"]["host"]["vectors"] == 64 * told["items"]
 
 
 def test_a_shard_does_not_admit_again_what_a_router_has_admitted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

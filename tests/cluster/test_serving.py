@@ -1,7 +1,9 @@
 """A real Ray cluster: shard counts, long replies, a killed replica, the command line."""
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from silverray.cluster.service import Service, start
 from silverray.kernels.simd import implementation
 from silverray.router.client import HttpSearcher
 from silverray.shard.api import SearchReply, SearchRequest
+from silverray.shard.index.snapshot import MANIFEST, write_manifest
 from silverray.shard.searcher import ShardSearcher
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -234,6 +237,26 @@ def test_serve_answers_until_it_is_told_to_stop(tmp_path: Path, store: Path, acc
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
+    tmp_path: Path, store: Path, address: str, config: ServeConfig, account: dict[str, str]
+) -> None:
+    snapshot = Path(shutil.copytree(store / "v1", tmp_path / "store/v1"))
+    manifest = json.loads((snapshot / MANIFEST).read_text())
+    facts = {key: value for key, value in manifest.items() if key not in ("format", "files", "checksum")}
+    facts["partition_items"][-1] = 10**12
+    (snapshot / MANIFEST).unlink()
+    write_manifest(snapshot, facts)
+    (tmp_path / "c.yaml").write_text(
+        f"{{snapshots: {tmp_path}/store, shards: 2, http: {config.http.model_dump_json()}}}"
+    )
+    account["HOME"] = os.environ["HOME"]
+    served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
+    assert served.returncode == 1
+    assert served.stderr.startswith("error: silverray-shard-1: ") and served.stderr.count("\n") == 1
+    assert "shard needs " in served.stderr and "use more shards" in served.stderr
+    assert run(account, "status").stdout == "no service was started from here\n"
 
 
 def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
