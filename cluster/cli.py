@@ -150,6 +150,23 @@ def verify(snapshot: Snapshot) -> None:
 
 
 @app.command()
+def export(
+    snapshot: Snapshot,
+    out: Annotated[Path, typer.Option(help="File to write, such as model.pt2.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Number of items of an answer.")] = 100,
+    n_probe: Annotated[int | None, typer.Option(min=1, help="Clusters to visit; planned by default.")] = None,
+    partitions: Annotated[str | None, typer.Option(help="Such as 0-31 or 0,5,7; all by default.")] = None,
+    device: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Write the retrieval model and its items as one file that PyTorch loads."""
+    with one_line_errors():
+        from silverray.cluster.commands.export import parse_partitions, run_export
+
+        run_export(snapshot, out, k, n_probe, parse_partitions(partitions), device, as_json=json)
+
+
+@app.command()
 def inspect(snapshot: Snapshot, json: Json = False) -> None:
     """Say what a snapshot holds."""
     with one_line_errors():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from silverray.kernels.checks import check
 from silverray.kernels.ops import define, lazily
-from silverray.kernels.programs import count_reference
+from silverray.kernels.programs import count_passing
 
 
 def plan_visits(
@@ -52,8 +52,8 @@ def plan_visits(
 def reference(
     planes: Tensor, programs: Tensor, filters: Tensor, ks: Tensor, curve: Tensor, slots: int, items: int, few: int
 ) -> tuple[Tensor, Tensor]:
-    """`plan_visits` in plain PyTorch: the specification."""
-    total = count_reference(planes, programs, slots)[filters]
+    """`plan_visits` by `count_passing`: the specification."""
+    total = count_passing(planes, programs, slots)[filters]
     ends, starts, slopes = curve
     logs = ((ks * slots).double() / total.clamp(min=1)).clamp(min=1).log()
     line = torch.searchsorted(ends, logs)

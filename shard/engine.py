@@ -23,6 +23,7 @@ from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.planner import Plan, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.model.graphs import Graphs
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.model.search import Answers, Search
 
@@ -46,7 +47,8 @@ class Engine:
         self.payload = loaded.payload
         self.memory = loaded.memory
         self.model = RetrievalModel(loaded.lists, loaded.curve).eval()
-        self._search = Search(self.model)
+        self._graphs = Graphs(self.model) if self.model.lists.keys.is_cuda else None
+        self._search = Search(self.model, self._graphs)
 
     @classmethod
     def open(
@@ -97,13 +99,16 @@ class Engine:
         return implementation()
 
     def warm_up(self) -> None:
-        """Compile every kernel that a search may need, so that none is compiled in a request."""
+        """Compile every kernel and capture every graph that a search may need, so that no request waits for it."""
         query = np.ones((1, self.catalog.dimension), dtype=np.float32)
         everything, nothing = (np.array(codes, dtype=np.int32) for codes in (_EVERYTHING, _NOTHING))
         for check in (None, And(())):
             self.find(query, [FilterPlan(nothing, check)], [1])  # survivors are scored
             for refine_all in (False, True):
                 self.find(query, [FilterPlan(everything, check)], [1], 1, refine_all)
+        if self._graphs is not None:
+            with torch.inference_mode():
+                self._graphs.warm_up()
 
     @torch.inference_mode()
     def find(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,6 @@ SURVIVORS = 20_000
 K_STEPS = (64, 100, 250, 1_000, 2_500, 10_000)
 
 
-@cache
 def coarse_keep(k: int) -> int:
     """How many candidates a scan keeps for the k best: 4 times the next step of k, 256 to 40,000.
 
