@@ -90,7 +90,7 @@ class Search:
             return Answers(*self._score_all(batch, probes), plan, torch.zeros_like(plan.survivors))
         if batch.exact:
             found = self._find(batch, n_probe)
-            return Answers(found.slots, found.scores, found.plan, torch.zeros_like(found.overflow))
+            return Answers(found.slots, found.scores, found.plan, widened=found.overflow)  # there is none left
         return self._verify(batch, n_probe)
 
     def _find(self, batch: _Batch, n_probe: int | None) -> Found:
@@ -100,7 +100,7 @@ class Search:
             parts = torch.split(torch.arange(count, device=batch.queries.device), max(1, MAX_ROOM // room))
             return _joined([self._find(batch.take(rows), n_probe) for rows in parts])
         found = self._run(batch.queries, batch.programs, batch.filters, batch.wanted, batch.k, n_probe)
-        while room < len(self.model.lists) and bool(found.overflow.any()):
+        while 0 < room < len(self.model.lists) and bool(found.overflow.any()):
             room = min(room * MORE_ROOM, len(self.model.lists))
             for rows in torch.split(torch.nonzero(found.overflow)[:, 0], max(1, MAX_ROOM // room)):
                 some = batch.take(rows)
