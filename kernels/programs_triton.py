@@ -31,7 +31,7 @@ def launch(planes: Tensor, programs: Tensor) -> Tensor:
     words = planes.shape[1]
     bits = torch.empty(len(programs), words, dtype=torch.int64, device=planes.device)
     if bits.numel():
-        grid = (len(programs), triton.cdiv(words, WORDS))
+        grid = (triton.cdiv(words, WORDS), len(programs))
         _evaluate[grid](planes, words, programs, programs.shape[1], bits, WORDS, num_warps=4)
     return bits
 
@@ -62,7 +62,7 @@ def count_lists(
     count, lists = wanted.shape
     inside = torch.zeros(count, lists, dtype=torch.int64, device=planes.device)
     if inside.numel():
-        _evaluate_lists[count, triton.cdiv(lists, LISTS)](
+        _evaluate_lists[triton.cdiv(lists, LISTS), count](
             planes, planes.shape[1], programs, programs.shape[1], offsets, lists, wanted, *wanted.stride(),
             inside, inside if bits is None else bits, bits is not None, LISTS, LIST_WORDS, num_warps=1,
         )  # fmt: skip
@@ -120,8 +120,8 @@ def words_in(words, at, first, last):
 
 @triton.jit
 def _evaluate(planes, words, programs, length, bits, WORDS: tl.constexpr):
-    """One program of the grid `[U, W / WORDS]` runs a plane program on `WORDS` words."""
-    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    """One program of the grid `[W / WORDS, U]` runs a plane program on `WORDS` words."""
+    row, at = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
     result = run_program(planes, words, programs + row * length, length, at, at < words)
     tl.store(bits + row * words + at, result, at < words)
 
@@ -131,9 +131,9 @@ def _evaluate_lists(
     planes, words, programs, length, offsets, lists, wanted, wanted_row, wanted_column, inside, bits,
     KEEP: tl.constexpr, LISTS: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """One program of the grid `[U, C / LISTS]` runs a plane program on the words of `LISTS` lists."""
-    row = tl.program_id(0).to(tl.int64)
-    for number in range(tl.program_id(1) * LISTS, tl.minimum(tl.program_id(1) * LISTS + LISTS, lists)):
+    """One program of the grid `[C / LISTS, U]` runs a plane program on the words of `LISTS` lists."""
+    row, begin = tl.program_id(1).to(tl.int64), tl.program_id(0) * LISTS
+    for number in range(begin, tl.minimum(begin + LISTS, lists)):
         if tl.load(wanted + row * wanted_row + number * wanted_column) != 0:
             first, last = tl.load(offsets + number), tl.load(offsets + number + 1)
             total = tl.zeros((WORDS,), tl.int32)

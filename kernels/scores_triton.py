@@ -40,7 +40,7 @@ def score_candidates(vectors: Tensor, queries: Tensor, candidates: Tensor, count
     """
     if candidates.numel():
         block, width = _block(vectors, TILE)
-        _score_candidates[len(queries), triton.cdiv(candidates.shape[1], block)](
+        _score_candidates[triton.cdiv(candidates.shape[1], block), len(queries)](
             vectors, vectors.stride(0), queries, queries.stride(0), vectors.shape[1], candidates,
             candidates.stride(0), counts, scores, scores.stride(0), block, width, num_warps=4, **EXACT,
         )  # fmt: skip
@@ -74,10 +74,10 @@ def _score_candidates(
     vectors, stride, queries, query_stride, dimensions, candidates, candidate_stride, counts, scores, score_stride,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One program of the grid `[Q, K / BLOCK]` scores `BLOCK` candidates of a query."""
-    query, place = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    """One program of the grid `[K / BLOCK, Q]` scores `BLOCK` candidates of a query."""
+    query, place = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     count, columns = tl.load(counts + query), tl.arange(0, WIDTH)
-    if tl.program_id(1) * BLOCK < count:
+    if tl.program_id(0) * BLOCK < count:
         slots = tl.load(candidates + query * candidate_stride + place, place < count, other=0)
         mine = tl.load(queries + query * query_stride + columns, columns < dimensions, other=0)
         items = load_rows(vectors, stride, slots, (place < count) & (slots >= 0), dimensions, WIDTH)

@@ -50,7 +50,7 @@ def list_bits(bits: Tensor, slots: int, room: int, wanted: Tensor | None = None)
     lists = torch.empty(len(bits), room, dtype=torch.int32, device=bits.device)
     counts = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
     if bits.numel():
-        grid = (len(bits), triton.cdiv(bits.shape[1], WORDS))
+        grid = (triton.cdiv(bits.shape[1], WORDS), len(bits))
         _list_bits[grid](
             bits, bits.shape[1], slots, counts if wanted is None else wanted, wanted is not None, lists, room, counts,
             WORDS, num_warps=4,
@@ -62,8 +62,8 @@ def list_bits(bits: Tensor, slots: int, room: int, wanted: Tensor | None = None)
 def _list_bits(
     bits, words, slots, wanted, SOME: tl.constexpr, lists, room, counts, WORDS: tl.constexpr
 ):  # fmt: skip
-    """One program of the grid `[U, W / WORDS]` lists the set bits of `WORDS` words."""
-    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    """One program of the grid `[W / WORDS, U]` lists the set bits of `WORDS` words."""
+    row, at = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
     end = words
     if SOME:
         end = words * tl.minimum(tl.load(wanted + row), 1)
