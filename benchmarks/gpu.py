@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import atexit
+import gc
 import json
 import shutil
 import subprocess
@@ -54,17 +55,17 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "bandwidth": Section("gpu_figures.bandwidth", 25),
-    "edges": Section("gpu_checks.edges", 60),
-    "headline": Section("gpu_figures.headline", 50),
-    "checks 3M": Section("gpu_checks.at_middle", 60),
+    "edges": Section("gpu_checks.edges", 50),
+    "headline": Section("gpu_figures.headline", 45),
+    "checks 3M": Section("gpu_checks.at_middle", 45),
     "scan": Section("gpu_figures.scan", 45),
-    "filters": Section("gpu_figures.planes", 35),
+    "filters": Section("gpu_figures.planes", 30),
     "peers": Section("gpu_peers.peers", 50),
-    "retrieve": Section("gpu_figures.retrieve", 50),
-    "checks 20M": Section("gpu_checks.at_largest", 60),
-    "selection": Section("gpu_figures.selection", 35),
-    "checks 1M": Section("gpu_checks.at_smallest", 45),
-    "model": Section("gpu_model.model", 45),
+    "retrieve": Section("gpu_figures.retrieve", 45),
+    "model": Section("gpu_model.model", 40),
+    "checks 20M": Section("gpu_checks.at_largest", 50),
+    "selection": Section("gpu_figures.selection", 30),
+    "checks 1M": Section("gpu_checks.at_smallest", 30),
 }
 """In order of importance: should the time not suffice, the last ones lack."""
 
@@ -118,6 +119,7 @@ def run_section(name: str, quick: bool, seconds: float) -> Iterator[dict[str, An
     try:
         from silverray.benchmarks.gpu_scale import FULL, QUICK
 
+        gc.freeze()  # each capture of a graph collects garbage: the modules that were loaded need no look
         module, function = SECTIONS[name].run.split(".")
         rows: Callable[..., Iterator[tuple[str, dict[str, Any]]]]
         rows = getattr(import_module(f"silverray.benchmarks.{module}"), function)

@@ -45,7 +45,7 @@ MAX_ROOM = 1 << 27
 """Most scores, of all queries of a batch together, that a figure makes room for."""
 INPUT_BYTES = 256 << 20
 """Codes, of all sets of queries together, that timed calls read by turns: several times the L2 cache."""
-MOST_SETS, QUERIES_OF_SETS = 16, 64
+MOST_SETS, QUERIES_OF_SETS = 8, 64
 PROFILED = 5
 
 MICROSECONDS = {
