@@ -119,10 +119,10 @@ def run_section(name: str, quick: bool, seconds: float) -> Iterator[dict[str, An
     try:
         from silverray.benchmarks.gpu_scale import FULL, QUICK
 
-        gc.freeze()  # each capture of a graph collects garbage: the modules that were loaded need no look
         module, function = SECTIONS[name].run.split(".")
         rows: Callable[..., Iterator[tuple[str, dict[str, Any]]]]
         rows = getattr(import_module(f"silverray.benchmarks.{module}"), function)
+        gc.freeze()  # each capture of a graph collects garbage: the modules that were loaded need no look
         for table, row in rows(QUICK if quick else FULL):
             yield {"table": table, "row": row}
             if time.monotonic() - began > seconds:
@@ -195,8 +195,9 @@ class Benchmark:
     def _summary(self) -> str:
         try:
             from silverray.benchmarks.gpu_summary import summarise
+            from silverray.benchmarks.report import QUICK
 
-            text = summarise(self._tables)
+            text = (f"{QUICK}\n" if self.quick else "") + summarise(self._tables)
         except Exception:
             text = traceback.format_exc()
         sections = [f"{row['section']}: {row['outcome']}" for row in self._tables[SECTIONS_TABLE]]

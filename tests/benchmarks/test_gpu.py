@@ -51,6 +51,7 @@ def test_every_section_runs_and_every_kernel_is_right(tmp_path: Path) -> None:
     assert all(row["recall"] > 0.9 for row in peers)
     assert f"checks: {len(checks)} of {len(checks)} the same" in found[""].stdout
     assert "headline, " in found[""].stdout
+    assert "its figures mean nothing" in found[""].stdout
     assert "## The scan" in (tmp_path / "gpu.md").read_text()
 
 
