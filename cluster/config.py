@@ -103,6 +103,18 @@ class ReserveConfig(_Section):
     router_cpus: Reserve = 0.1
 
 
+class LogConfig(_Section):
+    """The durable log of live updates.
+
+    Attributes:
+        path: its file, on a disk of one node.
+        node: IP address of that node, as Ray has it; None is the node that `serve` runs on.
+    """
+
+    path: Annotated[Path, Field(strict=False)]
+    node: str | None = None
+
+
 class ServeConfig(_Section):
     """A snapshot store and how to serve it.
 
@@ -123,6 +135,7 @@ class ServeConfig(_Section):
         batching: how the router batches.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
+        log: the durable log of live updates; None takes none.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "silverray"
@@ -140,6 +153,7 @@ class ServeConfig(_Section):
     batching: BatchingConfig = BatchingConfig()
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()
+    log: LogConfig | None = None
 
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> ServeConfig:
@@ -166,7 +180,10 @@ class ServeConfig(_Section):
         except ValidationError as error:
             raise ConfigError("; ".join(_explain(path, problem) for problem in error.errors())) from None
         folder = path.resolve().parent
-        return config.model_copy(update={"snapshots": (folder / config.snapshots).resolve()})
+        paths: dict[str, Any] = {"snapshots": (folder / config.snapshots).resolve()}
+        if config.log is not None:
+            paths["log"] = config.log.model_copy(update={"path": (folder / config.log.path).resolve()})
+        return config.model_copy(update=paths)
 
 
 def _explain(path: Path, problem: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -13,9 +14,13 @@ from ray import serve
 from ray.serve._private.constants import RAY_SERVE_THROUGHPUT_OPTIMIZED
 
 from silverray.cluster.layout import Layout
+from silverray.cluster.log.actor import ActorLog
+from silverray.cluster.log.follower import LogFollower
 from silverray.router.app import create_app
 from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.fanout import Backend
+from silverray.router.item_writer import ItemWriter
+from silverray.router.log import Reader
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import SearchError, SearchRequest
@@ -33,6 +38,8 @@ _ITEM_BYTES = 20
 _FIELD_BYTES = 64
 _STATUS_S = 2.0
 
+_logger = logging.getLogger(__name__)
+
 
 class ShardArgs(BaseModel):
     """What a shard's application is built from; never the index itself.
@@ -45,6 +52,7 @@ class ShardArgs(BaseModel):
         threads: compute threads; None shares the node's cores among the shards.
         device: where to compute.
         item_cache: where item vectors lie if `device` is a GPU.
+        log: the service whose update log the shard follows; None for no updates.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +64,7 @@ class ShardArgs(BaseModel):
     threads: int | None
     device: str
     item_cache: ItemCache
+    log: str | None
 
 
 class RouterArgs(BaseModel):
@@ -66,6 +75,7 @@ class RouterArgs(BaseModel):
         snapshot: the snapshot's directory.
         assignments: the layout's map of partitions to shards.
         applications: the shards' applications, in the layout's order.
+        takes_writes: whether the service has an update log.
         settings: limits and defaults of the router.
     """
 
@@ -75,6 +85,7 @@ class RouterArgs(BaseModel):
     snapshot: Path
     assignments: tuple[tuple[int, ...], ...]
     applications: tuple[str, ...]
+    takes_writes: bool
     settings: RouterSettings
 
 
@@ -97,6 +108,7 @@ class ShardReplica:
         # The replica's event loop also answers health checks: nothing slow may run on it.
         self._searcher = await asyncio.to_thread(load)
         self._threads = threads
+        self._follower = await self._follow(args.log) if args.log else None
 
     def describe(self) -> dict[str, Any]:
         """What the replica computes with and what it takes, for a status reply."""
@@ -106,6 +118,7 @@ class ShardReplica:
             "kernels": engine.kernels,
             "threads": self._threads,
             "memory": engine.memory.describe(),
+            "updates": self._follower.describe() if self._follower else None,
         }
 
     async def search(self, layout: str, batch: RequestBatch) -> ReplyBatch:
@@ -118,6 +131,16 @@ class ShardReplica:
         except SearchError as error:
             outcomes = [error] * len(requests)
         return ReplyBatch.of(outcomes)
+
+    async def _follow(self, service: str) -> LogFollower:
+        """Follow a service's log; returns once the shard has caught up, or cannot: searches go on without a log."""
+        context = serve.get_replica_context()
+        reader = Reader(context.app_name, context.replica_tag)
+        follower = LogFollower(ActorLog(service), reader, self._searcher.apply, self._searcher.engine.applied)
+        follower.start()
+        if not await follower.settled():
+            _logger.warning("serving without having caught up with the log: %s", follower.describe())
+        return follower
 
 
 class ShardCaller:
@@ -181,9 +204,11 @@ class RouterReplica:
         ]
         encoder = TowerEncoder.load(args.snapshot / MODEL) if catalog.has_user_tower else None
         self._router = Router(catalog, backends, encoder, settings=args.settings)
+        self._log = ActorLog(args.name) if args.takes_writes else None
+        self._items = ItemWriter(catalog, self._log, args.applications) if self._log else None
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self._router, self._status)
+        return create_app(self._router, self._status, self._items)
 
     async def _status(self) -> dict[str, Any]:
         return {
@@ -193,7 +218,16 @@ class RouterReplica:
             "throughput_optimized": RAY_SERVE_THROUGHPUT_OPTIMIZED,
             "replicas": dict(zip(self._shards, await asyncio.gather(*self._describe()), strict=True)),
             "applications": await self._applications(),
+            "log": await self._describe_log(),
         }
+
+    async def _describe_log(self) -> dict[str, Any] | None:
+        if self._log is None:
+            return None
+        try:
+            return await self._log.describe()
+        except SearchError as error:
+            return {"error": str(error)}
 
     def _describe(self) -> list[Coroutine[Any, Any, dict[str, Any] | None]]:
         return [caller.describe() for caller in self._shards.values()]

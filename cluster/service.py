@@ -15,7 +15,9 @@ from silverray.cluster.applications import belongs_to, describe_applications
 from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
+from silverray.cluster.log.actor import start_writer, stop_writer
 from silverray.cluster.signals import kept_handlers
+from silverray.router.log import LogUnavailable
 from silverray.shard.api import ShardTooLarge
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
@@ -106,6 +108,7 @@ def start(
         instance = ServeInstance.connect(config, address)
     service = Service(config.name, layout, instance)
     try:
+        _open_log(config, catalog)
         instance.declare(describe_applications(config, catalog, layout), lambda name: belongs_to(name, config.name))
         _wait_until_ready(service, tell, time.monotonic() + timeout_s)
     except BaseException:
@@ -133,6 +136,7 @@ def withdraw(instance: ServeInstance, name: str, *, end_serve: bool) -> bool:
         return True
     deadline = time.monotonic() + _STOP_S
     found = any(belongs_to(application, name) for application in instance.applications())
+    stop_writer(name)
     if found:
         instance.declare([], lambda application: belongs_to(application, name))
         while any(belongs_to(application, name) for application in instance.applications()):
@@ -157,6 +161,23 @@ def withdraw_from(address: str, name: str, *, end_serve: bool) -> bool:
         return False
     finally:
         ray.shutdown()
+
+
+def _open_log(config: ServeConfig, catalog: Catalog) -> None:
+    """Start the writer of the service's log, if it has one, and end one that it no longer has."""
+    if config.log is None:
+        stop_writer(config.name)
+        return
+    node = config.log.node or ray.util.get_node_ip_address()
+    nodes = [entry["NodeManagerAddress"] for entry in ray.nodes() if entry["Alive"]]
+    if node not in nodes:
+        raise ConfigError(f"log.node: expected a node of the Ray cluster ({', '.join(nodes)}), got {node}")
+    try:
+        file = start_writer(config.name, config.log.path, catalog.seq, node)
+    except LogUnavailable as error:
+        raise ServiceError(str(error)) from None
+    if file != config.log.path:
+        raise ConfigError(f"log.path: service {config.name!r} runs with the log {file}; stop it to use another")
 
 
 def _wait_until_ready(service: Service, tell: Progress, deadline: float) -> None:

@@ -39,10 +39,14 @@ class Engine:
     Args:
         catalog: the snapshot's catalog.
         loaded: its partitions held here.
+
+    Attributes:
+        applied: number of the last log entry that answers include.
     """
 
     def __init__(self, catalog: Catalog, loaded: LoadedPartitions) -> None:
         self.catalog = catalog
+        self.applied = catalog.seq
         self.items = len(loaded.lists)
         self.payload = loaded.payload
         self.memory = loaded.memory
@@ -170,7 +174,7 @@ class Engine:
                 scores=scores[row, :count],
                 fields=self.payload.fields(request.fields, mine[part]),
                 version=self.catalog.version,
-                seq=self.catalog.seq,
+                seq=self.applied,
                 explain=self._explain(request, found, row, count, elapsed) if request.explain else None,
             )
 

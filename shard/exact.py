@@ -62,6 +62,6 @@ class ExactEngine(Engine):
             scores=best.scores[0].cpu().numpy(),
             fields=self.payload.fields(request.fields, chosen),
             version=self.catalog.version,
-            seq=self.catalog.seq,
+            seq=self.applied,
             explain={"plan": "exact", "scored": len(slots)} if request.explain else None,
         )

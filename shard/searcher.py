@@ -10,7 +10,7 @@ from time import monotonic
 from typing import ClassVar, Self
 
 from silverray.shard.admission import Admission
-from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest, SequenceNotReached
 from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
@@ -58,6 +58,10 @@ class ShardSearcher:
         for place, request in enumerate(requests):
             if request.timeout_s is not None and request.timeout_s <= waited_s:
                 results[place] = DeadlineExceeded("the time was up before the search began")
+                continue
+            if request.min_seq > self.engine.applied:
+                message = f"the shard is at {self.engine.applied}, not at {request.min_seq} yet"
+                results[place] = SequenceNotReached(message, "min_seq")
                 continue
             if isinstance(request.filter, CompiledFilter):  # a router has admitted it
                 admitted[place] = request
