@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -15,15 +16,18 @@ from silverray.cluster.applications import belongs_to, describe_applications
 from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
-from silverray.cluster.log.actor import start_writer, stop_writer
+from silverray.cluster.log.actor import start_writer, stop_writer, trim_writer
+from silverray.cluster.log.claim import claim_store
 from silverray.cluster.signals import kept_handlers
 from silverray.router.log import LogUnavailable
-from silverray.shard.api import ShardTooLarge
+from silverray.shard.api import ShardTooLarge, SnapshotError
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import newest_version
+from silverray.shard.index.snapshot import least_seq, newest_version
 
 Progress = Callable[[str], None]
+
+_logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _STOP_S = 60.0
@@ -109,6 +113,10 @@ def start(
     service = Service(config.name, layout, instance)
     try:
         _open_log(config, catalog)
+    except BaseException:
+        instance.close(shut_down=instance.started)  # a service of this name that runs already goes on
+        raise
+    try:
         instance.declare(describe_applications(config, catalog, layout), lambda name: belongs_to(name, config.name))
         _wait_until_ready(service, tell, time.monotonic() + timeout_s)
     except BaseException:
@@ -173,11 +181,19 @@ def _open_log(config: ServeConfig, catalog: Catalog) -> None:
     if node not in nodes:
         raise ConfigError(f"log.node: expected a node of the Ray cluster ({', '.join(nodes)}), got {node}")
     try:
-        file = start_writer(config.name, config.log.path, catalog.seq, node)
+        log = start_writer(config.name, config.log.path, catalog.seq, node)
     except LogUnavailable as error:
-        raise ServiceError(str(error)) from None
-    if file != config.log.path:
-        raise ConfigError(f"log.path: service {config.name!r} runs with the log {file}; stop it to use another")
+        raise ServiceError(error.message) from None
+    if log["path"] != str(config.log.path):
+        raise ConfigError(f"log.path: service {config.name!r} runs with {log['path']}; stop it to use another")
+    if "error" in log:
+        _logger.warning("serving without the update log, which refuses writes: %s", log["error"])
+        return
+    claim_store(config.snapshots, log)
+    try:
+        trim_writer(config.name, least_seq(config.snapshots) + 1)
+    except (LogUnavailable, SnapshotError) as error:
+        _logger.warning("the update log is not trimmed: %s", error)
 
 
 def _wait_until_ready(service: Service, tell: Progress, deadline: float) -> None:

@@ -110,5 +110,5 @@ class UpdateLog(Protocol):
         ...
 
     async def describe(self) -> dict[str, Any]:
-        """The log's state, for a status reply."""
+        """The log's state, for a status reply; with an entry `error` where it cannot be had."""
         ...

@@ -80,7 +80,7 @@ class ActorLog:
             raise LogUnavailable(f"the log's writer is down: {type(error).__name__}") from None
 
 
-def start_writer(service: str, path: Path, start: int, node: str) -> Path:
+def start_writer(service: str, path: Path, start: int, node: str) -> dict[str, Any]:
     """Have a service's writer run on a node, unless it runs already.
 
     Args:
@@ -90,7 +90,8 @@ def start_writer(service: str, path: Path, start: int, node: str) -> Path:
         node: IP address of the node, where Ray starts the writer again if it dies.
 
     Returns:
-        The file of the writer that runs: another than `path` if the service had one already.
+        The state of the writer that runs, as it describes itself, and its node. The file may be another than `path` if
+        the service has had a writer all along.
 
     Raises:
         LogUnavailable: no writer runs there after half a minute.
@@ -107,11 +108,24 @@ def start_writer(service: str, path: Path, start: int, node: str) -> Path:
     }
     actor = ray.remote(LogWriter).options(**options).remote(path, start)
     try:
-        file: Path = ray.get(actor.file.remote(), timeout=_START_S)
+        state: dict[str, Any] = ray.get(actor.describe.remote(), timeout=_START_S)
     except RayError as error:
         ray.kill(actor)
         raise LogUnavailable(f"the log's writer does not run on node {node}: {type(error).__name__}") from None
-    return file
+    return state | {"node": node}
+
+
+def trim_writer(service: str, keep_from: int) -> None:
+    """Have a service's writer forget records whose writes all have lower numbers.
+
+    Raises:
+        LogUnavailable: it could not.
+    """
+    actor = ray.get_actor(_name(service), NAMESPACE)
+    try:
+        ray.get(actor.trim.remote(keep_from), timeout=_START_S)
+    except RayError as error:
+        raise LogUnavailable(f"the log could not be trimmed: {error}") from None
 
 
 def stop_writer(service: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnavailable
 
@@ -15,8 +16,8 @@ _FORMAT = 1
 _BUSY_S = 5.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS state (format INTEGER NOT NULL, epoch INTEGER NOT NULL, trimmed INTEGER NOT NULL,
-                                  last INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS state (format INTEGER NOT NULL, identity TEXT NOT NULL, epoch INTEGER NOT NULL,
+                                  trimmed INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
 """
 
 
@@ -25,12 +26,14 @@ class LogState(NamedTuple):
 
     Attributes:
         format: version of the file's form.
+        identity: given to it when it was made, and to no other.
         epoch: number of times that it was opened; a writer of an earlier epoch is fenced.
         trimmed: number of the last write that may have been forgotten.
         last: number of the last write.
     """
 
     format: int
+    identity: str
     epoch: int
     trimmed: int
     last: int
@@ -124,8 +127,8 @@ class LogStore:
         with _begun(self._writer, "BEGIN IMMEDIATE"):
             row = self._writer.execute("SELECT * FROM state").fetchone()
             if row is None:
-                row = (_FORMAT, 0, start, start)
-                self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?)", row)
+                row = (_FORMAT, uuid4().hex, 0, start, start)
+                self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
             state = LogState(*row)
             if state.format != _FORMAT:
                 raise LogUnavailable(f"{self.path}: has format {state.format}; this version reads {_FORMAT}")

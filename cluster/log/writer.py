@@ -97,16 +97,16 @@ class LogWriter:
         store = await self._opened()
         await self._in(self._writing, store.trim, keep_from)
 
-    async def file(self) -> Path:
-        """The log's file."""
-        return self._path
-
     async def describe(self) -> dict[str, Any]:
-        """The log's file, numbers, commits of this writer, and readers."""
-        store = await self._opened()
-        state = await self._in(self._reading, store.state)
+        """The log's file, numbers, commits of this writer, and readers; or its file and why it cannot be had."""
+        try:
+            store = await self._opened()
+            state = await self._in(self._reading, store.state)
+        except LogUnavailable as error:
+            return {"path": str(self._path), "error": error.message}
         return {
             "path": str(self._path),
+            "identity": state.identity,
             "epoch": store.epoch,
             "fenced": state.epoch != store.epoch,
             "trimmed": state.trimmed,

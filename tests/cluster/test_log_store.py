@@ -40,7 +40,8 @@ def test_it_goes_on_where_it_was_closed(path: Path) -> None:
     second = LogStore(path, start=2)
     assert (first.epoch, second.epoch) == (1, 2)
     assert second.append([(b"b", 1)]) == [4]
-    assert second.state() == (1, 2, 0, 4)
+    assert second.state()._replace(identity="") == (1, "", 2, 0, 4)
+    assert LogStore(path.with_name("other.db")).state().identity != second.state().identity
 
 
 def test_an_older_writer_is_fenced(path: Path) -> None:

@@ -187,7 +187,7 @@ async def test_what_all_shards_say_is_the_answer(
     house = make_house()
     for shard in house.shards:
         shard.does, shard.error = "refuse", error
-    assert type(await failure(house, ask(query))) is expected
+    assert type(await failure(house, ask(query, timeout_s=0.2))) is expected
 
 
 async def test_min_coverage(make_house: Any, query: Vector) -> None:
