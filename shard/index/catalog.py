@@ -30,6 +30,8 @@ class Catalog:
         layout: assignment of planes to fields.
         id_type: type of the item ids.
         tasks: prediction targets; a query has one vector per task, in this order.
+        has_user_tower: whether it turns user features into query vectors.
+        vector_space: name of the space that its vectors are of; live writes name theirs.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Catalog:
     id_type: IdType
     tasks: tuple[str, ...]
     has_user_tower: bool
+    vector_space: str
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -75,6 +78,7 @@ class Catalog:
             id_type=manifest["id_type"],
             tasks=tuple(manifest["tasks"]),
             has_user_tower=manifest["model"] is not None,
+            vector_space=manifest["vector_space"],
         )
 
     @property

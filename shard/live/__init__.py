@@ -1,0 +1,1 @@
+"""Live updates of a shard: writes, their checks and their application."""
