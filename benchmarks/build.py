@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from silverray.benchmarks.datasets import DataSet, generated
 from silverray.benchmarks.measure import Timing, ratio
 from silverray.benchmarks.peers import TRAINING, load
+from silverray.benchmarks.processes import resident_bytes
 from silverray.benchmarks.report import Report
 from silverray.benchmarks.truth import brute_force, recall
 from silverray.shard.filter.schema import Schema
@@ -191,22 +192,14 @@ def _measured(prepare: Callable[[Job], Callable[[], dict[str, float]]], job: Job
     build = prepare(job)
     before = _start_watching()
     parts = build()
-    return Built(parts, _resident("VmHWM") - before)
+    return Built(parts, resident_bytes("VmHWM") - before)
 
 
 def _start_watching() -> float:
     """Forget the peak so far; returns the resident memory now."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
-    return _resident("VmRSS")
-
-
-def _resident(line: str) -> float:
-    """A figure of this process's memory in bytes; NaN where the system does not tell."""
-    if sys.platform != "linux":
-        return float("nan")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(text.split()[1]) for text in lines if text.startswith(line)) * 1024
+    return resident_bytes("VmRSS")
 
 
 def _compare(report: Report, builds: dict[str, list[Built]], data: DataSet) -> None:

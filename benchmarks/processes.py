@@ -1,8 +1,9 @@
-"""CPU time of the processes that serve, by what they are; Linux only, elsewhere there are none."""
+"""CPU time and memory of processes; Linux only, elsewhere there are no figures."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def cpu_seconds() -> dict[str, float]:
         if name := _name(command):
             spent[name] += (int(figures[11]) + int(figures[12])) / tick  # in user and in system mode
     return dict(spent)
+
+
+def resident_bytes(line: str = "VmRSS") -> float:
+    """A figure of this process's memory, `VmRSS` now or `VmHWM` at its peak; NaN where the system does not tell."""
+    if sys.platform != "linux":
+        return float("nan")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(text.split()[1]) for text in lines if text.startswith(line)) * 1024
 
 
 def _name(command: str) -> str | None:

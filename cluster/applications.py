@@ -45,6 +45,7 @@ def _shard(
         device=config.device,
         item_cache=config.item_cache,
         log=config.name if config.log else None,
+        slack=config.log.slack if config.log else None,
     )
     options = {
         "num_replicas": config.replicas,

@@ -109,10 +109,12 @@ class LogConfig(_Section):
     Attributes:
         path: its file, on a disk of one node.
         node: IP address of that node, as Ray has it; None is the node that `serve` runs on.
+        slack: free slots that shards are loaded with, for each item, and keep up.
     """
 
     path: Annotated[Path, Field(strict=False)]
     node: str | None = None
+    slack: Annotated[float, Field(gt=0, le=10)] = 0.1
 
 
 class ServeConfig(_Section):

@@ -53,6 +53,7 @@ class ShardArgs(BaseModel):
         device: where to compute.
         item_cache: where item vectors lie if `device` is a GPU.
         log: the service whose update log the shard follows; None for no updates.
+        slack: free slots for each item when it is loaded; None for no updates.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,6 +66,7 @@ class ShardArgs(BaseModel):
     device: str
     item_cache: ItemCache
     log: str | None
+    slack: float | None
 
 
 class RouterArgs(BaseModel):
@@ -102,7 +104,12 @@ class ShardReplica:
 
         def load() -> ShardSearcher:
             return ShardSearcher.open(
-                args.snapshot, args.partitions, threads=threads, device=args.device, item_cache=args.item_cache
+                args.snapshot,
+                args.partitions,
+                threads=threads,
+                device=args.device,
+                item_cache=args.item_cache,
+                slack=args.slack,
             )
 
         # The replica's event loop also answers health checks: nothing slow may run on it.
@@ -136,7 +143,7 @@ class ShardReplica:
         """Follow a service's log; returns once the shard has caught up, or cannot: searches go on without a log."""
         context = serve.get_replica_context()
         reader = Reader(context.app_name, context.replica_tag)
-        follower = LogFollower(ActorLog(service), reader, self._searcher.apply, self._searcher.engine.applied)
+        follower = LogFollower(ActorLog(service), reader, self._searcher.apply, self._searcher.applied)
         follower.start()
         if not await follower.settled():
             _logger.warning("serving without having caught up with the log: %s", follower.describe())

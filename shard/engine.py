@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -33,26 +33,59 @@ _EVERYTHING = (instruction(Opcode.LOAD),)
 _NOTHING = (instruction(Opcode.LOAD), instruction(Opcode.ANDNOT))
 
 
+class Prepared(NamedTuple):
+    """Partitions in memory, ready to be searched."""
+
+    loaded: LoadedPartitions
+    model: RetrievalModel
+    search: Search
+
+    @classmethod
+    def of(cls, loaded: LoadedPartitions) -> Self:
+        """Make the model, and capture every graph that a search may need on a GPU."""
+        model = RetrievalModel(loaded.lists, loaded.curve).eval()
+        if not model.lists.keys.is_cuda:
+            return cls(loaded, model, Search(model))
+        graphs = Graphs(model)
+        with torch.inference_mode():
+            graphs.warm_up()
+        return cls(loaded, model, Search(model, graphs))
+
+
 class Engine:
     """The model and the payload of a shard's partitions.
 
     Args:
         catalog: the snapshot's catalog.
-        loaded: its partitions held here.
+        prepared: its partitions held here.
+        partitions: which ones these are.
+        slack: free slots for each item when they were loaded; None if they take no updates.
 
     Attributes:
         applied: number of the last log entry that answers include.
     """
 
-    def __init__(self, catalog: Catalog, loaded: LoadedPartitions) -> None:
+    def __init__(
+        self, catalog: Catalog, prepared: Prepared, partitions: Sequence[int], slack: float | None = None
+    ) -> None:
         self.catalog = catalog
+        self.partitions = tuple(partitions)
+        self.slack = slack
         self.applied = catalog.seq
-        self.items = len(loaded.lists)
-        self.payload = loaded.payload
-        self.memory = loaded.memory
-        self.model = RetrievalModel(loaded.lists, loaded.curve).eval()
-        self._graphs = Graphs(self.model) if self.model.lists.keys.is_cuda else None
-        self._search = Search(self.model, self._graphs)
+        self.install(prepared)
+
+    def install(self, prepared: Prepared) -> None:
+        """Answer from these arrays from now on; no other call may be going on."""
+        self.prepared = prepared
+        self.payload = prepared.loaded.payload
+        self.memory = prepared.loaded.memory
+        self.model = prepared.model
+        self._search = prepared.search
+
+    @property
+    def items(self) -> int:
+        """How many items there are now."""
+        return self.model.lists.items
 
     @classmethod
     def open(
@@ -63,6 +96,7 @@ class Engine:
         device: str = "auto",
         threads: int | None = None,
         item_cache: ItemCache = "device",
+        slack: float | None = None,
     ) -> Self:
         """Load partitions of a snapshot.
 
@@ -72,6 +106,7 @@ class Engine:
             device: a torch device, or "auto" for CUDA where there is one.
             threads: of the whole process for computing; None leaves them.
             item_cache: where item vectors lie, if the device is a GPU: in its memory, or pinned in the host's.
+            slack: free slots for each item, if there will be updates (see `silverray.shard.live`); None if not.
 
         Returns:
             The engine, ready to answer: its kernels are compiled.
@@ -87,7 +122,9 @@ class Engine:
         files = SnapshotFiles.open(path)
         catalog = Catalog.of(files)
         chosen = range(catalog.partitions) if partitions is None else partitions
-        engine = cls(catalog, load_partitions(files, catalog, chosen, Placement(torch.device(device), item_cache)))
+        placement = Placement(torch.device(device), item_cache)
+        loaded = load_partitions(files, catalog, chosen, placement, slack=slack)
+        engine = cls(catalog, Prepared.of(loaded), chosen, slack)
         engine.warm_up()
         _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine
@@ -103,16 +140,13 @@ class Engine:
         return implementation()
 
     def warm_up(self) -> None:
-        """Compile every kernel and capture every graph that a search may need, so that no request waits for it."""
+        """Compile every kernel that a search may need, so that no request waits for it."""
         query = np.ones((1, self.catalog.dimension), dtype=np.float32)
         everything, nothing = (np.array(codes, dtype=np.int32) for codes in (_EVERYTHING, _NOTHING))
         for check in (None, And(())):
             self.find(query, [FilterPlan(nothing, check)], [1])  # survivors are scored
             for refine_all in (False, True):
                 self.find(query, [FilterPlan(everything, check)], [1], 1, refine_all)
-        if self._graphs is not None:
-            with torch.inference_mode():
-                self._graphs.warm_up()
 
     @torch.inference_mode()
     def find(

@@ -46,7 +46,7 @@ class ExactEngine(Engine):
 
     def _reply(self, request: SearchRequest, query: Tensor, rough: Tensor, slack: float) -> SearchReply:
         lists = self.model.lists
-        slots = torch.arange(len(lists), device=rough.device)
+        (slots,) = torch.nonzero(lists.keys >= 0, as_tuple=True)
         assert isinstance(request.filter, CompiledFilter), "the request was not admitted"
         if request.filter.expression is not None:
             slots = slots[matches(request.filter.expression, lists.columns, lists.planes, slots)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import ClassVar, Self
+
+import torch
 
 from silverray.shard.admission import Admission
 from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest, SequenceNotReached
@@ -15,13 +17,20 @@ from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.index.placement import ItemCache
+from silverray.shard.live.updates import Updates
+from silverray.shard.live.writes import Entry
 
 
 class ShardSearcher:
     """Answers from an engine in one thread; requests whose time is up before their turn are skipped.
 
+    That thread is also the gate of updates: a search sees each item as it was before a write or after it.
+
     Args:
         engine: what answers.
+
+    Attributes:
+        updates: what brings log entries in; None if the engine has no slack for them.
     """
 
     engine_type: ClassVar[type[Engine]] = Engine
@@ -29,9 +38,10 @@ class ShardSearcher:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog = engine.catalog
-        self.items = engine.items
         self._admission = Admission(engine.catalog)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard")
+        threads = torch.get_num_threads()
+        self._thread = ThreadPoolExecutor(1, "shard", initializer=torch.set_num_threads, initargs=(threads,))
+        self.updates = None if engine.slack is None else Updates(engine, self._between_searches)
 
     @classmethod
     def open(
@@ -42,14 +52,36 @@ class ShardSearcher:
         device: str = "auto",
         threads: int | None = None,
         item_cache: ItemCache = "device",
+        slack: float | None = None,
     ) -> Self:
         """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(cls.engine_type.open(path, partitions, device=device, threads=threads, item_cache=item_cache))
+        engine = cls.engine_type.open(
+            path, partitions, device=device, threads=threads, item_cache=item_cache, slack=slack
+        )
+        return cls(engine)
+
+    @property
+    def applied(self) -> int:
+        """Number of the last log entry that answers include."""
+        return self.engine.applied
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply log entries, and return when every search that begins later sees them; see `Updates.apply`.
+
+        Raises:
+            ValueError: the shard was opened without slack.
+        """
+        if self.updates is None:
+            raise ValueError("slack: expected free slots for each item, got None; open the shard with slack")
+        self.updates.apply(entries)
 
     async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
         """Answer a batch; see `silverray.shard.api.Searcher`."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._answer, list(requests), monotonic())
+
+    def _between_searches(self, write: Callable[[], None]) -> None:
+        self._thread.submit(write).result()
 
     def _answer(self, requests: list[SearchRequest], received: float) -> list[SearchReply | SearchError]:
         waited_s = monotonic() - received
@@ -59,8 +91,8 @@ class ShardSearcher:
             if request.timeout_s is not None and request.timeout_s <= waited_s:
                 results[place] = DeadlineExceeded("the time was up before the search began")
                 continue
-            if request.min_seq > self.engine.applied:
-                message = f"the shard is at {self.engine.applied}, not at {request.min_seq} yet"
+            if request.min_seq > self.applied:
+                message = f"the shard is at {self.applied}, not at {request.min_seq} yet"
                 results[place] = SequenceNotReached(message, "min_seq")
                 continue
             if isinstance(request.filter, CompiledFilter):  # a router has admitted it

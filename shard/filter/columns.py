@@ -31,15 +31,18 @@ class Column:
             days since 1970-01-01 for date, 0 or 1 for bool. 0 where the value is missing.
         present: `[n]` bool, false where the value is missing; None for a field that is not nullable.
         offsets: `[n + 1]` int64 for tags: item i has `values[offsets[i] : offsets[i + 1]]`; None otherwise.
+        ends: `[n]` int64 for tags that can be changed: item i has `values[offsets[i] : ends[i]]`, wherever that is, and
+            `offsets` is `[n]`; None otherwise.
     """
 
     values: Tensor
     present: Tensor | None = None
     offsets: Tensor | None = None
+    ends: Tensor | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that there are, by attribute name."""
-        parts = {"values": self.values, "present": self.present, "offsets": self.offsets}
+        parts = {"values": self.values, "present": self.present, "offsets": self.offsets, "ends": self.ends}
         return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device | str) -> Column:
@@ -51,8 +54,33 @@ class Column:
         present = None if self.present is None else self.present[index]
         if self.offsets is None:
             return Column(self.values[index], present)
-        ragged = ragged_index(self.offsets, index)
+        ragged = self.tags_of(index)
         return Column(self.values[ragged.values], present, ragged.offsets)
+
+    def tags_of(self, index: Tensor) -> Ragged:
+        """Find the tags of the items `index`, `[m]` int64."""
+        assert self.offsets is not None, "only tags have offsets"
+        starts = self.offsets[index]
+        lengths = (self.offsets[index + 1] if self.ends is None else self.ends[index]) - starts
+        ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        rows = torch.repeat_interleave(torch.arange(len(index), device=index.device), lengths)
+        places = torch.arange(len(rows), device=index.device)
+        return Ragged(ends, rows, (starts - ends[:-1])[rows] + places)
+
+    def spread(self, slots: Tensor, width: int, spare: int) -> Column:
+        """Put the items into slots `[n]` of `width`, in a form that can be changed.
+
+        Slots without an item have the value 0, as if it were missing. Behind the tags there is room for `spare` more.
+        """
+
+        def scatter(part: Tensor) -> Tensor:
+            return part.new_zeros(width).index_copy_(0, slots, part)
+
+        present = None if self.present is None else scatter(self.present)
+        if self.offsets is None:
+            return Column(scatter(self.values), present)
+        room = torch.cat([self.values, self.values.new_zeros(spare)])
+        return Column(room, present, scatter(self.offsets[:-1]), scatter(self.offsets[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +96,6 @@ class Ragged:
     offsets: Tensor
     rows: Tensor
     values: Tensor
-
-
-def ragged_index(offsets: Tensor, index: Tensor) -> Ragged:
-    """Find the tags of the items `index`, `[m]` int64, where item i's begin at `offsets[i]`, `[n + 1]`."""
-    starts = offsets[index]
-    lengths = offsets[index + 1] - starts
-    ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    rows = torch.repeat_interleave(torch.arange(len(index), device=index.device), lengths)
-    places = torch.arange(len(rows), device=index.device)
-    return Ragged(ends, rows, (starts - ends[:-1])[rows] + places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +165,19 @@ class Columns:
             The columns of those m items.
         """
         return Columns(len(index), {name: column.take(index) for name, column in self.fields.items()})
+
+    def spread(self, slots: Tensor, width: int, spare: int) -> Columns:
+        """Put the items into slots, in a form that can be changed.
+
+        Args:
+            slots: `[n]` int64, the slot of each item, none twice.
+            width: number of slots.
+            spare: tags that each field has room for beside those that there are.
+
+        Returns:
+            Columns of `width` items; those of slots without an item have no value.
+        """
+        return Columns(width, {name: column.spread(slots, width, spare) for name, column in self.fields.items()})
 
     @staticmethod
     def concat(parts: Sequence[Columns]) -> Columns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from silverray.shard.filter.columns import Column, Columns, ragged_index
+from silverray.shard.filter.columns import Column, Columns
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest, Present, Range
 
 
@@ -54,7 +54,7 @@ def matches(expression: Expression, columns: Columns, planes: Tensor, slots: Ten
 def _one_of(column: Column, values: tuple[int, ...] | tuple[float, ...], slots: Tensor) -> Tensor:
     wanted = torch.tensor(values, dtype=column.values.dtype, device=slots.device)
     if column.offsets is not None:
-        tags = ragged_index(column.offsets, slots)
+        tags = column.tags_of(slots)
         found = torch.isin(column.values[tags.values], wanted)
         result = torch.zeros_like(slots, dtype=torch.bool)
         result[tags.rows[found]] = True

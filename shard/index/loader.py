@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -13,11 +12,12 @@ from torch import Tensor
 from silverray.kernels.bits import transpose_bits, words_for
 from silverray.kernels.rows import aligned_planes, empty_rows
 from silverray.shard.filter.columns import Columns
+from silverray.shard.index.arrangement import Arrangement, count_spare_tags
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.free_memory import free_bytes
 from silverray.shard.index.lists import Lists
 from silverray.shard.index.memory import FreeBytes, MemoryPlan
-from silverray.shard.index.payload import Payload
+from silverray.shard.index.payload import Payload, spread_rows, widen
 from silverray.shard.index.placement import Placement
 from silverray.shard.index.recall import RecallCurve
 from silverray.shard.index.snapshot import COLUMNS, INDEX, ITEMS, KEYS, PAYLOAD, SnapshotFiles, partition_folder
@@ -25,7 +25,14 @@ from silverray.shard.index.workers import in_threads
 
 
 class LoadedPartitions(NamedTuple):
-    """Partitions in memory: what a search reads, what a reply shows, what the planner knows, and what it all takes."""
+    """Partitions in memory.
+
+    Attributes:
+        lists: what a search reads.
+        payload: what a reply shows.
+        curve: what the planner knows.
+        memory: what it all takes.
+    """
 
     lists: Lists
     payload: Payload
@@ -39,6 +46,7 @@ def load_partitions(
     partitions: Sequence[int],
     placement: Placement,
     free: FreeBytes = free_bytes,
+    slack: float | None = None,
 ) -> LoadedPartitions:
     """Load partitions and merge their lists per cluster.
 
@@ -48,9 +56,10 @@ def load_partitions(
         partitions: which ones, each once.
         placement: where the lists go.
         free: says how many bytes are free on a device.
+        slack: free slots for each item, for a shard that takes updates; None for one that does not.
 
     Returns:
-        The merged partitions; slots are in (cluster, key) order whatever the order of `partitions`.
+        The merged partitions; items are in (cluster, key) order whatever the order of `partitions`.
 
     Raises:
         SnapshotError: a file is missing or altered, or there is no such partition; the message names it.
@@ -59,16 +68,16 @@ def load_partitions(
     Cost:
         Beside what is returned, the `loading` of its plan.
     """
-    memory = MemoryPlan.of(files, catalog, partitions, placement)
+    memory = MemoryPlan.of(files, catalog, partitions, placement, slack)
     memory.require(free)
     index = files.tensors(INDEX)
     folders = [partition_folder(number) for number in partitions]
     parts = [files.tensors(f"{folder}/{KEYS}") for folder in folders]
     keys, clusters = (torch.cat([part[name] for part in parts]) for name in ("keys", "clusters"))
-    order = torch.from_numpy(np.lexsort((keys.numpy(), clusters.numpy())))
-    slots = torch.empty_like(order)
-    slots[order] = torch.arange(memory.items)
-    merged = _room(memory.items, catalog)
+    arrangement = Arrangement.of(keys, clusters, catalog.clusters, slack)
+    slots = torch.empty_like(arrangement.order)
+    slots[arrangement.order] = arrangement.slots
+    merged = _room(arrangement, catalog)
 
     def load(part: tuple[str, Tensor]) -> tuple[Columns, pa.Table]:
         """Put a partition's arrays into its slots, and give back the rest of it in its own order."""
@@ -80,31 +89,38 @@ def load_partitions(
 
     pieces = torch.split(slots, [len(part["keys"]) for part in parts])
     columns, tables = zip(*in_threads(load, zip(folders, pieces, strict=True)), strict=True)
-    counts = torch.bincount(clusters, minlength=catalog.clusters)
+    ordered = torch.full((arrangement.width,), -1).index_copy_(0, slots, keys)
     arrays = {
         "centroids": index["centroids"],
         "sizes": index["sizes"],
-        "offsets": torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-        "keys": (ordered := keys[order]),
+        "offsets": arrangement.offsets,
+        "keys": ordered,
         "planes": aligned_planes(transpose_bits(merged.pop("bits"), catalog.layout.rows)),
         **merged,
     }
     placed = {name: placement.put(name, array) for name, array in arrays.items()}
-    lists = Lists(**placed, columns=Columns.concat(columns).take(order))
-    payload = Payload(
-        pa.concat_tables(tables).combine_chunks().take(pa.array(order.numpy())),
-        ordered.numpy(),
-        catalog.schema.id if catalog.id_type == "string" else None,
-    )
+    stored = Columns.concat(columns).take(arrangement.order)
+    table = pa.concat_tables(tables).combine_chunks()
+    if slack is not None:
+        stored = stored.spread(arrangement.slots, memory.slots, count_spare_tags(memory.items, memory.slots))
+        table = widen(table, catalog.schema)
+    table = spread_rows(table, arrangement.order.numpy(), arrangement.slots.numpy(), memory.slots)
+    lists = Lists(**placed, columns=stored, items=memory.items)
+    payload = Payload(table, ordered.numpy(), catalog.schema.id if catalog.id_type == "string" else None)
     curve = RecallCurve(*(index[name].to(placement.device) for name in RecallCurve._fields))
     return LoadedPartitions(lists, payload, curve, memory)
 
 
-def _room(items: int, catalog: Catalog) -> dict[str, Tensor]:
-    """The arrays that partitions are loaded into, laid out as `Lists` wants them."""
-    return {
-        "codes": empty_rows(items, catalog.dimension, torch.int8),
-        "scales": torch.empty(items),
-        "vectors": empty_rows(items, catalog.dimension, torch.float32),
-        "bits": torch.empty(items, words_for(catalog.layout.rows), dtype=torch.int64),
+def _room(arrangement: Arrangement, catalog: Catalog) -> dict[str, Tensor]:
+    """The arrays that partitions are loaded into, laid out as `Lists` wants them, with zeros in free slots."""
+    slots = arrangement.width
+    arrays = {
+        "codes": empty_rows(slots, catalog.dimension, torch.int8),
+        "scales": torch.empty(slots),
+        "vectors": empty_rows(slots, catalog.dimension, torch.float32),
+        "bits": torch.empty(slots, words_for(catalog.layout.rows), dtype=torch.int64),
     }
+    free = arrangement.free()
+    for array in arrays.values():
+        array[free] = 0
+    return arrays

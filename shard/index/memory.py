@@ -14,6 +14,7 @@ import torch
 from silverray.kernels.bits import words_for
 from silverray.kernels.rows import row_bytes
 from silverray.shard.api import ShardTooLarge
+from silverray.shard.index.arrangement import count_slots, count_spare_tags
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.free_memory import free_bytes
 from silverray.shard.index.placement import Placement
@@ -33,19 +34,29 @@ class MemoryPlan:
     Attributes:
         placement: where its arrays go.
         items: how many it holds.
-        device: bytes by component on the device; empty where that is the CPU.
+        slots: how many it has, free ones included.
+        device: bytes by component on the device; empty where that is the CPU. What takes updates is made anew beside
+            the old from time to time: `compaction`.
         host: bytes by component in host memory.
         loading: bytes of host memory that are needed only while it is loaded; a device's arrays pass through it.
     """
 
     placement: Placement
     items: int
+    slots: int
     device: Mapping[str, int]
     host: Mapping[str, int]
     loading: int
 
     @classmethod
-    def of(cls, files: SnapshotFiles, catalog: Catalog, partitions: Sequence[int], placement: Placement) -> Self:
+    def of(
+        cls,
+        files: SnapshotFiles,
+        catalog: Catalog,
+        partitions: Sequence[int],
+        placement: Placement,
+        slack: float | None = None,
+    ) -> Self:
         """Plan for some partitions of a snapshot.
 
         Args:
@@ -53,27 +64,35 @@ class MemoryPlan:
             catalog: its catalog.
             partitions: which ones, each once.
             placement: where their arrays go.
+            slack: free slots for each item; None for a shard that takes no updates.
 
         Returns:
-            The plan. All but `payload` and `loading` is what `Lists` takes, to the byte; those two are close.
+            The plan. All but `payload`, `compaction` and `loading` is what `Lists` takes, to the byte; those are close.
 
         Raises:
             SnapshotError: there is no such partition.
         """
         items = catalog.items_in(tuple(partitions))
         folders = [partition_folder(number) for number in partitions]
-        columns = _columns(files, catalog, folders)
+        slots = count_slots(items, catalog.clusters, slack)
+        stored = _columns(files, catalog, folders)
+        columns = stored if slack is None else _spread_columns(stored, catalog, items, slots)
         payload = sum(files.bytes_of(f"{folder}/{PAYLOAD}") for folder in folders)
-        sizes = _arrays(catalog, items, placement) | {"columns": columns}
+        sizes = _arrays(catalog, slots, placement) | {"columns": columns}
         lasting = {name: size for name, size in sizes.items() if placement.on_host(name)}
         device = {name: size for name, size in sizes.items() if name not in lasting}
         # Replies name items by their keys: a device's are kept on the host as well.
         host = lasting | {"payload": payload + (sizes["keys"] if device else 0)}
+        if slack is not None:
+            # Beside the copy: the slot of each key, and what is known of each slot.
+            host["compaction"] = sum(host.values()) + 16 * items + slots
+            device |= {"compaction": sum(device.values())} if device else {}
         largest = max((files.bytes_of(f"{folder}/{ITEMS}") for folder in folders), default=0)
-        bits = items * words_for(catalog.layout.rows) * 8
+        bits = slots * words_for(catalog.layout.rows) * 8
         # Columns and payload are read, joined and ordered; a thread holds a partition's file and its arrays.
         copies = bits + 4 * sizes["keys"] + 2 * columns + 2 * payload + 2 * torch.get_num_threads() * largest
-        return cls(placement, items, device, host, copies + sum(device.values()))
+        passing = sum(size for name, size in device.items() if name != "compaction")
+        return cls(placement, items, slots, device, host, copies + passing)
 
     def describe(self) -> dict[str, dict[str, int]]:
         """Bytes by place and component, as JSON values."""
@@ -117,7 +136,7 @@ def format_bytes(count: float) -> str:
     return f"{count / size:.1f} {unit}"
 
 
-def _arrays(catalog: Catalog, items: int, placement: Placement) -> dict[str, int]:
+def _arrays(catalog: Catalog, slots: int, placement: Placement) -> dict[str, int]:
     """Bytes of the arrays of `Lists`, columns left out."""
 
     def rows(name: str, count: int, dtype: torch.dtype) -> int:
@@ -127,11 +146,11 @@ def _arrays(catalog: Catalog, items: int, placement: Placement) -> dict[str, int
     clusters = catalog.clusters
     centroids = rows("centroids", clusters, torch.float32) + rows("centroids", clusters, torch.int8)
     return {
-        "codes": rows("codes", items, torch.int8),
-        "scales": 4 * items,
-        "planes": catalog.layout.rows * row_bytes(words_for(items), torch.int64),
-        "vectors": rows("vectors", items, torch.float32),
-        "keys": 8 * items,
+        "codes": rows("codes", slots, torch.int8),
+        "scales": 4 * slots,
+        "planes": catalog.layout.rows * row_bytes(words_for(slots), torch.int64),
+        "vectors": rows("vectors", slots, torch.float32),
+        "keys": 8 * slots,
         "centroids": centroids + 4 * clusters + 8 * clusters + 8 * (clusters + 1),  # scales, sizes, offsets
     }
 
@@ -142,6 +161,15 @@ def _columns(files: SnapshotFiles, catalog: Catalog, folders: Sequence[str]) -> 
     tags = sum(field.type == "tags" for field in catalog.schema.filterable.values())
     number_of_items, first_offsets = 8 * len(folders), 8 * tags * (len(folders) - 1)
     return stored - number_of_items - first_offsets
+
+
+def _spread_columns(stored: int, catalog: Catalog, items: int, slots: int) -> int:
+    """Bytes of columns that can be changed, from those of the merged ones."""
+    fields = catalog.schema.filterable.values()
+    tags = sum(field.type == "tags" for field in fields)
+    each = 8 * len(fields) + sum(field.nullable for field in fields)
+    # Values, offsets and marks by slot rather than by item; tags have ends as well, but no offset behind the last.
+    return stored + each * (slots - items) + tags * (8 * slots - 8 + 8 * count_spare_tags(items, slots))
 
 
 def _require(where: str, sizes: Mapping[str, int], free: int, advice: str) -> None:

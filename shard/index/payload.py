@@ -1,8 +1,9 @@
-"""Payload: ids and stored fields of the items, by slot."""
+"""Payload: ids and stored fields of the items, by slot. Letters: N slots, m slots of one call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -10,38 +11,129 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from silverray.shard.filter.schema import FieldType, Schema
+
+ARROW_TYPES: dict[FieldType, pa.DataType] = {
+    "category": pa.large_string(),
+    "tags": pa.large_list(pa.large_string()),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+}
+"""Types that hold every value of a field, whatever type its column had when it was published."""
+
+WRITTEN_BLOCK = 1_000
+"""Written rows that become a table at a time."""
+
+Row = tuple[Any, ...]
+"""The values of one item, in the order of a payload's `names`."""
+
 
 class Payload:
-    """Stored columns in slot order.
+    """Stored columns in slot order, and the rows that were written since.
 
     Args:
         table: one row a slot; has the id column when ids are strings.
-        keys: `[n]` int64 item keys.
+        keys: `[N]` int64 item keys.
         id_column: name of the id column in `table`, or None when the keys are the ids.
+
+    Attributes:
+        slot_keys: `keys`, which whoever writes items changes as well.
+        names: the columns of `table`.
     """
 
     def __init__(self, table: pa.Table, keys: NDArray[np.int64], id_column: str | None) -> None:
         self._table = table.combine_chunks()
-        self._keys = keys
+        self.slot_keys = keys
         self._id_column = id_column
+        self.names: list[str] = table.column_names
+        self._written: dict[int, Row] = {}
+        self._is_written = np.zeros(len(keys), dtype=np.bool_)
+
+    @property
+    def written(self) -> int:
+        """How many rows were written one by one."""
+        return len(self._written)
 
     def ids(self, slots: NDArray[np.int64]) -> NDArray[np.int64] | list[str]:
         """Ids of slots: `[m]` int64, or m strings."""
         if self._id_column is None:
-            return self._keys[slots]
-        texts: list[str] = self._table.column(self._id_column).take(pa.array(slots)).to_pylist()
-        return texts
+            return self.slot_keys[slots]
+        return self._values(self._id_column, slots)
 
     def keys(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Keys of slots: `[m]` int64."""
-        return self._keys[slots]
+        return self.slot_keys[slots]
 
     def fields(self, names: Sequence[str], slots: NDArray[np.int64]) -> dict[str, list[Any]]:
         """Values of payload fields as JSON values (dates as ISO text, missing as None), one list of m a field."""
-        if not names:
-            return {}
-        index = pa.array(slots)
-        return {name: [_plain(value) for value in self._table.column(name).take(index).to_pylist()] for name in names}
+        return {name: [_plain(value) for value in self._values(name, slots)] for name in names}
+
+    def rows(self, slots: NDArray[np.int64]) -> list[Row]:
+        """All values of slots, one row a slot."""
+        return list(zip(*(self._values(name, slots) for name in self.names), strict=True)) or [()] * len(slots)
+
+    def write(self, rows: Mapping[int, Row]) -> None:
+        """Replace the rows of slots."""
+        self._written.update(rows)
+        self._is_written[list(rows)] = True
+
+    def forget(self, slots: Sequence[int]) -> None:
+        """Drop the rows that were written to slots which no longer hold an item."""
+        for slot in slots:
+            self._written.pop(slot, None)
+        self._is_written[list(slots)] = False
+
+    def arranged(self, sources: NDArray[np.int64], slots: NDArray[np.int64], keys: NDArray[np.int64]) -> Payload:
+        """Make a payload of other slots, all rows of which are in its table.
+
+        Args:
+            sources: `[m]` int64 slots of this payload.
+            slots: `[m]` int64, where their rows go.
+            keys: `[N]` int64 keys of the other payload's slots.
+
+        Raises:
+            ArrowInvalid: a written value does not fit the type of its column.
+        """
+        rows = np.arange(len(self.slot_keys))
+        rows[list(self._written)] = len(rows) + np.arange(len(self._written))
+        written, tables = list(self._written.values()), [self._table]
+        for start in range(0, len(written), WRITTEN_BLOCK):
+            columns = zip(*written[start : start + WRITTEN_BLOCK], strict=True)
+            types = self._table.schema.types
+            arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
+            tables.append(pa.table(arrays, schema=self._table.schema))
+            time.sleep(0)  # a search may wait for Python's lock
+        table = pa.concat_tables(tables).combine_chunks()
+        return Payload(spread_rows(table, rows[sources], slots, len(keys)), keys, self._id_column)
+
+    def still(self) -> Payload:
+        """The same payload, whatever is written from now on."""
+        copy = Payload(self._table, self.slot_keys, self._id_column)
+        copy._written = self._written.copy()
+        return copy
+
+    def _values(self, name: str, slots: NDArray[np.int64]) -> list[Any]:
+        values: list[Any] = self._table.column(name).take(pa.array(slots)).to_pylist()
+        if self._written:
+            column = self.names.index(name)
+            for place in np.flatnonzero(self._is_written[slots]).tolist():
+                values[place] = self._written[int(slots[place])][column]
+        return values
+
+
+def spread_rows(table: pa.Table, sources: NDArray[np.int64], slots: NDArray[np.int64], width: int) -> pa.Table:
+    """Put rows of a table into slots of `width`; the others are null."""
+    places, free = np.zeros(width, dtype=np.int64), np.ones(width, dtype=np.bool_)
+    places[slots], free[slots] = sources, False
+    return table.take(pa.array(places, mask=free))
+
+
+def widen(table: pa.Table, schema: Schema) -> pa.Table:
+    """Give columns the types of `ARROW_TYPES`, so that any value of the schema can be written to them."""
+    types = {name: ARROW_TYPES[field.type] for name, field in schema.fields.items()} | {schema.id: pa.large_string()}
+    return table.cast(pa.schema([pa.field(name, types[name]) for name in table.column_names]))
 
 
 def _plain(value: Any) -> Any:

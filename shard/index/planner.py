@@ -59,10 +59,15 @@ class Planner(nn.Module):
     def __init__(self, lists: Lists, curve: RecallCurve) -> None:
         super().__init__()
         self.lists = lists
-        self.register_buffer("curve", curve.lines())
+        self._curve = curve
+        self.register_buffer("curve", self.lines(lists.items))
         self._items = int(lists.sizes.sum())
         self._fraction = {step: curve.fraction(step) for step in K_STEPS}
         self._largest = lists.offsets.diff().sort(descending=True).values.cumsum(0).tolist()
+
+    def lines(self, items: int) -> Tensor:
+        """What `curve` must be for lists that hold so many items."""
+        return self._curve.lines(items / len(self.lists) if items else 1.0)
 
     def forward(self, programs: Tensor, filters: Tensor, ks: Tensor, n_probe: int | None) -> Plan:
         """Plan a batch.

@@ -35,13 +35,17 @@ class RecallCurve(NamedTuple):
     depths: Tensor
     fractions: Tensor
 
-    def lines(self) -> Tensor:
+    def lines(self, held: float = 1.0) -> Tensor:
         """The curve as `plan_visits` takes it: `[3, J + 1]` float64.
 
         It is linear over log K between the measured depths and level before the first; past the last everything is
         visited.
+
+        Args:
+            held: share of the slots that hold an item. `plan_visits` tells a depth from the share of the slots that
+                pass, so it finds depths in items `held` times as large as they are.
         """
-        logs, fractions = self.depths.double().log(), self.fractions.double()
+        logs, fractions = self.depths.double().log() - math.log(held), self.fractions.double()
         slopes = fractions.diff() / logs.diff()
         level, end = logs.new_zeros(1), logs.new_full((1,), torch.inf)
         starts = torch.cat([fractions[:1], fractions[:-1] - slopes * logs[:-1], logs.new_ones(1)])

@@ -38,3 +38,12 @@ def in_threads(work: Callable[[Input], Result], inputs: Iterable[Input]) -> Iter
     finally:
         # Setting a thread's number also sets the default of threads that torch has not seen yet.
         torch.set_num_threads(threads)
+
+
+def single_worker(name: str) -> ThreadPoolExecutor:
+    """An executor of one thread, which computes on one, whatever the others do."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))
+    pool.submit(int).result()
+    torch.set_num_threads(threads)  # as above
+    return pool

@@ -37,9 +37,9 @@ def test_a_replica_keeps_the_item_cache_where_the_configuration_says(
     args = ShardArgs.model_validate(shard.args)
     opened: list[Placement] = []
 
-    def note(files: SnapshotFiles, *given: Any) -> LoadedPartitions:
+    def note(files: SnapshotFiles, *given: Any, **options: Any) -> LoadedPartitions:
         opened.append(given[-1])
-        return load_partitions(files, *given)
+        return load_partitions(files, *given, **options)
 
     monkeypatch.setattr("silverray.shard.engine.load_partitions", note)
     replica = ShardReplica.__new__(ShardReplica)

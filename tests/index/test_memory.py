@@ -145,7 +145,7 @@ def test_a_shard_that_does_not_fit_is_refused_before_it_is_read(
 def test_a_refusal_has_the_numbers_and_what_to_do(
     item_cache: ItemCache, device: dict[str, int], host: dict[str, int], message: str
 ) -> None:
-    need = MemoryPlan(Placement(torch.device("cuda"), item_cache), 1, device, host, loading=4 * GIB)
+    need = MemoryPlan(Placement(torch.device("cuda"), item_cache), 1, 1, device, host, loading=4 * GIB)
     with pytest.raises(ShardTooLarge) as caught:
         need.require(lambda _: 79 * GIB // 10)
     assert str(caught.value) == message

@@ -1,0 +1,246 @@
+"""A shard's arrays as they are written: where items go, and what has to be copied there.
+
+Letters: U upserted, P patched items, C clusters, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silverray.kernels.codes import quantize_rows
+from silverray.shard.engine import Prepared
+from silverray.shard.filter.columns import Column, Columns
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.payload import Row
+from silverray.shard.live.changes import Changes
+from silverray.shard.live.edit import ColumnEdit, Edit, PlaneEdit
+from silverray.shard.live.slots import FREE, Ints, Slots
+
+
+class Outcome(NamedTuple):
+    """What writes did, counted in items.
+
+    Attributes:
+        inserted: are new.
+        replaced: have other vectors and fields.
+        patched: have other fields.
+        deleted: are no more.
+        unknown: were to be patched or deleted, and are not there.
+        refused: have an id with the same key as another that is there.
+    """
+
+    inserted: int = 0
+    replaced: int = 0
+    patched: int = 0
+    deleted: int = 0
+    unknown: int = 0
+    refused: int = 0
+
+    def plus(self, other: Outcome) -> Outcome:
+        """Both together."""
+        return Outcome(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+class Placed(NamedTuple):
+    """Where upserted items go.
+
+    Attributes:
+        slots: `[U]` int64.
+        clusters: `[U]` int64, of the slots.
+        left: slots that they were in before, and are in no more.
+    """
+
+    slots: Ints
+    clusters: Ints
+    left: list[int]
+
+
+class LiveArrays:
+    """Loaded partitions with slack, and the books that are kept of them.
+
+    Edits are planned by one thread at a time, each applied before the next is planned. Planning reads what searches
+    read, and may go on beside them.
+
+    Args:
+        prepared: what is written to.
+        catalog: of the shard.
+    """
+
+    def __init__(self, prepared: Prepared, catalog: Catalog) -> None:
+        self.prepared = prepared
+        self.lists = prepared.model.lists
+        self.payload = prepared.loaded.payload
+        self.slots = Slots(self.payload.slot_keys, self.lists.offsets.cpu().numpy())
+        self._layout = catalog.layout
+        self._id_column = catalog.schema.id if catalog.id_type == "string" else None
+        self._centroids = self.lists.centroids.cpu()
+        self._half_norms = self._centroids.square().sum(1) / 2
+        columns = self.lists.columns.fields.items()
+        self._tag_ends = {name: int(column.ends.max()) for name, column in columns if column.ends is not None}
+        self._tag_bounds = {name: 2 * len(column.values) for name, column in columns if name in self._tag_ends}
+
+    @property
+    def tags_scattered(self) -> bool:
+        """Whether a field's tags take twice the room that they had: most of it is no item's any more."""
+        return any(end > self._tag_bounds[name] for name, end in self._tag_ends.items())
+
+    def plan(self, changes: Changes) -> tuple[Edit, Outcome]:
+        """Find slots for changed items, and lay out what is to be copied there.
+
+        There must be a free slot for every upserted item.
+        """
+        groups = changes.deleted, changes.patched, changes.upserted
+        deleted, patched, upserted = (self.slots.find(keys) for keys in groups)
+        found = deleted, patched, upserted
+        others = [self._of_others(changes, keys, slots) for keys, slots in zip(groups, found, strict=True)]
+        gone = deleted[(deleted != FREE) & ~others[0]]
+        there = np.flatnonzero((patched != FREE) & ~others[1])
+        rows = np.flatnonzero(~others[2])
+        for slot, cluster in zip(gone.tolist(), self.slots.clusters(gone).tolist(), strict=True):
+            self.slots.release(slot, cluster)
+        placed = self._place(changes.upserted[rows], changes.vectors[rows], upserted[rows])
+        inserted, refused = int((upserted == FREE).sum()), sum(int(group.sum()) for group in others)
+        outcome = Outcome(
+            inserted,
+            replaced=len(rows) - inserted,
+            patched=len(there),
+            deleted=len(gone),
+            unknown=int((deleted == FREE).sum() + (patched == FREE).sum()),
+            refused=refused,
+        )
+        freed = np.array(sorted({*gone.tolist(), *placed.left} - set(placed.slots.tolist())), dtype=np.int64)
+        items = self.lists.items + inserted - len(gone)
+        return self._edit(changes, rows, placed, there, patched[there], freed, items), outcome
+
+    def apply(self, edit: Edit) -> None:
+        """Write what was planned; no search may be going on."""
+        edit.apply(self.lists)
+        freed = edit.freed.numpy()
+        self.payload.slot_keys[freed] = FREE
+        self.payload.slot_keys[edit.slots.numpy()] = edit.keys.numpy()
+        self.payload.forget(freed.tolist())
+        self.payload.write(edit.rows)
+        self.prepared.model.planner.curve.copy_(edit.curve)
+
+    def _of_others(self, changes: Changes, keys: Ints, slots: Ints) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which of these items are there under another id that has the same key."""
+        result = np.zeros(len(keys), dtype=np.bool_)
+        there = np.flatnonzero(slots != FREE)
+        if self._id_column is not None and len(there):
+            ids = self.payload.ids(slots[there])
+            result[there] = [changes.ids[key] != id_ for key, id_ in zip(keys[there].tolist(), ids, strict=True)]
+        return result
+
+    def _place(self, keys: Ints, vectors: Tensor, old: Ints) -> Placed:
+        """Find a slot in the nearest cluster that has room; an item stays where it is if that is as near."""
+        closeness = torch.addmm(self._half_norms, vectors, self._centroids.T, beta=-1).numpy()
+        homes = closeness.argmax(axis=1)
+        placed = Placed(old.copy(), homes.copy(), [])
+        for row, (key, slot, before, home) in enumerate(
+            zip(keys.tolist(), old.tolist(), self.slots.clusters(old).tolist(), homes.tolist(), strict=True)
+        ):
+            cluster = home
+            if home != before and not self.slots.room[home]:
+                order = np.argsort(-closeness[row], kind="stable")
+                cluster = int(order[(self.slots.room[order] > 0) | (order == before)][0])
+            if cluster != before:
+                if slot != FREE:
+                    self.slots.release(slot, before)
+                    placed.left.append(slot)
+                slot = self.slots.take(key, cluster)
+            self.slots.settle(slot, cluster, home)
+            placed.slots[row], placed.clusters[row] = slot, cluster
+        return placed
+
+    def _edit(
+        self, changes: Changes, rows: Ints, placed: Placed, there: Ints, patched: Ints, freed: Ints, items: int
+    ) -> Edit:
+        """Lay out the upserts `rows` and the patches `there` of changes, which go to `placed` and `patched`."""
+        index = torch.from_numpy(rows)
+        slots, vectors = torch.from_numpy(placed.slots), changes.vectors[index]
+        codes = quantize_rows(vectors - self._centroids[torch.from_numpy(placed.clusters)])
+        whole = changes.values.columns.take(index).fields
+        columns = {name: [ColumnEdit(slots, column)] for name, column in whole.items()}
+        payload = self._new_rows(changes, rows, placed.slots)
+        bits = [changes.bits[index]]
+        if len(there):
+            merged, edits, written = self._patch(changes, there, patched)
+            bits.append(self._layout.encode(merged))
+            payload |= written
+            for name, edit in edits.items():
+                columns[name].append(edit)
+        bits.append(bits[0].new_zeros(len(freed), bits[0].shape[1]))
+        return Edit(
+            slots=slots,
+            keys=torch.from_numpy(changes.upserted[rows]),
+            codes=codes.values,
+            scales=codes.scales,
+            vectors=vectors,
+            freed=torch.from_numpy(freed),
+            planes=PlaneEdit.of(np.concatenate([placed.slots, patched, freed]), torch.cat(bits), self._layout.rows),
+            columns={name: self._with_room(name, edits) for name, edits in columns.items()},
+            rows=payload,
+            items=items,
+            curve=self.prepared.model.planner.lines(items),
+        )
+
+    def _new_rows(self, changes: Changes, rows: Ints, slots: Ints) -> dict[int, Row]:
+        """Payload of upserted items, by slot."""
+        shown = changes.values.payload
+        if self._id_column is not None:
+            shown = {**shown, self._id_column: [changes.ids[key] for key in changes.upserted.tolist()]}
+        columns = [shown[name] for name in self.payload.names]
+        pairs = zip(rows.tolist(), slots.tolist(), strict=True)
+        return {slot: tuple(column[row] for column in columns) for row, slot in pairs}
+
+    def _patch(
+        self, changes: Changes, there: Ints, slots: Ints
+    ) -> tuple[Columns, dict[str, ColumnEdit], dict[int, Row]]:
+        """All columns of patched items as they will be, what is to be written of them, and their payload."""
+        merged = dict(self.lists.columns.take(torch.from_numpy(slots).to(self.lists.keys.device)).to("cpu").fields)
+        place = np.full(len(changes.patched), -1)
+        place[there] = np.arange(len(there))
+        edits: dict[str, ColumnEdit] = {}
+        shown = [list(row) for row in self.payload.rows(slots)]
+        for name, patches in changes.patches.items():
+            mine = np.flatnonzero(place[patches.rows] >= 0)
+            targets = place[patches.rows[mine]]
+            if name in merged:
+                new = patches.values.columns.take(torch.from_numpy(mine)).fields[name]
+                edits[name] = ColumnEdit(torch.from_numpy(slots[targets]), new)
+                merged[name] = _replaced(merged[name], len(there), targets, new)
+            if name in patches.values.payload:
+                column = self.payload.names.index(name)
+                for row, target in zip(mine.tolist(), targets.tolist(), strict=True):
+                    shown[target][column] = patches.values.payload[name][row]
+        written = {slot: tuple(row) for slot, row in zip(slots.tolist(), shown, strict=True)}
+        return Columns(len(there), merged), edits, written
+
+    def _with_room(self, name: str, edits: list[ColumnEdit]) -> list[ColumnEdit]:
+        """Give new tags their places behind the others, with a longer array where there is no more room."""
+        if name not in self._tag_ends:
+            return edits
+        end = first = self._tag_ends[name]
+        result = []
+        for edit in edits:
+            result.append(edit._replace(place=end))
+            end += len(edit.column.values)
+        self._tag_ends[name] = end
+        values = self.lists.columns.fields[name].values
+        if end > len(values):
+            room = values.new_zeros(end + end // 2)
+            room[:first] = values[:first]
+            result[0] = result[0]._replace(room=room)
+        return result
+
+
+def _replaced(column: Column, count: int, places: Ints, new: Column) -> Column:
+    """A column of `count` items with new values at some places."""
+    index = torch.arange(count)
+    index[torch.from_numpy(places)] = count + torch.arange(len(places))
+    parts = [Columns(count, {"": column}), Columns(len(places), {"": new})]
+    return Columns.concat(parts).take(index).fields[""]

@@ -1,0 +1,154 @@
+"""Changes: what a run of writes comes to, in the form in which a shard stores items.
+
+Letters: U upserted, P patched items, D dimensions, W words of an item's bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from silverray.shard.api import ItemId
+from silverray.shard.filter.arrow import read_columns
+from silverray.shard.filter.columns import Columns
+from silverray.shard.filter.schema import Schema
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.keys import hash_text
+from silverray.shard.index.payload import ARROW_TYPES
+from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+
+Ints = NDArray[np.int64]
+
+
+class Values(NamedTuple):
+    """Some fields of some items.
+
+    Attributes:
+        columns: the filterable ones, as stored.
+        payload: the values of those that replies show, by field; one an item.
+    """
+
+    columns: Columns
+    payload: Mapping[str, list[Any]]
+
+    @classmethod
+    def of(cls, fields: Sequence[Mapping[str, Any]], names: Iterable[str], schema: Schema) -> Values:
+        """Read the fields `names` of items; a field that an item does not mention is missing.
+
+        Raises:
+            ColumnError: a value is missing that cannot be.
+            ArrowException: a value is of another type than the schema says.
+        """
+        some = schema.model_copy(update={"fields": {name: schema.fields[name] for name in names}})
+        arrays = {
+            name: pa.array([values.get(name) for values in fields], ARROW_TYPES[field.type])
+            for name, field in some.fields.items()
+        }
+        shown = {name: arrays[name].to_pylist() for name, field in some.fields.items() if field.payload}
+        return cls(Columns(len(fields), read_columns(pa.table(arrays), some)), shown)
+
+
+class Patches(NamedTuple):
+    """New values of one field.
+
+    Attributes:
+        rows: which of the P patched items have one.
+        values: of that field alone, in the order of `rows`.
+    """
+
+    rows: Ints
+    values: Values
+
+
+class Changes(NamedTuple):
+    """What becomes of items, each named once.
+
+    Attributes:
+        ids: id by key, of all of them.
+        deleted: keys.
+        upserted: `[U]` int64 keys.
+        vectors: `[U, D]` float32.
+        values: all fields of the U items.
+        bits: `[U, W]` int64 filter bits of the U items.
+        patched: `[P]` int64 keys.
+        patches: new values by field.
+    """
+
+    ids: Mapping[int, ItemId]
+    deleted: Ints
+    upserted: Ints
+    vectors: Tensor
+    values: Values
+    bits: Tensor
+    patched: Ints
+    patches: Mapping[str, Patches]
+
+    @classmethod
+    def of(cls, writes: Mapping[int, Write], catalog: Catalog) -> Changes:
+        """Bring merged writes into the form of a catalog's shards.
+
+        Args:
+            writes: by key; see `merge`.
+            catalog: of the shard.
+
+        Raises:
+            ValueError: a vector has another dimension; or as `Values.of`.
+        """
+        upserts = {key: write for key, write in writes.items() if isinstance(write, Upsert)}
+        patches = {key: write for key, write in writes.items() if isinstance(write, Patch)}
+        vectors = np.empty((len(upserts), catalog.dimension), dtype=np.float32)
+        for row, upsert in enumerate(upserts.values()):
+            if upsert.vector.shape != vectors.shape[1:]:
+                raise ValueError(f"vector: expected [{catalog.dimension}], got {list(upsert.vector.shape)}")
+            vectors[row] = upsert.vector
+        values = Values.of([upsert.fields for upsert in upserts.values()], catalog.schema.fields, catalog.schema)
+        return cls(
+            ids={key: write.id for key, write in writes.items()},
+            deleted=_keys(key for key, write in writes.items() if isinstance(write, Delete)),
+            upserted=_keys(upserts),
+            vectors=torch.from_numpy(vectors),
+            values=values,
+            bits=catalog.layout.encode(values.columns),
+            patched=_keys(patches),
+            patches=_patches([patch.fields for patch in patches.values()], catalog.schema),
+        )
+
+
+def merge(writes: Iterable[Write], space: str) -> dict[int, Write]:
+    """What is left of writes when each item is changed once, by key.
+
+    An upsert whose vector is of another space than `space` cannot replace a vector: it changes the fields of an item
+    that is there, and nothing of one that is not.
+    """
+    left: dict[int, Write] = {}
+    for write in writes:
+        key = write.id if isinstance(write.id, int) else hash_text(write.id)
+        if isinstance(write, Upsert) and write.space not in ("", space):
+            write = Patch(write.id, write.fields)
+        before = left.get(key)
+        if isinstance(write, Patch) and before is not None:
+            if isinstance(before, Delete):
+                continue
+            write = replace(before, fields={**before.fields, **write.fields})
+        left[key] = write
+    return left
+
+
+def _patches(patches: Sequence[Mapping[str, Any]], schema: Schema) -> dict[str, Patches]:
+    found: dict[str, Patches] = {}
+    for name in schema.fields:
+        rows = [row for row, fields in enumerate(patches) if name in fields]
+        if rows:
+            found[name] = Patches(np.array(rows), Values.of([patches[row] for row in rows], [name], schema))
+    return found
+
+
+def _keys(keys: Iterable[int]) -> Ints:
+    return np.fromiter(keys, dtype=np.int64)

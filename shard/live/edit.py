@@ -1,0 +1,139 @@
+"""Edits: rows to be copied into the arrays of a shard, all at once.
+
+Letters: U items written whole, F slots left free, D dimensions, R planes, X words of planes, n items of a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silverray.shard.filter.columns import Column, Columns
+from silverray.shard.index.lists import Lists
+from silverray.shard.index.payload import Row
+from silverray.shard.live.slots import Ints
+
+
+class PlaneEdit(NamedTuple):
+    """New bits of some slots.
+
+    Attributes:
+        words: `[X]` int64, the words that hold them.
+        keep: `[X]` int64, the bits of other slots in those words.
+        bits: `[R, X]` int64, the new bits.
+    """
+
+    words: Tensor
+    keep: Tensor
+    bits: Tensor
+
+    @classmethod
+    def of(cls, slots: Ints, rows: Tensor, planes: int) -> PlaneEdit:
+        """Turn the bits of items, `[m, words_for(R)]` int64 as `PlaneLayout.encode` makes them, into words of planes.
+
+        Args:
+            slots: `[m]` int64, the items' slots, none twice.
+            rows: their bits.
+            planes: R.
+        """
+        order = np.argsort(slots)
+        words, starts = np.unique(slots[order] >> 6, return_index=True)
+        if not len(words):
+            none = torch.empty(0, dtype=torch.int64)
+            return cls(none, none, torch.empty(planes, 0, dtype=torch.int64))
+        ones = np.uint64(1) << (slots[order] & 63).astype(np.uint64)
+        octets = np.ascontiguousarray(rows.numpy()[order]).view(np.uint8)
+        items = np.unpackbits(octets, axis=1, count=planes, bitorder="little").T * ones
+        touched, bits = (np.bitwise_or.reduceat(part, starts, axis=-1) for part in (ones, items))
+        return cls(*(torch.from_numpy(part.view(np.int64)) for part in (words, ~touched, bits)))
+
+    def apply(self, planes: Tensor) -> None:
+        """Write the bits."""
+        words, keep, bits = (part.to(planes.device) for part in self)
+        planes.index_copy_(1, words, planes.index_select(1, words) & keep | bits)
+
+
+class ColumnEdit(NamedTuple):
+    """New values of some slots in one column.
+
+    Attributes:
+        slots: `[n]` int64.
+        column: the values, `offsets` of tags counting from `place`.
+        place: where new tags go among all.
+        room: a longer array for all tags, the old ones copied, where they do not fit any more.
+    """
+
+    slots: Tensor
+    column: Column
+    place: int = 0
+    room: Tensor | None = None
+
+    def apply(self, column: Column) -> Column:
+        """Write the values; returns the column that holds them."""
+        device = column.values.device
+        slots, new = self.slots.to(device), self.column.to(device)
+        if column.present is not None and new.present is not None:
+            column.present.index_copy_(0, slots, new.present)
+        if column.offsets is None or column.ends is None or new.offsets is None:
+            column.values.index_copy_(0, slots, new.values)
+            return column
+        values = column.values if self.room is None else self.room
+        values[self.place : self.place + len(new.values)] = new.values
+        column.offsets.index_copy_(0, slots, new.offsets[:-1] + self.place)
+        column.ends.index_copy_(0, slots, new.offsets[1:] + self.place)
+        return Column(values, column.present, column.offsets, column.ends)
+
+
+class Edit(NamedTuple):
+    """All that a run of writes changes in a shard's arrays.
+
+    Attributes:
+        slots: `[U]` int64.
+        keys: `[U]` int64.
+        codes: `[U, D]` int8.
+        scales: `[U]` float32.
+        vectors: `[U, D]` float32.
+        freed: `[F]` int64 slots.
+        planes: bits of all slots that change.
+        columns: by field.
+        rows: new payload by slot.
+        items: how many items there are then.
+        curve: the planner's `curve` for as many.
+    """
+
+    slots: Tensor
+    keys: Tensor
+    codes: Tensor
+    scales: Tensor
+    vectors: Tensor
+    freed: Tensor
+    planes: PlaneEdit
+    columns: Mapping[str, Sequence[ColumnEdit]]
+    rows: Mapping[int, Row]
+    items: int
+    curve: Tensor
+
+    def apply(self, lists: Lists) -> None:
+        """Write the arrays; no search may be going on."""
+        device = lists.keys.device
+        for array, rows in (
+            (lists.codes, self.codes),
+            (lists.scales, self.scales),
+            (lists.vectors, self.vectors),
+            (lists.keys, self.keys),
+        ):
+            array.index_copy_(0, self.slots.to(array.device), rows.to(array))
+        lists.keys.index_fill_(0, self.freed.to(device), -1)
+        self.planes.apply(lists.planes)
+        changed = {}
+        for name, edits in self.columns.items():
+            column = lists.columns.fields[name]
+            for edit in edits:
+                column = edit.apply(column)
+            changed[name] = column
+        lists.columns = Columns(lists.columns.items, {**lists.columns.fields, **changed})
+        lists.items = self.items

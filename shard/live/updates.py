@@ -1,0 +1,228 @@
+"""Updates: log entries become visible in a shard's answers, a few at a time and in order."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import reduce
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from silverray.shard.engine import Engine
+from silverray.shard.index.arrangement import count_slots
+from silverray.shard.index.keys import partition_of
+from silverray.shard.index.workers import single_worker
+from silverray.shard.live.arrays import LiveArrays, Outcome
+from silverray.shard.live.changes import Changes, merge
+from silverray.shard.live.compaction import Still, compact
+from silverray.shard.live.writes import Entry, Write
+
+_logger = logging.getLogger(__name__)
+
+SLICE = 128
+"""Entries that are applied together: searches wait for so many, well below 2 ms."""
+LEAST_FREE = 0.2
+"""Arrays are made anew when a smaller part of the slots is free that new arrays would have free,"""
+MOST_SLOTS = 1.4
+"""or there are so many times as many slots as these would have,"""
+MOST_STRAYS = 0.02
+"""or a larger share of the items is not in its nearest cluster,"""
+MOST_WRITTEN = 0.25
+"""or of the payload's rows was written one by one, as Python's objects."""
+FEW = 4_096
+"""So many strays or written rows never matter."""
+
+Gate = Callable[[Callable[[], None]], None]
+"""Calls a function while no search is going on, and returns when it is done."""
+
+
+class UpdatesStatus(NamedTuple):
+    """How a shard stands with its updates.
+
+    Attributes:
+        applied: number of the last log entry that answers include.
+        items: how many it holds.
+        slots: how many it has room for.
+        strays: items that are not in their nearest cluster, which was full.
+        written: rows of the payload that were written since the last compaction.
+        compactions: how often the arrays were made anew.
+        compaction_s: how long that took the last time; 0 if never.
+        outcome: what writes did, since the shard was loaded.
+    """
+
+    applied: int
+    items: int
+    slots: int
+    strays: int
+    written: int
+    compactions: int
+    compaction_s: float
+    outcome: Outcome
+
+
+class Updates:
+    """Applies log entries to an engine that was loaded with slack.
+
+    One thread of its own plans edits; the gate lets them in. Another makes the arrays anew when a bound is passed.
+
+    Args:
+        engine: to be written to by nobody else.
+        gate: lets edits in between searches.
+
+    Raises:
+        ValueError: the engine was loaded without slack.
+    """
+
+    def __init__(self, engine: Engine, gate: Gate) -> None:
+        if engine.slack is None:
+            raise ValueError("slack: expected free slots for each item, got None; open the shard with slack")
+        self._engine = engine
+        self._slack = engine.slack
+        self._held = frozenset(engine.partitions)
+        self._gate = gate
+        self._live = LiveArrays(engine.prepared, engine.catalog)
+        self._writer = single_worker("updates")
+        self._compactor = single_worker("compaction")
+        self._compacting: Future[None] | None = None
+        self._journal: deque[Write] | None = None
+        self._outcome = Outcome()
+        self._compactions, self._compaction_s = 0, 0.0
+
+    @property
+    def applied(self) -> int:
+        """Number of the last log entry that answers include."""
+        return self._engine.applied
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply entries, and return when every search that begins later sees them.
+
+        Args:
+            entries: in the order of their numbers; those that were applied already change nothing.
+        """
+        fresh = [entry for entry in entries if entry.seq > self.applied]
+        for start in range(0, len(fresh), SLICE):
+            if self._live.slots.free < SLICE:
+                self.compact().result()
+            self._writer.submit(self._apply, fresh[start : start + SLICE]).result()
+            if self._passes_a_bound():
+                self.compact()
+
+    def compact(self) -> Future[None]:
+        """Make the arrays anew in the background, unless that is going on; the future is done when they are in use."""
+        if self._compacting is None or self._compacting.done():
+            self._compacting = self._compactor.submit(self._compact)
+        return self._compacting
+
+    def status(self) -> UpdatesStatus:
+        """How the shard stands; reading it disturbs nothing."""
+        live = self._live
+        return UpdatesStatus(
+            applied=self.applied,
+            items=live.lists.items,
+            slots=len(live.lists),
+            strays=len(live.slots.strays),
+            written=live.payload.written,
+            compactions=self._compactions,
+            compaction_s=self._compaction_s,
+            outcome=self._outcome,
+        )
+
+    def close(self) -> None:
+        """End the threads, when what they are doing is done."""
+        self._compactor.shutdown()
+        self._writer.shutdown()
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        writes = self._mine(entries)
+        self._outcome = self._outcome.plus(self._write(self._live, writes, self._gate))
+        self._engine.applied = entries[-1].seq
+        if (journal := self._journal) is not None:
+            journal.extend(writes.values())
+
+    def _mine(self, entries: Iterable[Entry]) -> dict[int, Write]:
+        """What entries come to for the items of this shard's partitions, by key."""
+        catalog = self._engine.catalog
+        writes = merge((entry.write for entry in entries), catalog.vector_space)
+        homes = partition_of(np.fromiter(writes, dtype=np.int64), catalog.partitions).tolist()
+        return {key: write for (key, write), home in zip(writes.items(), homes, strict=True) if home in self._held}
+
+    def _write(self, live: LiveArrays, writes: Mapping[int, Write], gate: Gate) -> Outcome:
+        """Write to arrays; a write that this version's schema does not allow is refused alone."""
+        if not writes:
+            return Outcome()
+        try:
+            changes = Changes.of(writes, self._engine.catalog)
+        except (ValueError, pa.ArrowException) as error:
+            if len(writes) > 1:
+                parts = (self._write(live, {key: write}, gate) for key, write in writes.items())
+                return reduce(Outcome.plus, parts)
+            _logger.warning("item %r is left as it is: %s", next(iter(writes.values())).id, error)
+            return Outcome(refused=1)
+        edit, outcome = live.plan(changes)
+        gate(lambda: live.apply(edit))
+        return outcome
+
+    def _passes_a_bound(self) -> bool:
+        live = self._live
+        items, slots = live.lists.items, len(live.lists)
+        needed = count_slots(items, len(live.lists.centroids), self._slack)
+        return (
+            live.slots.free < LEAST_FREE * (needed - items)
+            or slots > MOST_SLOTS * needed
+            or len(live.slots.strays) > max(FEW, MOST_STRAYS * items)
+            or live.payload.written > max(FEW, MOST_WRITTEN * items)
+            or live.tags_scattered
+        )
+
+    def _compact(self) -> None:
+        began = perf_counter()
+        still = self._writer.submit(self._begin_journal).result()
+        try:
+            live = self._replay(self._anew(self._live, still))
+            while not self._writer.submit(self._install, live).result():
+                live = self._replay(live)
+        except Exception:
+            _logger.exception("the arrays could not be made anew; the old ones stay")
+            raise
+        finally:
+            self._journal = None
+        self._compactions, self._compaction_s = self._compactions + 1, perf_counter() - began
+        _logger.info("made %s slots anew for %s items in %.1f s", len(live.lists), live.lists.items, self._compaction_s)
+
+    def _begin_journal(self) -> Still:
+        self._journal = deque()
+        return Still.of(self._live)
+
+    def _anew(self, live: LiveArrays, still: Still) -> LiveArrays:
+        return LiveArrays(compact(live, still, self._slack), self._engine.catalog)
+
+    def _replay(self, live: LiveArrays) -> LiveArrays:
+        """Apply most of the journal; returns the arrays that hold it, newer ones where there was too little room."""
+        assert self._journal is not None
+        while True:
+            if live.slots.free < SLICE:
+                live = self._anew(live, Still.of(live))
+            if len(self._journal) <= SLICE:
+                return live
+            self._write_journal(live)
+
+    def _write_journal(self, live: LiveArrays) -> None:
+        """Write the oldest of the journal to arrays that are not searched yet."""
+        assert self._journal is not None
+        oldest = [self._journal.popleft() for _ in range(min(SLICE, len(self._journal)))]
+        self._write(live, merge(oldest, self._engine.catalog.vector_space), lambda write: write())
+
+    def _install(self, live: LiveArrays) -> bool:
+        """Search new arrays from now on, if all writes will be there at once."""
+        assert self._journal is not None
+        if len(self._journal) > SLICE:
+            return False
+        self._write_journal(live)
+        self._gate(lambda: self._engine.install(live.prepared))
+        self._live, self._journal = live, None
+        return True
