@@ -125,8 +125,14 @@ class ShardReplica:
             "kernels": engine.kernels,
             "threads": self._threads,
             "memory": engine.memory.describe(),
-            "updates": self._follower.describe() if self._follower else None,
+            "updates": self._describe_updates(),
         }
+
+    def _describe_updates(self) -> dict[str, Any] | None:
+        if self._follower is None or self._searcher.updates is None:
+            return None
+        status = self._searcher.updates.status()
+        return {**self._follower.describe(), **status._asdict(), "outcome": status.outcome._asdict()}
 
     async def search(self, layout: str, batch: RequestBatch) -> ReplyBatch:
         """Answer a batch for a router of the same layout; an error of the whole batch is every request's."""

@@ -51,6 +51,10 @@ def _row(document: dict[str, Any]) -> list[str]:
     applications = document.get("applications") or {}
     bad = [f"{name} {app['status']}" for name, app in applications.items() if app["status"] != "RUNNING"]
     silent = [backend["name"] for backend in document["backends"] if backend["hanging"]]
+    log = document.get("log") or {}
+    behind = [f"{reader['shard']} lags by {reader['lag']:,}" for reader in log.get("readers", ()) if reader["lag"]]
+    if "error" in log:
+        bad.append(f"writes refused: {log['error']}")
     replicas = [replica for replica in document["replicas"].values() if replica]
     return [
         *place,
@@ -61,7 +65,7 @@ def _row(document: dict[str, Any]) -> list[str]:
         f"{document['requests']:,}",
         f"{document['degraded']:,}",
         f"{document['latency_ms']['p99']:.1f} ms",
-        ", ".join(bad + [f"{name} hangs" for name in silent]) or "running",
+        ", ".join([*bad, *(f"{name} hangs" for name in silent), *behind]) or "running",
     ]
 
 

@@ -4,11 +4,16 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from silverray.cluster.log.store import LogStore
 from silverray.router.log import LogFenced, LogGap, LogRecord, LogUnavailable
+
+STEPS, PLACES = ["open", "trim", "read"], st.integers(0, 40)
 
 
 @pytest.fixture
@@ -105,6 +110,35 @@ def test_a_read_only_file_is_read_and_not_written(path: Path) -> None:
     assert store.read(0, 9) == ([LogRecord(1, 1, b"a")], 1)
     store._writer.execute("PRAGMA query_only = 0")
     assert store.append([(b"c", 1)]) == [2]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 4).map(lambda size: ("append", size)) | st.tuples(st.sampled_from(STEPS), PLACES)))
+def test_it_behaves_like_a_list(steps: list[tuple[str, int]]) -> None:
+    """Appends, trims, new openings and reads in any order agree with a list of writes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "updates.db"
+        store, model, trimmed, last = LogStore(path), list[LogRecord](), 0, 0
+        for step, number in steps:
+            if step == "append":
+                last += number
+                assert store.append([(b"%d" % last, number)]) == [last]
+                model.append(LogRecord(last, number, b"%d" % last))
+            elif step == "open":
+                older, store = store, LogStore(path)
+                with pytest.raises(LogFenced):
+                    older.append([(b"lost", 1)])
+                older.close()
+            elif step == "trim":
+                store.trim(number)
+                trimmed = max([trimmed, *(record.seq for record in model if record.seq < number)])
+                model = [record for record in model if record.seq >= number]
+            elif trimmed <= number <= last:
+                assert store.read(number, 1_000) == ([record for record in model if record.seq > number], last)
+            else:
+                with pytest.raises(LogGap):
+                    store.read(number, 1_000)
+        store.close()
 
 
 _FULL = """

@@ -13,6 +13,7 @@ import pytest
 from processes import descendants
 
 from silverray.cluster.config import HttpConfig, LogConfig, ServeConfig
+from silverray.cluster.instance import free_port
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.service import Service, start
 from silverray.router.client import SearchClient
@@ -26,16 +27,17 @@ FIRST = 1_000_000
 
 @pytest.fixture(scope="module")
 def config(store: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+    ports = [free_port() for _ in range(3)]
+    http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
     log = LogConfig(path=tmp_path_factory.mktemp("log") / "updates.db")
-    return ServeConfig(
-        name="live", snapshots=store, shards=2, threads=1, deadline_ms=1_000.0, http=HttpConfig(port=0), log=log
-    )
+    return ServeConfig(name="live", snapshots=store, shards=2, threads=1, deadline_ms=1_000.0, http=http, log=log)
 
 
 @pytest.fixture(scope="module")
-def service(config: ServeConfig) -> Iterator[Service]:
-    with start(config, timeout_s=150) as service:
-        yield service
+def service(address: str, config: ServeConfig) -> Iterator[Service]:
+    service = start(config, address, timeout_s=150)
+    yield service
+    service.detach()  # what is left of it ends with the cluster
 
 
 def item(id_: int, **fields: Any) -> dict[str, Any]:
@@ -68,7 +70,9 @@ def test_writes_are_seen(service: Service) -> None:
     status = client.get("/v1/status")
     assert (status["log"]["last"], status["log"]["epoch"], status["log"]["fenced"]) == (seq, 1, False)
     assert {reader["shard"] for reader in status["log"]["readers"]} == {"live-shard-0", "live-shard-1"}
-    assert all(replica["updates"]["applied"] == seq for replica in status["replicas"].values())
+    updates = [replica["updates"] for replica in status["replicas"].values()]
+    assert all((one["applied"], one["lag"], one["error"]) == (seq, 0, None) for one in updates)
+    assert sum(one["items"] for one in updates) == 3_000
 
 
 class Writer(threading.Thread):
@@ -122,7 +126,7 @@ def test_kills_lose_nothing_that_was_acknowledged(service: Service, config: Serv
     finally:
         writer.stopping.set()
         writer.join(timeout=60)
-    assert not writer.is_alive() and searches > 10
+    assert not writer.is_alive() and searches > 0
     assert set(found(client, f"year = {YEAR}", writer.known[0])) == writer.present
     status = client.get("/v1/status")
     assert status["log"]["epoch"] == 3
@@ -139,7 +143,7 @@ def recovered(client: SearchClient, writer: Writer) -> bool:
     return True
 
 
-def test_what_was_acknowledged_is_there_after_a_restart(service: Service, config: ServeConfig) -> None:
+def test_what_was_acknowledged_is_there_after_a_restart(address: str, service: Service, config: ServeConfig) -> None:
     before = set(found(SearchClient(service.url), f"year = {YEAR}", 0))
     service.stop()
     assert not processes("ray::LogWriter")
@@ -147,7 +151,7 @@ def test_what_was_acknowledged_is_there_after_a_restart(service: Service, config
     log = LogStore(config.log.path)
     state = log.state()
     log.close()
-    with start(config, timeout_s=150) as again:
+    with start(config, address, timeout_s=150) as again:
         client = SearchClient(again.url)
         status = client.get("/v1/status")["log"]
         assert (status["epoch"], status["last"]) == (state.epoch + 1, state.last)
