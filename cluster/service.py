@@ -114,6 +114,8 @@ def start(
     try:
         _open_log(config, catalog)
     except BaseException:
+        if not any(belongs_to(application, config.name) for application in instance.applications()):
+            stop_writer(config.name)
         instance.close(shut_down=instance.started)  # a service of this name that runs already goes on
         raise
     try:

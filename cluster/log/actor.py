@@ -16,7 +16,7 @@ from silverray.shard.api import SearchError
 
 NAMESPACE = "silverray"
 _SLACK_S = 2.0
-_ASK_S = 5.0
+_ASK_S = 2.0
 _START_S = 30.0
 _PINNED = 0.001
 _CALLS = 10_000

@@ -9,8 +9,8 @@ from typing import Any
 
 from silverray.router.log import Reader
 
-FORGET_S = 5.0
-"""A reader that has not asked for so long is gone: it polls several times as often."""
+FORGET_S = 15.0
+"""A reader that has not asked for so long is gone: one that is there asks every second, or is applying a page."""
 
 
 @dataclass(frozen=True, slots=True)
