@@ -124,7 +124,8 @@ class LiveArrays:
         self.payload.slot_keys[edit.slots.numpy()] = edit.keys.numpy()
         self.payload.forget(freed.tolist())
         self.payload.write(edit.rows)
-        self.prepared.model.planner.curve.copy_(edit.curve)
+        if edit.curve is not None:
+            self.prepared.model.planner.curve.copy_(edit.curve)
 
     def _of_others(self, changes: Changes, keys: Ints, slots: Ints) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which of these items are there under another id that has the same key."""
@@ -185,7 +186,7 @@ class LiveArrays:
             columns={name: self._with_room(name, edits) for name, edits in columns.items()},
             rows=payload,
             items=items,
-            curve=self.prepared.model.planner.lines(items),
+            curve=None if items == self.lists.items else self.prepared.model.planner.lines(items),
         )
 
     def _new_rows(self, changes: Changes, rows: Ints, slots: Ints) -> dict[int, Row]:

@@ -47,12 +47,10 @@ class Values(NamedTuple):
             ArrowException: a value is of another type than the schema says.
         """
         some = schema.model_copy(update={"fields": {name: schema.fields[name] for name in names}})
-        arrays = {
-            name: pa.array([values.get(name) for values in fields], ARROW_TYPES[field.type])
-            for name, field in some.fields.items()
-        }
-        shown = {name: arrays[name].to_pylist() for name, field in some.fields.items() if field.payload}
-        return cls(Columns(len(fields), read_columns(pa.table(arrays), some)), shown)
+        given = {name: [values.get(name) for values in fields] for name in some.fields}
+        arrays = {name: pa.array(given[name], ARROW_TYPES[field.type]) for name, field in some.fields.items()}
+        columns = Columns(len(fields), read_columns(pa.table(arrays), some))
+        return cls(columns, {name: given[name] for name, field in some.fields.items() if field.payload})
 
 
 class Patches(NamedTuple):

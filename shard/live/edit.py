@@ -102,7 +102,7 @@ class Edit(NamedTuple):
         columns: by field.
         rows: new payload by slot.
         items: how many items there are then.
-        curve: the planner's `curve` for as many.
+        curve: the planner's `curve` for as many; None if there were as many before.
     """
 
     slots: Tensor
@@ -115,7 +115,7 @@ class Edit(NamedTuple):
     columns: Mapping[str, Sequence[ColumnEdit]]
     rows: Mapping[int, Row]
     items: int
-    curve: Tensor
+    curve: Tensor | None
 
     def apply(self, lists: Lists) -> None:
         """Write the arrays; no search may be going on."""
