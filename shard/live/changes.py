@@ -73,7 +73,7 @@ class Changes(NamedTuple):
         deleted: keys.
         upserted: `[U]` int64 keys.
         vectors: `[U, D]` float32.
-        values: all fields of the U items.
+        values: all fields of the U items; none if there are no items.
         bits: `[U, W]` int64 filter bits of the U items.
         patched: `[P]` int64 keys.
         patches: new values by field.
@@ -106,7 +106,8 @@ class Changes(NamedTuple):
             if upsert.vector.shape != vectors.shape[1:]:
                 raise ValueError(f"vector: expected [{catalog.dimension}], got {list(upsert.vector.shape)}")
             vectors[row] = upsert.vector
-        values = Values.of([upsert.fields for upsert in upserts.values()], catalog.schema.fields, catalog.schema)
+        names = catalog.schema.fields if upserts else ()
+        values = Values.of([upsert.fields for upsert in upserts.values()], names, catalog.schema)
         return cls(
             ids={key: write.id for key, write in writes.items()},
             deleted=_keys(key for key, write in writes.items() if isinstance(write, Delete)),

@@ -52,6 +52,7 @@ class UpdatesStatus(NamedTuple):
         written: rows of the payload that were written since the last compaction.
         compactions: how often the arrays were made anew.
         compaction_s: how long that took the last time; 0 if never.
+        longest_edit_s: longest that searches were kept waiting for an edit.
         outcome: what writes did, since the shard was loaded.
     """
 
@@ -62,6 +63,7 @@ class UpdatesStatus(NamedTuple):
     written: int
     compactions: int
     compaction_s: float
+    longest_edit_s: float
     outcome: Outcome
 
 
@@ -91,7 +93,7 @@ class Updates:
         self._compacting: Future[None] | None = None
         self._journal: deque[Write] | None = None
         self._outcome = Outcome()
-        self._compactions, self._compaction_s = 0, 0.0
+        self._compactions, self._compaction_s, self._longest_edit_s = 0, 0.0, 0.0
 
     @property
     def applied(self) -> int:
@@ -129,6 +131,7 @@ class Updates:
             written=live.payload.written,
             compactions=self._compactions,
             compaction_s=self._compaction_s,
+            longest_edit_s=self._longest_edit_s,
             outcome=self._outcome,
         )
 
@@ -164,7 +167,13 @@ class Updates:
             _logger.warning("item %r is left as it is: %s", next(iter(writes.values())).id, error)
             return Outcome(refused=1)
         edit, outcome = live.plan(changes)
-        gate(lambda: live.apply(edit))
+
+        def apply() -> None:
+            began = perf_counter()
+            live.apply(edit)
+            self._longest_edit_s = max(self._longest_edit_s, perf_counter() - began)
+
+        gate(apply)
         return outcome
 
     def _passes_a_bound(self) -> bool:

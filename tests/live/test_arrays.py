@@ -41,6 +41,10 @@ def published_items() -> list[Upsert]:
     return [Upsert(row.pop("id"), vector, row) for row, vector in zip(rows, vectors, strict=True)]
 
 
+def shown(live: LiveArrays, slots: np.ndarray) -> dict[str, list[object]]:
+    return live.payload.fields(live.payload.names, slots)
+
+
 def slots_of(live: LiveArrays, *ids: int) -> np.ndarray:
     return live.slots.find(np.array(ids))
 
@@ -63,7 +67,7 @@ def test_items_written_as_they_were_published_leave_every_array_as_it_was(made: 
         for part, tensor in column.to_tensors().items():
             wanted = before.lists.columns.take(slots).fields[name].to_tensors()[part]
             assert torch.equal(tensor, wanted), (name, part)
-    assert live.payload.rows(slots.numpy()) == before.payload.rows(slots.numpy())
+    assert shown(live, slots.numpy()) == shown(before, slots.numpy())
 
 
 def test_patches_that_change_nothing_change_nothing(made: Catalog) -> None:
@@ -137,7 +141,7 @@ def test_what_was_written_stays_through_compaction(made: Catalog) -> None:
     (old_slots, slots) = slots_of(live, *ids), slots_of(new, *ids)
     assert slots[2] == old_slots[2] == FREE
     assert new.payload.written == 0 and live.payload.written == 2
-    assert new.payload.rows(slots[:2]) == live.payload.rows(old_slots[:2])
+    assert shown(new, slots[:2]) == shown(live, old_slots[:2])
     assert new.payload.fields(["title", "country"], slots[:1]) == {"title": ["another"], "country": [None]}
     assert torch.equal(bits_of(new, slots[:2]), bits_of(live, old_slots[:2]))
     columns = [one.lists.columns.take(torch.from_numpy(its[:2])) for one, its in ((new, slots), (live, old_slots))]
