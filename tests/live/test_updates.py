@@ -216,6 +216,31 @@ def test_writes_that_come_while_arrays_are_made_anew_are_in_them(
     assert live.engine.items == len(titles) == 3_000 + 300 - 50
 
 
+def test_a_compaction_that_fails_leaves_the_old_arrays(
+    live: ShardSearcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts = []
+
+    def fail(*_: object) -> None:
+        attempts.append(1)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(updates, "compact", fail)
+    monkeypatch.setattr(updates, "FEW", -1)
+    monkeypatch.setattr(updates, "MOST_WRITTEN", 0.0)
+    assert live.updates is not None
+    rng = np.random.default_rng(11)
+    for number in range(5):
+        live.apply(entries([Upsert(80_000 + number, random_vector(rng), random_fields(rng))], number + 1))
+        with pytest.raises(MemoryError):
+            live.updates.compact().result(30)
+    assert len(attempts) in (5, 6)  # the first may be done before it is asked for; none by itself comes after it
+    assert "the old ones stay" in caplog.text
+    assert live.updates.status().compactions == 0
+    found = ask(live, query(k=10_000))[0].keys.tolist()
+    assert {80_000 + number for number in range(5)} <= set(found)
+
+
 def test_a_shard_grows_beyond_its_slack(publish_items: Callable[..., Catalog]) -> None:
     made = publish_items(30, clusters=3)
     searcher, exact = (kind.open(made.path, slack=0.1) for kind in (ShardSearcher, ExactSearch))
