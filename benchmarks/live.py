@@ -6,6 +6,7 @@ threads. Windows with and without writes take turns; the loss is that of each pa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,11 @@ TURNED = {
     "not in nearest cluster": "{strays:,}",
     "resident MiB": "{mib:,.0f}",
 }
+COST = {
+    "writes": "{writes}",
+    "CPU us an item": "{cpu_us:.0f}",
+    "longest that searches waited ms": "{edit_ms:.2f}",
+}
 COMPACTION = {
     "while": "{name}",
     "batches": "{batches:,}",
@@ -62,10 +68,11 @@ class Scale(NamedTuple):
     queries: int
     pairs: int
     seconds: float
+    bodies: int
 
 
-FULL = Scale(items=400_000, dimension=64, clusters=1_024, queries=512, pairs=9, seconds=4.0)
-QUICK = Scale(items=6_000, dimension=32, clusters=64, queries=128, pairs=2, seconds=0.3)
+FULL = Scale(items=400_000, dimension=64, clusters=1_024, queries=512, pairs=9, seconds=4.0, bodies=100)
+QUICK = Scale(items=6_000, dimension=32, clusters=64, queries=128, pairs=2, seconds=0.3, bodies=4)
 
 
 def run(work: Path, *, quick: bool = False) -> Report:
@@ -80,6 +87,8 @@ def run(work: Path, *, quick: bool = False) -> Report:
         ("a new item for an old one", rate, shard.turn_over) for rate in RATES
     ]
     cases.append(("one attribute", RATES[1], shard.flip))
+    makers = {name: make for name, _, make in cases}
+    report.table("writes alone", COST, [_cost(shard, name, make, scale.bodies) for name, make in makers.items()])
     report.table("queries and writes at the same time", LOSS, [_measure(shard, scale, *case) for case in cases])
     report.table("recall", TURNED, [before, _turned(shard, scale)])
     report.table("compaction", COMPACTION, _compaction(shard, scale))
@@ -117,6 +126,15 @@ def _measure(
         "seen_p50": float(np.quantile(seen, 0.5)),
         "seen_p99": float(np.quantile(seen, 0.99)),
     }
+
+
+def _cost(shard: LiveShard, writes: str, make: Callable[[int], list[Write]], bodies: int) -> dict[str, Any]:
+    given = [make(BODY) for _ in range(bodies)]
+    began = time.process_time()
+    for body in given:
+        shard.write(body)
+    cpu_us = (time.process_time() - began) * 1e6 / (bodies * BODY)
+    return {"writes": writes, "cpu_us": cpu_us, "edit_ms": shard.status().longest_edit_s * 1e3}
 
 
 def _turned(shard: LiveShard, scale: Scale) -> dict[str, Any]:

@@ -55,8 +55,10 @@ def _checked(name: str, column: pa.ChunkedArray, field: Field) -> pa.Array:
         array = array.dictionary_decode()
     if not _has_type(array.type, field.type):
         raise ColumnError(f"column {name}: expected {EXPECTED[field.type]}, got {column.type}")
+    if field.nullable or (field.type != "float" and not array.null_count):
+        return array
     missing = pc.is_null(array, nan_is_null=field.type == "float")
-    if not field.nullable and pc.any(missing).as_py():
+    if pc.any(missing).as_py():
         row = pc.index(missing, True).as_py()
         raise ColumnError(f"column {name}, row {row}: expected a value, got none (the field is not nullable)")
     return array
@@ -86,8 +88,8 @@ def _has_type(type_: pa.DataType, wanted: FieldType) -> bool:
 
 
 def _column(name: str, array: pa.Array, field: Field) -> Column:
-    present = pc.is_valid(array)
     offsets = None
+    present = pc.is_valid(array) if field.nullable else None
     match field.type:
         case "category":
             values = _hashes(name, array.cast(pa.large_string()))
@@ -97,14 +99,15 @@ def _column(name: str, array: pa.Array, field: Field) -> Column:
             values = _integers(name, array)
         case "float":
             values = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
-            present = pa.array(~np.isnan(values))
-            values = np.where(np.isnan(values), 0.0, values) + 0.0
+            missing = np.isnan(values)
+            present = pa.array(~missing)
+            values = np.where(missing, 0.0, values) + 0.0
         case "bool":
             values = array.fill_null(False).cast(pa.int64()).to_numpy(zero_copy_only=False)
         case "date":
             milliseconds = array.cast(pa.date64()).cast(pa.int64()).fill_null(0)
             values = milliseconds.to_numpy(zero_copy_only=False) // MILLISECONDS_PER_DAY
-    mask = _tensor(present.to_numpy(zero_copy_only=False)) if field.nullable else None
+    mask = None if present is None or not field.nullable else _tensor(present.to_numpy(zero_copy_only=False))
     return Column(_tensor(values), mask, None if offsets is None else _tensor(offsets))
 
 

@@ -54,6 +54,12 @@ class FieldPlanes:
     planes: Planes
     has: int | None
 
+    @property
+    def span(self) -> range:
+        """All its planes, which lie side by side."""
+        first = self.planes.first if self.has is None else self.has
+        return range(first, self.planes.first + self.planes.count)
+
 
 @dataclass(frozen=True, slots=True)
 class PlaneLayout:
@@ -97,12 +103,13 @@ class PlaneLayout:
             columns: n items on the CPU.
 
         Returns:
-            `[n, W]` int64, one row an item: bit r % 64 of word r // 64 is plane r. `live` is set.
+            `[n, W]` int64, one row an item: bit r % 64 of word r // 64 is plane r. `live` is set; the planes of fields
+            that the columns lack are not.
         """
         bits: NDArray[np.uint64] = np.zeros((columns.items, -(-self.rows // 64)), dtype=np.uint64)
         bits[:, LIVE >> 6] |= np.uint64(1 << (LIVE & 63))
-        for name, field in self.fields.items():
-            column = columns.fields[name]
+        for name, column in columns.fields.items():
+            field = self.fields[name]
             if field.has is not None:
                 assert column.present is not None
                 word, bit = divmod(field.has, 64)

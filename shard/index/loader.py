@@ -17,7 +17,7 @@ from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.free_memory import free_bytes
 from silverray.shard.index.lists import Lists
 from silverray.shard.index.memory import FreeBytes, MemoryPlan
-from silverray.shard.index.payload import Payload, spread_rows, widen
+from silverray.shard.index.payload import Payload, spread_index, widen
 from silverray.shard.index.placement import Placement
 from silverray.shard.index.recall import RecallCurve
 from silverray.shard.index.snapshot import COLUMNS, INDEX, ITEMS, KEYS, PAYLOAD, SnapshotFiles, partition_folder
@@ -104,7 +104,7 @@ def load_partitions(
     if slack is not None:
         stored = stored.spread(arrangement.slots, memory.slots, count_spare_tags(memory.items, memory.slots))
         table = widen(table, catalog.schema)
-    table = spread_rows(table, arrangement.order.numpy(), arrangement.slots.numpy(), memory.slots)
+    table = table.take(spread_index(arrangement.order.numpy(), arrangement.slots.numpy(), memory.slots))
     lists = Lists(**placed, columns=stored, items=memory.items)
     payload = Payload(table, ordered.numpy(), catalog.schema.id if catalog.id_type == "string" else None)
     curve = RecallCurve(*(index[name].to(placement.device) for name in RecallCurve._fields))

@@ -26,8 +26,8 @@ ARROW_TYPES: dict[FieldType, pa.DataType] = {
 WRITTEN_BLOCK = 1_000
 """Written rows that become a table at a time."""
 
-Row = tuple[Any, ...]
-"""The values of one item, in the order of a payload's `names`."""
+Row = Mapping[str, Any]
+"""Values of one item by column."""
 
 
 class Payload:
@@ -70,14 +70,12 @@ class Payload:
         """Values of payload fields as JSON values (dates as ISO text, missing as None), one list of m a field."""
         return {name: [_plain(value) for value in self._values(name, slots)] for name in names}
 
-    def rows(self, slots: NDArray[np.int64]) -> list[Row]:
-        """All values of slots, one row a slot."""
-        return list(zip(*(self._values(name, slots) for name in self.names), strict=True)) or [()] * len(slots)
-
-    def write(self, rows: Mapping[int, Row]) -> None:
-        """Replace the rows of slots."""
+    def write(self, rows: Mapping[int, Row], changed: Mapping[int, Row]) -> None:
+        """Write rows to slots: whole ones, and new values of those that stay."""
         self._written.update(rows)
-        self._is_written[list(rows)] = True
+        # A new row rather than a longer one: a compaction may be reading it.
+        self._written.update({slot: {**self._written.get(slot, {}), **row} for slot, row in changed.items()})
+        self._is_written[[*rows, *changed]] = True
 
     def forget(self, slots: Sequence[int]) -> None:
         """Drop the rows that were written to slots which no longer hold an item."""
@@ -96,17 +94,8 @@ class Payload:
         Raises:
             ArrowInvalid: a written value does not fit the type of its column.
         """
-        rows = np.arange(len(self.slot_keys))
-        rows[list(self._written)] = len(rows) + np.arange(len(self._written))
-        written, tables = list(self._written.values()), [self._table]
-        for start in range(0, len(written), WRITTEN_BLOCK):
-            columns = zip(*written[start : start + WRITTEN_BLOCK], strict=True)
-            types = self._table.schema.types
-            arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
-            tables.append(pa.table(arrays, schema=self._table.schema))
-            time.sleep(0)  # a search may wait for Python's lock
-        table = pa.concat_tables(tables).combine_chunks()
-        return Payload(spread_rows(table, rows[sources], slots, len(keys)), keys, self._id_column)
+        columns = [self._spread(name, sources, slots, len(keys)) for name in self.names]
+        return Payload(pa.table(columns, schema=self._table.schema), keys, self._id_column)
 
     def still(self) -> Payload:
         """The same payload, whatever is written from now on."""
@@ -114,20 +103,32 @@ class Payload:
         copy._written = self._written.copy()
         return copy
 
+    def _spread(self, name: str, sources: NDArray[np.int64], slots: NDArray[np.int64], width: int) -> pa.ChunkedArray:
+        """One column of `arranged`."""
+        column = self._table.column(name)
+        written = [(slot, row[name]) for slot, row in self._written.items() if name in row]
+        rows = np.arange(len(self.slot_keys))
+        rows[[slot for slot, _ in written]] = len(rows) + np.arange(len(written))
+        chunks = [*column.chunks]
+        for start in range(0, len(written), WRITTEN_BLOCK):
+            chunks.append(pa.array([value for _, value in written[start : start + WRITTEN_BLOCK]], column.type))
+            time.sleep(0)  # a search may wait for Python's lock
+        whole = pa.chunked_array(chunks, column.type).combine_chunks()
+        return whole.take(spread_index(rows[sources], slots, width))
+
     def _values(self, name: str, slots: NDArray[np.int64]) -> list[Any]:
         values: list[Any] = self._table.column(name).take(pa.array(slots)).to_pylist()
-        if self._written:
-            column = self.names.index(name)
-            for place in np.flatnonzero(self._is_written[slots]).tolist():
-                values[place] = self._written[int(slots[place])][column]
+        for place in np.flatnonzero(self._is_written[slots]).tolist():
+            row = self._written[int(slots[place])]
+            values[place] = row.get(name, values[place])
         return values
 
 
-def spread_rows(table: pa.Table, sources: NDArray[np.int64], slots: NDArray[np.int64], width: int) -> pa.Table:
-    """Put rows of a table into slots of `width`; the others are null."""
+def spread_index(sources: NDArray[np.int64], slots: NDArray[np.int64], width: int) -> pa.Array:
+    """What to take so that rows `sources` come to slots of `width`, and the others are null."""
     places, free = np.zeros(width, dtype=np.int64), np.ones(width, dtype=np.bool_)
     places[slots], free[slots] = sources, False
-    return table.take(pa.array(places, mask=free))
+    return pa.array(places, mask=free)
 
 
 def widen(table: pa.Table, schema: Schema) -> pa.Table:

@@ -5,7 +5,7 @@ Letters: U upserted, P patched items, C clusters, D dimensions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.engine import Prepared
-from silverray.shard.filter.columns import Column, Columns
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.payload import Row
 from silverray.shard.live.changes import Changes
@@ -57,6 +56,20 @@ class Placed(NamedTuple):
     slots: Ints
     clusters: Ints
     left: list[int]
+
+
+class Patch(NamedTuple):
+    """What patches come to.
+
+    Attributes:
+        columns: by field.
+        planes: of those fields.
+        rows: new values of payload, by slot and field.
+    """
+
+    columns: dict[str, ColumnEdit]
+    planes: list[PlaneEdit]
+    rows: dict[int, dict[str, Any]]
 
 
 class LiveArrays:
@@ -123,8 +136,9 @@ class LiveArrays:
         self.payload.slot_keys[freed] = FREE
         self.payload.slot_keys[edit.slots.numpy()] = edit.keys.numpy()
         self.payload.forget(freed.tolist())
-        self.payload.write(edit.rows)
-        self.prepared.model.planner.curve.copy_(edit.curve)
+        self.payload.write(edit.rows, edit.changed)
+        if edit.curve is not None:
+            self.prepared.model.planner.curve.copy_(edit.curve)
 
     def _of_others(self, changes: Changes, keys: Ints, slots: Ints) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which of these items are there under another id that has the same key."""
@@ -163,17 +177,16 @@ class LiveArrays:
         index = torch.from_numpy(rows)
         slots, vectors = torch.from_numpy(placed.slots), changes.vectors[index]
         codes = quantize_rows(vectors - self._centroids[torch.from_numpy(placed.clusters)])
-        whole = changes.values.columns.take(index).fields
-        columns = {name: [ColumnEdit(slots, column)] for name, column in whole.items()}
-        payload = self._new_rows(changes, rows, placed.slots)
-        bits = [changes.bits[index]]
-        if len(there):
-            merged, edits, written = self._patch(changes, there, patched)
-            bits.append(self._layout.encode(merged))
-            payload |= written
-            for name, edit in edits.items():
-                columns[name].append(edit)
-        bits.append(bits[0].new_zeros(len(freed), bits[0].shape[1]))
+        patch = self._patch(changes, there, patched)
+        columns = {name: [edit] for name, edit in patch.columns.items()}
+        if len(rows):
+            for name, column in changes.values.columns.take(index).fields.items():
+                columns.setdefault(name, []).append(ColumnEdit(slots, column))
+        planes = patch.planes
+        if len(rows) + len(freed):
+            bits = torch.cat([changes.bits[index], changes.bits.new_zeros(len(freed), changes.bits.shape[1])])
+            whole = np.concatenate([placed.slots, freed])
+            planes = [*planes, PlaneEdit.of(whole, bits, range(self._layout.rows))]
         return Edit(
             slots=slots,
             keys=torch.from_numpy(changes.upserted[rows]),
@@ -181,44 +194,41 @@ class LiveArrays:
             scales=codes.scales,
             vectors=vectors,
             freed=torch.from_numpy(freed),
-            planes=PlaneEdit.of(np.concatenate([placed.slots, patched, freed]), torch.cat(bits), self._layout.rows),
+            planes=planes,
             columns={name: self._with_room(name, edits) for name, edits in columns.items()},
-            rows=payload,
+            rows=self._new_rows(changes, rows, placed.slots),
+            changed=patch.rows,
             items=items,
-            curve=self.prepared.model.planner.lines(items),
+            curve=None if items == self.lists.items else self.prepared.model.planner.lines(items),
         )
+
+    def _patch(self, changes: Changes, there: Ints, patched: Ints) -> Patch:
+        """Lay out patches: field by field, only what belongs to the field."""
+        at = np.full(len(changes.patched), FREE)
+        at[there] = patched
+        patch = Patch({}, [], {})
+        for name, patches in changes.patches.items():
+            mine = np.flatnonzero(at[patches.rows] != FREE)
+            if not len(mine):
+                continue
+            slots = at[patches.rows[mine]]
+            if name in self._layout.fields:
+                new = patches.values.columns.take(torch.from_numpy(mine))
+                patch.columns[name] = ColumnEdit(torch.from_numpy(slots), new.fields[name])
+                patch.planes.append(PlaneEdit.of(slots, self._layout.encode(new), self._layout.fields[name].span))
+            if name in patches.values.payload:
+                shown = patches.values.payload[name]
+                for row, slot in zip(mine.tolist(), slots.tolist(), strict=True):
+                    patch.rows.setdefault(slot, {})[name] = shown[row]
+        return patch
 
     def _new_rows(self, changes: Changes, rows: Ints, slots: Ints) -> dict[int, Row]:
         """Payload of upserted items, by slot."""
         shown = changes.values.payload
         if self._id_column is not None:
             shown = {**shown, self._id_column: [changes.ids[key] for key in changes.upserted.tolist()]}
-        columns = [shown[name] for name in self.payload.names]
         pairs = zip(rows.tolist(), slots.tolist(), strict=True)
-        return {slot: tuple(column[row] for column in columns) for row, slot in pairs}
-
-    def _patch(
-        self, changes: Changes, there: Ints, slots: Ints
-    ) -> tuple[Columns, dict[str, ColumnEdit], dict[int, Row]]:
-        """All columns of patched items as they will be, what is to be written of them, and their payload."""
-        merged = dict(self.lists.columns.take(torch.from_numpy(slots).to(self.lists.keys.device)).to("cpu").fields)
-        place = np.full(len(changes.patched), -1)
-        place[there] = np.arange(len(there))
-        edits: dict[str, ColumnEdit] = {}
-        shown = [list(row) for row in self.payload.rows(slots)]
-        for name, patches in changes.patches.items():
-            mine = np.flatnonzero(place[patches.rows] >= 0)
-            targets = place[patches.rows[mine]]
-            if name in merged:
-                new = patches.values.columns.take(torch.from_numpy(mine)).fields[name]
-                edits[name] = ColumnEdit(torch.from_numpy(slots[targets]), new)
-                merged[name] = _replaced(merged[name], len(there), targets, new)
-            if name in patches.values.payload:
-                column = self.payload.names.index(name)
-                for row, target in zip(mine.tolist(), targets.tolist(), strict=True):
-                    shown[target][column] = patches.values.payload[name][row]
-        written = {slot: tuple(row) for slot, row in zip(slots.tolist(), shown, strict=True)}
-        return Columns(len(there), merged), edits, written
+        return {slot: {name: shown[name][row] for name in self.payload.names} for row, slot in pairs}
 
     def _with_room(self, name: str, edits: list[ColumnEdit]) -> list[ColumnEdit]:
         """Give new tags their places behind the others, with a longer array where there is no more room."""
@@ -236,11 +246,3 @@ class LiveArrays:
             room[:first] = values[:first]
             result[0] = result[0]._replace(room=room)
         return result
-
-
-def _replaced(column: Column, count: int, places: Ints, new: Column) -> Column:
-    """A column of `count` items with new values at some places."""
-    index = torch.arange(count)
-    index[torch.from_numpy(places)] = count + torch.arange(len(places))
-    parts = [Columns(count, {"": column}), Columns(len(places), {"": new})]
-    return Columns.concat(parts).take(index).fields[""]

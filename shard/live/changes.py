@@ -47,12 +47,10 @@ class Values(NamedTuple):
             ArrowException: a value is of another type than the schema says.
         """
         some = schema.model_copy(update={"fields": {name: schema.fields[name] for name in names}})
-        arrays = {
-            name: pa.array([values.get(name) for values in fields], ARROW_TYPES[field.type])
-            for name, field in some.fields.items()
-        }
-        shown = {name: arrays[name].to_pylist() for name, field in some.fields.items() if field.payload}
-        return cls(Columns(len(fields), read_columns(pa.table(arrays), some)), shown)
+        given = {name: [values.get(name) for values in fields] for name in some.fields}
+        arrays = {name: pa.array(given[name], ARROW_TYPES[field.type]) for name, field in some.fields.items()}
+        columns = Columns(len(fields), read_columns(pa.table(arrays), some))
+        return cls(columns, {name: given[name] for name, field in some.fields.items() if field.payload})
 
 
 class Patches(NamedTuple):
@@ -75,7 +73,7 @@ class Changes(NamedTuple):
         deleted: keys.
         upserted: `[U]` int64 keys.
         vectors: `[U, D]` float32.
-        values: all fields of the U items.
+        values: all fields of the U items; none if there are no items.
         bits: `[U, W]` int64 filter bits of the U items.
         patched: `[P]` int64 keys.
         patches: new values by field.
@@ -108,7 +106,8 @@ class Changes(NamedTuple):
             if upsert.vector.shape != vectors.shape[1:]:
                 raise ValueError(f"vector: expected [{catalog.dimension}], got {list(upsert.vector.shape)}")
             vectors[row] = upsert.vector
-        values = Values.of([upsert.fields for upsert in upserts.values()], catalog.schema.fields, catalog.schema)
+        names = catalog.schema.fields if upserts else ()
+        values = Values.of([upsert.fields for upsert in upserts.values()], names, catalog.schema)
         return cls(
             ids={key: write.id for key, write in writes.items()},
             deleted=_keys(key for key, write in writes.items() if isinstance(write, Delete)),

@@ -1,6 +1,6 @@
 """Edits: rows to be copied into the arrays of a shard, all at once.
 
-Letters: U items written whole, F slots left free, D dimensions, R planes, X words of planes, n items of a column.
+Letters: U items written whole, F slots left free, D dimensions, R planes, P of them, X words, n items of a column.
 """
 
 from __future__ import annotations
@@ -19,42 +19,44 @@ from silverray.shard.live.slots import Ints
 
 
 class PlaneEdit(NamedTuple):
-    """New bits of some slots.
+    """New bits of some slots in some planes, which lie side by side.
 
     Attributes:
-        words: `[X]` int64, the words that hold them.
+        first: the first of these planes.
+        words: `[X]` int64, the words that hold the slots.
         keep: `[X]` int64, the bits of other slots in those words.
-        bits: `[R, X]` int64, the new bits.
+        bits: `[P, X]` int64, the new bits.
     """
 
+    first: int
     words: Tensor
     keep: Tensor
     bits: Tensor
 
     @classmethod
-    def of(cls, slots: Ints, rows: Tensor, planes: int) -> PlaneEdit:
+    def of(cls, slots: Ints, rows: Tensor, planes: range) -> PlaneEdit:
         """Turn the bits of items, `[m, words_for(R)]` int64 as `PlaneLayout.encode` makes them, into words of planes.
 
         Args:
-            slots: `[m]` int64, the items' slots, none twice.
+            slots: `[m]` int64, the items' slots, none twice, at least one.
             rows: their bits.
-            planes: R.
+            planes: the P planes to write.
         """
         order = np.argsort(slots)
         words, starts = np.unique(slots[order] >> 6, return_index=True)
-        if not len(words):
-            none = torch.empty(0, dtype=torch.int64)
-            return cls(none, none, torch.empty(planes, 0, dtype=torch.int64))
         ones = np.uint64(1) << (slots[order] & 63).astype(np.uint64)
         octets = np.ascontiguousarray(rows.numpy()[order]).view(np.uint8)
-        items = np.unpackbits(octets, axis=1, count=planes, bitorder="little").T * ones
+        octets = octets[:, planes.start // 8 : -(-planes.stop // 8)]
+        within = slice(planes.start % 8, planes.start % 8 + len(planes))
+        items = np.unpackbits(octets, axis=1, bitorder="little")[:, within].T * ones
         touched, bits = (np.bitwise_or.reduceat(part, starts, axis=-1) for part in (ones, items))
-        return cls(*(torch.from_numpy(part.view(np.int64)) for part in (words, ~touched, bits)))
+        return cls(planes.start, *(torch.from_numpy(part.view(np.int64)) for part in (words, ~touched, bits)))
 
     def apply(self, planes: Tensor) -> None:
         """Write the bits."""
-        words, keep, bits = (part.to(planes.device) for part in self)
-        planes.index_copy_(1, words, planes.index_select(1, words) & keep | bits)
+        words, keep, bits = (part.to(planes.device) for part in (self.words, self.keep, self.bits))
+        mine = planes[self.first : self.first + len(bits)]
+        mine.index_copy_(1, words, mine.index_select(1, words) & keep | bits)
 
 
 class ColumnEdit(NamedTuple):
@@ -98,11 +100,12 @@ class Edit(NamedTuple):
         scales: `[U]` float32.
         vectors: `[U, D]` float32.
         freed: `[F]` int64 slots.
-        planes: bits of all slots that change.
+        planes: bits of slots that change.
         columns: by field.
-        rows: new payload by slot.
+        rows: all of the payload of the U items, by slot.
+        changed: new values of other payload, by slot and field.
         items: how many items there are then.
-        curve: the planner's `curve` for as many.
+        curve: the planner's `curve` for as many; None if there were as many before.
     """
 
     slots: Tensor
@@ -111,11 +114,12 @@ class Edit(NamedTuple):
     scales: Tensor
     vectors: Tensor
     freed: Tensor
-    planes: PlaneEdit
+    planes: Sequence[PlaneEdit]
     columns: Mapping[str, Sequence[ColumnEdit]]
     rows: Mapping[int, Row]
+    changed: Mapping[int, Row]
     items: int
-    curve: Tensor
+    curve: Tensor | None
 
     def apply(self, lists: Lists) -> None:
         """Write the arrays; no search may be going on."""
@@ -128,7 +132,8 @@ class Edit(NamedTuple):
         ):
             array.index_copy_(0, self.slots.to(array.device), rows.to(array))
         lists.keys.index_fill_(0, self.freed.to(device), -1)
-        self.planes.apply(lists.planes)
+        for planes in self.planes:
+            planes.apply(lists.planes)
         changed = {}
         for name, edits in self.columns.items():
             column = lists.columns.fields[name]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import reduce
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,8 @@ MOST_WRITTEN = 0.25
 """or of the payload's rows was written one by one, as Python's objects."""
 FEW = 4_096
 """So many strays or written rows never matter."""
+RETRY_S = 60.0
+"""Time from an attempt to make the arrays anew that failed to the next."""
 
 Gate = Callable[[Callable[[], None]], None]
 """Calls a function while no search is going on, and returns when it is done."""
@@ -52,6 +54,7 @@ class UpdatesStatus(NamedTuple):
         written: rows of the payload that were written since the last compaction.
         compactions: how often the arrays were made anew.
         compaction_s: how long that took the last time; 0 if never.
+        longest_edit_s: longest that searches were kept waiting for an edit.
         outcome: what writes did, since the shard was loaded.
     """
 
@@ -62,6 +65,7 @@ class UpdatesStatus(NamedTuple):
     written: int
     compactions: int
     compaction_s: float
+    longest_edit_s: float
     outcome: Outcome
 
 
@@ -90,8 +94,8 @@ class Updates:
         self._compactor = single_worker("compaction")
         self._compacting: Future[None] | None = None
         self._journal: deque[Write] | None = None
-        self._outcome = Outcome()
-        self._compactions, self._compaction_s = 0, 0.0
+        self._outcome, self._retry_at = Outcome(), 0.0
+        self._compactions, self._compaction_s, self._longest_edit_s = 0, 0.0, 0.0
 
     @property
     def applied(self) -> int:
@@ -109,7 +113,7 @@ class Updates:
             if self._live.slots.free < SLICE:
                 self.compact().result()
             self._writer.submit(self._apply, fresh[start : start + SLICE]).result()
-            if self._passes_a_bound():
+            if monotonic() >= self._retry_at and self._passes_a_bound():
                 self.compact()
 
     def compact(self) -> Future[None]:
@@ -129,6 +133,7 @@ class Updates:
             written=live.payload.written,
             compactions=self._compactions,
             compaction_s=self._compaction_s,
+            longest_edit_s=self._longest_edit_s,
             outcome=self._outcome,
         )
 
@@ -164,7 +169,13 @@ class Updates:
             _logger.warning("item %r is left as it is: %s", next(iter(writes.values())).id, error)
             return Outcome(refused=1)
         edit, outcome = live.plan(changes)
-        gate(lambda: live.apply(edit))
+
+        def apply() -> None:
+            began = perf_counter()
+            live.apply(edit)
+            self._longest_edit_s = max(self._longest_edit_s, perf_counter() - began)
+
+        gate(apply)
         return outcome
 
     def _passes_a_bound(self) -> bool:
@@ -187,6 +198,7 @@ class Updates:
             while not self._writer.submit(self._install, live).result():
                 live = self._replay(live)
         except Exception:
+            self._retry_at = monotonic() + RETRY_S
             _logger.exception("the arrays could not be made anew; the old ones stay")
             raise
         finally:

@@ -81,6 +81,38 @@ def test_an_item_cache_on_the_device_leaves_the_payload_on_the_host(catalog: Cat
     assert list(loaded.memory.host) == ["payload"]
 
 
+@pytest.mark.parametrize("partitions", [range(8), (5, 0, 3), (2,)])
+@pytest.mark.parametrize("slack", [0.0, 0.1, 1.0])
+def test_slack_is_planned_to_the_byte(catalog: Catalog, partitions: Sequence[int], slack: float) -> None:
+    files = SnapshotFiles.open(catalog.path)
+    loaded = load_partitions(files, catalog, partitions, Placement(CPU), lambda _: 1 << 40, slack)
+    planned, lists = dict(loaded.memory.host), loaded.lists
+    items = sum(catalog.partition_items[number] for number in partitions)
+    assert loaded.memory.slots == len(lists) == items + int(items * slack) + 8 * 64
+    assert (lists.items, loaded.memory.items) == (items, items)
+    assert int(lists.offsets.diff().min()) >= 8
+    compaction = planned.pop("compaction")
+    assert compaction == sum(planned.values()) + 16 * items + len(lists)
+    del planned["payload"]
+    assert taken(lists) == {"cpu": planned}
+    free = lists.keys < 0
+    assert int((~free).sum()) == items
+    live = unpack_bits(lists.planes[:1])[0, : len(lists)].bool()
+    assert torch.equal(live, ~free)
+    assert not lists.vectors[free].any() and not lists.codes[free].any() and not lists.scales[free].any()
+    assert not unpack_bits(lists.planes)[:, : len(lists)][:, free].any()
+
+
+def test_a_device_that_takes_updates_needs_room_for_a_second_copy(catalog: Catalog) -> None:
+    files, placement = SnapshotFiles.open(catalog.path), Placement(torch.device("cuda"))
+    device = dict(MemoryPlan.of(files, catalog, range(8), placement, 0.1).device)
+    assert device.pop("compaction") == sum(device.values()) > sum(plan(catalog).device.values())
+
+
+def unpack_bits(planes: torch.Tensor) -> torch.Tensor:
+    return (planes[:, :, None] >> torch.arange(64) & 1).flatten(1)
+
+
 def test_rows_are_padded_in_host_memory_only(catalog: Catalog) -> None:
     assert plan(catalog).device["codes"] == 16 * 3_000
     assert plan(catalog, "cpu").host["codes"] == row_bytes(16, torch.int8) * 3_000 == 64 * 3_000

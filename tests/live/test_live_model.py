@@ -175,7 +175,7 @@ def test_a_live_catalog_is_the_dictionary_that_was_written(publish_items: Callab
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Machine,
         settings=settings(
-            max_examples=8,
+            max_examples=15,
             phases=[Phase.generate],
             stateful_step_count=20,
             derandomize=True,
