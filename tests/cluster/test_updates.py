@@ -76,7 +76,10 @@ def test_writes_are_seen(service: Service) -> None:
 
 
 class Writer(threading.Thread):
-    """Writes new items and deletes some again, a body at a time and each until it is acknowledged."""
+    """Writes five new items and deletes five old ones, a body at a time and each until it is acknowledged.
+
+    At most 500 items are there at a time, so that one search can see them all.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -91,7 +94,8 @@ class Writer(threading.Thread):
         id_ = FIRST
         while not self.stopping.is_set():
             new = range(id_, id_ := id_ + 5)
-            body = {"upsert": [item(n) for n in new], "delete": [new[0] - 5]}
+            old = [n - 500 for n in new]
+            body = {"upsert": [item(n) for n in new], "delete": old}
             self.sent |= set(new)
             while True:
                 try:
@@ -100,8 +104,8 @@ class Writer(threading.Thread):
                 except SearchError:
                     self.refused += 1
                     time.sleep(0.05)
-            self.present = (self.present | set(new)) - {new[0] - 5}
-            self.known = (seq, self.known[1] | {new[0] - 5})
+            self.present = (self.present | set(new)) - set(old)
+            self.known = (seq, self.known[1] | set(old))
 
 
 def test_kills_lose_nothing_that_was_acknowledged(service: Service, config: ServeConfig) -> None:
@@ -137,7 +141,7 @@ def recovered(client: SearchClient, writer: Writer) -> bool:
     """Whether a write that began after now was acknowledged, and all shards answer with it."""
     seq = writer.known[0]
     try:
-        client.search({"vector": [1.0] * 16, "min_seq": seq + 6, "min_coverage": 1.0})
+        client.search({"vector": [1.0] * 16, "min_seq": seq + 10, "min_coverage": 1.0})
     except SearchError:
         return False
     return True
