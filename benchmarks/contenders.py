@@ -97,11 +97,12 @@ class SilverrayModel:
         use_threads(ask.threads)
         plan = self._plans[ask.share].exact
         program, filters = torch.from_numpy(plan.program)[None], torch.zeros(len(queries), dtype=torch.int64)
+        wanted = torch.full_like(filters, ask.k)
         parts = []
         for start in range(0, len(queries), BATCH):
             some = slice(start, start + BATCH)
             block = torch.from_numpy(queries[some])
-            found = self.model(block, program, filters[some], [plan.check], [ask.k] * len(block), ask.setting)
+            found = self.model(block, program, filters[some], wanted[some], ask.k, ask.setting)
             parts.append(found.slots)
         slots = torch.cat(parts)
         keys: Ints = torch.where(slots >= 0, self.model.lists.keys[slots.clamp(min=0)], -1).numpy()

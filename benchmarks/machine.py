@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from silverray.benchmarks.measure import interleave
 
-PACKAGES = ("silverray", "torch", "numba", "numpy", "pyarrow", "ray", "faiss-cpu", "hnswlib", "usearch")
+PACKAGES = ("silverray", "torch", "triton", "numba", "numpy", "pyarrow", "ray", "faiss-cpu", "hnswlib", "usearch")
 FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_vpopcntdq", "amx_int8", "asimddp")
 ROUNDS = 7
 

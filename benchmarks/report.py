@@ -1,4 +1,7 @@
-"""What a benchmark found: facts, tables and pictures, printed and written as JSON, Markdown and PNG."""
+"""What a benchmark found: facts, tables and pictures, printed and written as JSON, Markdown and PNG.
+
+Rich and Matplotlib are imported by what needs them: a report without pictures can be written without either.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silverray.benchmarks.machine import describe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.console import Console
 
 QUICK = "A quick run on little data, to see that it works: its figures mean nothing."
 PANEL_INCHES = (6.5, 4.5)
@@ -74,6 +74,9 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Show the tables and facts in a terminal."""
+        from rich.markup import escape
+        from rich.table import Table
+
         console.print(self.title, style="bold", highlight=False, markup=False)
         if self.quick:
             console.print(QUICK, style="yellow")
@@ -120,6 +123,9 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def _draw(self, file: Path) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         columns = min(PANELS_A_ROW, len(self._figures))
         rows = math.ceil(len(self._figures) / columns)
         width, height = PANEL_INCHES

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from silverray.shard.filter.schema import Schema
-
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from silverray.shard.filter.schema import Schema
 
 
 class ColumnError(ValueError):

@@ -10,6 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from silverray.benchmarks.contenders import Ask, Silverray, SilverrayModel
+from silverray.benchmarks.datasets import FILTERS as FILTERS_BY_SHARE
+from silverray.benchmarks.datasets import generated
 from silverray.benchmarks.filter import FILTERS, evaluate_with_numpy, make_planes
 from silverray.benchmarks.machine import copy_bandwidth, read_bandwidth, readers
 from silverray.benchmarks.roofline import QUERIES, _probes
@@ -51,6 +54,16 @@ def test_scan_compares_all_contenders(tmp_path: Path) -> None:
     assert [row["queries"] for row in allocations] == [1, 64, 512]
     assert allocations[1]["numba"] == allocations[2]["numba"]
     assert (tmp_path / "scan.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("share", FILTERS_BY_SHARE)
+@pytest.mark.parametrize("setting", [None, 5])
+def test_the_model_alone_finds_what_the_searcher_finds(tmp_path: Path, share: float, setting: int | None) -> None:
+    data = generated(tmp_path, 2_000, 16, 20, 10)
+    whole, ask = Silverray(data), Ask(7, setting, share, threads=1)
+    found = SilverrayModel(whole).search(data.queries, ask)
+    assert np.array_equal(found, whole.search(data.queries, ask))
+    assert (found >= 0).any()
 
 
 def test_filter_writes_its_files(tmp_path: Path) -> None:

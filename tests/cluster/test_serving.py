@@ -249,12 +249,12 @@ def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
     (snapshot / MANIFEST).unlink()
     write_manifest(snapshot, facts)
     (tmp_path / "c.yaml").write_text(
-        f"{{snapshots: {tmp_path}/store, shards: 2, http: {config.http.model_dump_json()}}}"
+        f"{{name: films, snapshots: {tmp_path}/store, shards: 2, http: {config.http.model_dump_json()}}}"
     )
     account["HOME"] = os.environ["HOME"]
     served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
     assert served.returncode == 1
-    assert served.stderr.startswith("error: silverray-shard-1: ") and served.stderr.count("\n") == 1
+    assert served.stderr.startswith("error: films-shard-1: ") and served.stderr.count("\n") == 1
     assert "shard needs " in served.stderr and "use more shards" in served.stderr
     assert run(account, "status").stdout == "no service was started from here\n"
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
 from silverray.kernels import (
     bits,
+    plans,
     programs,
     programs_triton,
     refine,
@@ -27,6 +30,7 @@ from silverray.kernels import (
     survivors_triton,
 )
 from silverray.kernels.topk import reference as top_k
+from silverray.shard.index.recall import RecallCurve
 
 from .cases import Lists, assert_same, assert_same_rows, make_lists
 from .test_retrieve import arguments_of
@@ -146,6 +150,30 @@ def test_the_whole_search(n: int, d: int, clusters: int, queries: int, keep: int
     for share in (0, 0.4):
         its = arguments_of(make_lists(n, d, clusters, queries, seed=n, dtype=dtype), n, keep, k, share)
         assert_same(run(retrieve_triton.launch, *its), retrieve.reference(*its))
+
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "bincount", "repeat_interleave"}
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses operators whose result, or its shape, the host would have to wait for."""
+
+    def __torch_dispatch__(self, op: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
+        name = op.overloadpacket.__name__
+        assert name not in WAITING and not name.startswith("unique"), name
+        assert name != "_to_copy" or "device" not in (options or {}), "a copy between devices"
+        return op(*arguments, **(options or {}))
+
+
+def test_a_search_never_waits_for_the_gpu() -> None:
+    its = arguments_of(make_lists(300, 16, 6, 12, seed=1), 1)
+    its = retrieve.Arguments(*(on_device(part) for part in its))  # type: ignore[arg-type]
+    curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.1, 0.5])).lines().to(DEVICE)
+    with NoWaiting():
+        retrieve_triton.launch(*its)
+        plans.reference(its.planes, its.programs, its.filters, its.filters, curve, 300, 300, 50)
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
+        int(its.passing.sum())
 
 
 def test_equal_scores_are_kept_and_ordered_by_key() -> None:
