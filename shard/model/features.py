@@ -73,6 +73,8 @@ class HashFeature:
         if type(value) is not (int if self.ids == "int" else str):
             raise TypeError(f"expected {'an integer' if self.ids == 'int' else 'a string'}, got {_kind(value)}")
         key = hash_text(value) if isinstance(value, str) else value
+        if not -(2**63) <= key < 2**63:
+            raise TypeError("expected an integer of 64 bits, got a longer one")
         return int(hashed_rows(np.array([key], dtype=np.int64), self.buckets)[0])
 
 

@@ -1,10 +1,11 @@
 """User and item towers: features in, vectors of one space out.
 
-Letters: B users or items, T tasks, D dimensions.
+Letters: B users or items, W width of their looked-up features, T tasks, D dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,48 @@ class TowerShape:
         """All features, in the order in which the tower joins their vectors."""
         return tuple(feature for table in self.tables for feature in table.features)
 
+    @property
+    def width(self) -> int:
+        """W, the width of all features' vectors side by side."""
+        return sum(table.dimension * len(table.features) for table in self.tables)
+
+
+class DenseLayers(nn.Module):
+    """What a tower does after its features were looked up: a hidden layer that all tasks share, and a head for each.
+
+    Args:
+        shape: the tower's sizes.
+    """
+
+    def __init__(self, shape: TowerShape) -> None:
+        super().__init__()
+        self.tasks, self.dimension = shape.tasks, shape.dimension
+        self.trunk = nn.Sequential(nn.Linear(shape.width, shape.hidden), nn.ReLU())
+        self.heads = nn.Linear(shape.hidden, shape.tasks * shape.dimension)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Encode B users.
+
+        Args:
+            pooled: `[B, W]` float32, the features' vectors side by side in the order of `TowerShape.features`.
+
+        Returns:
+            `[B, T, D]` float32 vectors of length 1.
+        """
+        vectors = self.heads(self.trunk(pooled)).view(-1, self.tasks, self.dimension)
+        return functional.normalize(vectors, dim=2)
+
+    def state_of(self, tasks: Sequence[int]) -> dict[str, Tensor]:
+        """The weights of layers that have some of the heads only, in the order of `tasks`."""
+        state: dict[str, Tensor] = self.state_dict()
+        for name in ("heads.weight", "heads.bias"):
+            heads = state[name].view(self.tasks, self.dimension, *state[name].shape[1:])
+            state[name] = heads[list(tasks)].flatten(0, 1)
+        return state
+
 
 class UserTower(nn.Module):
-    """A user's features, each pooled to one vector, through a hidden layer that all tasks share and a head for each.
+    """A user's features, each pooled to one vector, through dense layers.
 
     Args:
         shape: the tower's sizes.
@@ -63,9 +103,7 @@ class UserTower(nn.Module):
         self.embeddings = embedding_tables(shape.tables)
         for weight in self.embeddings.parameters():
             nn.init.normal_(weight, std=ROW_STD)
-        width = sum(table.dimension * len(table.features) for table in shape.tables)
-        self.trunk = nn.Sequential(nn.Linear(width, shape.hidden), nn.ReLU())
-        self.heads = nn.Linear(shape.hidden, shape.tasks * shape.dimension)
+        self.layers = DenseLayers(shape)
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         """Encode B users.
@@ -80,16 +118,9 @@ class UserTower(nn.Module):
         return self.encode(torch.cat([pooled[feature] for feature in self.shape.features], dim=1))
 
     def encode(self, pooled: Tensor) -> Tensor:
-        """Encode users whose features were looked up already.
-
-        Args:
-            pooled: `[B, W]` float32, the features' vectors side by side in the order of `TowerShape.features`.
-
-        Returns:
-            `[B, T, D]` float32 vectors of length 1.
-        """
-        vectors = self.heads(self.trunk(pooled)).view(-1, self.shape.tasks, self.shape.dimension)
-        return functional.normalize(vectors, dim=2)
+        """Encode users whose features were looked up already; see `DenseLayers`."""
+        vectors: Tensor = self.layers(pooled)
+        return vectors
 
 
 class ItemTower(UserTower):

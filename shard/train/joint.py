@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from silverray.shard.model.two_tower import TwoTower
 from silverray.shard.train.batch import Batch
+from silverray.shard.train.format import ITEM
 from silverray.shard.train.objectives import Candidates
-from silverray.shard.train.requests import ITEM
 
 
 class JointModel(nn.Module):
@@ -44,8 +44,9 @@ def distinct(ids: Tensor, vectors: Tensor) -> Candidates:
 
     Args:
         ids: `[I]` int64.
-        vectors: `[I, D]` float32, equal where the ids are.
+        vectors: `[I, D]` float32, equal where the ids are; of items that share a hashed id, the first one's counts.
     """
     unique, place = torch.unique(ids, return_inverse=True)
-    first = torch.full_like(unique, len(ids)).scatter_reduce(0, place, torch.arange(len(ids), device=ids.device), "amin")
+    places = torch.arange(len(ids), device=ids.device)
+    first = torch.full_like(unique, len(ids)).scatter_reduce(0, place, places, "amin")
     return Candidates(unique, vectors[first], len(ids))

@@ -1,8 +1,8 @@
 """What a model is trained for. Each objective is a module; all of a model's are trained jointly.
 
-An objective of your own (say a learned scorer on top of the towers) is an `nn.Module` with the `forward` of `Objective`:
-it gets the encoded requests, the batch with the raw features and labels, and the items of the whole batch, and returns a
-sum over its examples and their number. Its parameters are trained, saved and shared with the towers'.
+An objective of your own (say a learned scorer on top of the towers) is an `nn.Module` with the `forward` of
+`Objective`: it gets the encoded requests, the batch with the raw features and labels, and the items of the whole batch,
+and returns a sum over its examples and their number. Its parameters are trained, saved and shared with the towers'.
 
 Letters: R requests, I impressions, J items of a batch, P positive impressions, T tasks, D dimensions.
 """
@@ -74,7 +74,7 @@ class SampledSoftmax(nn.Module):
     Args:
         task: column of the labels, and head of the user tower.
         temperature: cosines are divided by it.
-        shares: `[N]` float64, each item id's share of all impressions (see `impression_shares`).
+        shares: `[N]` float64, each item id's share of all impressions (see `ItemCounts`).
 
     Source: bias correction by log Q, Bengio & Senecal 2008, and Yi et al., RecSys 2019, for in-batch negatives.
     """

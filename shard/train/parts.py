@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from silverray.shard.model.tables import Table, keyed_jagged
+from silverray.shard.model.tables import keyed_jagged
 from silverray.shard.train.batch import Batch
 
 if TYPE_CHECKING:
@@ -57,23 +57,6 @@ def thinned(user: KeyedJaggedTensor, rates: Mapping[str, float]) -> KeyedJaggedT
         bag = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         columns[name] = (ids[kept], torch.bincount(bag[kept], minlength=len(lengths)))
     return keyed_jagged(columns)
-
-
-def check_ids(features: KeyedJaggedTensor, tables: tuple[Table, ...], side: str) -> None:
-    """Refuse ids that are no row of their table, before they are looked up.
-
-    Raises:
-        ValueError: there is one, or a feature is missing; the message names it.
-    """
-    columns = _columns(features)
-    for table in tables:
-        for name in table.features:
-            if name not in columns:
-                raise ValueError(f"{side}.{name}: expected a feature of the batch, got {', '.join(columns)}")
-            ids = columns[name][0]
-            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < table.rows:
-                worst = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-                raise ValueError(f"{side}.{name}: expected ids from 0 to {table.rows - 1}, got {worst}")
 
 
 def _columns(features: KeyedJaggedTensor) -> Columns:

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from silverray.shard.model.tables import check_ids
 from silverray.shard.model.two_tower import TwoTower
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.checkpoint import CheckpointError
 from silverray.shard.train.joint import JointModel
-from silverray.shard.train.parts import check_ids, part_of, thinned
-from silverray.shard.train.requests import ITEM
+from silverray.shard.train.parts import part_of, thinned
 from silverray.shard.train.workers import Alone, Workers
 
 Batches = Callable[[int, int], Iterable[Batch]]
-"""Gives the batches of an epoch (first argument) after as many as were taken already (second argument)."""
+"""Gives the batches of an epoch (first argument) from a request on (second argument), as `RequestLoader.batches`."""
 
 SEED_STRIDE = 1 << 32
 """Runs of different seeds have no step's random numbers in common, as long as they are shorter."""
@@ -51,7 +51,7 @@ class Step(NamedTuple):
     Attributes:
         number: steps done, over all epochs.
         epoch: from 0.
-        position: batches of the epoch that are done.
+        position: requests of the epoch that are done.
         losses: each objective's mean over the batch.
     """
 
@@ -110,14 +110,14 @@ class Trainer:
                     torch.manual_seed(self._recipe.seed * SEED_STRIDE + self._number)
                     losses = self._learn(batch)
                 self._number += 1
-                self._position += 1
+                self._position += len(batch.times)
                 yield Step(self._number, self._epoch, self._position, losses)
             if self._position == 0:
                 raise ValueError(f"batches: expected at least one in epoch {self._epoch}, got none")
             self._epoch, self._position = self._epoch + 1, 0
 
     def state(self) -> dict[str, Any]:
-        """All that decides how the run goes on. What is random in a step hangs on the seed and the step's number alone."""
+        """All that decides how the run goes on; what is random in a step hangs on the seed and its number alone."""
         return {
             "joint": self._joint.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -139,8 +139,8 @@ class Trainer:
             raise CheckpointError(f"checkpoint: expected one of this model, got another: {error}") from error
 
     def _learn(self, batch: Batch) -> dict[str, float]:
-        check_ids(batch.user, self.model.users.shape.tables, "user")
-        check_ids(batch.items, self.model.items.shape.tables, "items")
+        check_ids(self.model.users.shape.tables, batch.user)
+        check_ids(self.model.items.shape.tables, batch.items)
         # The whole batch is thinned, in every process alike, before it is cut.
         batch = batch._replace(user=thinned(batch.user, self._recipe.dropout))
         self._optimizer.zero_grad()
@@ -152,19 +152,3 @@ class Trainer:
         torch.autograd.backward((losses_K2[:, 0] * scale_K).sum())
         self._optimizer.step()
         return dict(zip(self._joint.objectives, (totals_K / examples_K).tolist(), strict=True))
-
-
-def impression_shares(batches: Iterable[Batch], rows: int) -> Tensor:
-    """Count items: of each item id, the share of all impressions.
-
-    Args:
-        batches: of one epoch.
-        rows: number of item ids, the unknown one included.
-
-    Returns:
-        `[rows]` float64.
-    """
-    counts = torch.zeros(rows, dtype=torch.float64)
-    for batch in batches:
-        counts += torch.bincount(batch.items[ITEM].values(), minlength=rows)
-    return counts / counts.sum().clamp(min=1)
