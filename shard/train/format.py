@@ -12,8 +12,9 @@ A request table has one row per request, in the order of time:
 | `items` | list of int64 or string | the impressions: ids of the items that were shown, at least one |
 | a task | list of float32 | its label for each of the items |
 
-An impression table has one row per impression, everything about the request and the user repeated: instead of `items` it has
-`item`, its tasks are numbers, `time` may also be a timestamp, and either `request` or `user` may be missing.
+An impression table has one row per impression, in the order of time and with everything about the request and the user
+repeated: instead of `items` it has `item`, its tasks are numbers or booleans, `time` may also be a timestamp, and
+either `request` or `user` may be missing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from silverray.shard.model.features import (
 
 REQUEST, USER, TIME, ITEM, ITEMS = "request", "user", "time", "item", "items"
 RESERVED = (REQUEST, USER, TIME, ITEM, ITEMS)
-_IDS = {"int": pa.int64(), "string": pa.string()}
 
 
 class FormatError(ValueError):
@@ -74,7 +74,7 @@ class RequestFormat:
     @property
     def item_type(self) -> pa.DataType:
         """Arrow type of an item id."""
-        return _IDS[self.user.history.ids]
+        return id_type(self.user.history)
 
     @property
     def features(self) -> dict[str, pa.DataType]:
@@ -146,7 +146,12 @@ def category_type(rule: Category) -> pa.DataType:
         case BucketFeature():
             return pa.float64()
         case HashFeature():
-            return _IDS[rule.ids]
+            return id_type(rule)
+
+
+def id_type(rule: HistoryFeature | HashFeature) -> pa.DataType:
+    """Arrow type of the ids that a rule takes."""
+    return pa.int64() if rule.ids == "int" else pa.string()
 
 
 Count = Annotated[int, Field(ge=1)]
