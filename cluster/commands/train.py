@@ -29,11 +29,8 @@ def run_train(path: Path, *, workers: int | None, resume: bool, address: str | N
     for line in describe(trained, config):
         results.print(line)
     notes.print("to publish it:", highlight=False)
-    results.print(
-        f"silverray publish {config.items.file} --schema SCHEMA.yaml --vectors {vectors} --model {model} --out SNAPSHOTS",
-        highlight=False,
-        soft_wrap=True,
-    )
+    command = f"silverray publish {config.items.file} --schema SCHEMA.yaml --vectors {vectors} --model {model}"
+    results.print(f"{command} --out SNAPSHOTS", highlight=False, soft_wrap=True)
 
 
 def train_with_progress(config: TrainConfig, *, resume: bool = False, address: str | None = None) -> Trained:
@@ -61,7 +58,7 @@ def describe(trained: Trained, config: TrainConfig) -> list[str]:
     ]
     if trained.recall is not None and config.recall is not None:
         lines.append(
-            f"of {trained.recall.likes:,} held-out {config.recall.task!r}, the first {config.recall.places} places hold "
-            f"[bold]{trained.recall.model:.1%}[/] (most popular: {trained.recall.popularity:.1%})"
+            f"of {trained.recall.likes:,} held-out {config.recall.task!r}, the first {config.recall.places} places "
+            f"hold [bold]{trained.recall.model:.1%}[/] (most popular: {trained.recall.popularity:.1%})"
         )
     return lines

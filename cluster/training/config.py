@@ -31,7 +31,7 @@ class ItemsConfig(Section):
 
     file: File
     id: str
-    features: dict[str, CategorySection] = {}
+    features: dict[str, CategorySection] = Field(default_factory=dict)
     buckets: Count | None = None
 
 
@@ -118,7 +118,7 @@ class TrainConfig(Section):
     epochs: Count
     learning_rate: Positive = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    dropout: dict[str, Fraction] = {}
+    dropout: dict[str, Fraction] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     serve_tasks: Names | None = None
     recall: RecallConfig | None = None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +16,6 @@ from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import SampledSoftmaxConfig, TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress, Tell
 from silverray.shard.model.encoder import save_model
-from silverray.shard.model.two_tower import TwoTower
 from silverray.shard.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from silverray.shard.train.codes import HashedIds, Keys, id_keys
 from silverray.shard.train.columns import one_array
