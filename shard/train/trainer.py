@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +20,6 @@ from silverray.shard.train.workers import Alone, Workers
 
 Batches = Callable[[int, int], Iterable[Batch]]
 """Gives the batches of an epoch (first argument) from a request on (second argument), as `RequestLoader.batches`."""
-
-SEED_STRIDE = 1 << 32
-"""Runs of different seeds have no step's random numbers in common, as long as they are shorter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +105,7 @@ class Trainer:
             for batch in self._batches(self._epoch, self._position):
                 # The caller's random state stays as it was.
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(self._recipe.seed * SEED_STRIDE + self._number)
+                    torch.manual_seed(_mixed(self._recipe.seed, self._number))
                     losses = self._learn(batch)
                 self._number += 1
                 self._position += len(batch.times)
@@ -152,3 +150,8 @@ class Trainer:
         torch.autograd.backward((losses_K2[:, 0] * scale_K).sum())
         self._optimizer.step()
         return dict(zip(self._joint.objectives, (totals_K / examples_K).tolist(), strict=True))
+
+
+def _mixed(seed: int, step: int) -> int:
+    """One seed of two numbers; PyTorch's generator looks at no more than 32 bits."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
