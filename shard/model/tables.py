@@ -2,16 +2,17 @@
 
 Tables are authored and saved whole; `silverray.cluster.tables` splits them over devices from outside. TorchRec is
 imported when a module is asked for, so that everything else works without it.
-Letters: R requests, N rows of a table, D its dimension.
+Letters: R requests, N rows of a table, D its dimension, W the width of all features of all tables.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from silverray.shard.model.table_files import row_blocks
 
 if TYPE_CHECKING:
-    from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
+    from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
 REQUIREMENTS = "requirements/torchrec-cpu.txt"
 
@@ -69,6 +70,47 @@ class Table:
     def bytes(self) -> int:
         """Size in fp32."""
         return self.rows * self.dimension * 4
+
+
+class Lookup(Protocol):
+    """Where a model's features are looked up: in this process, or by ranks that hold its tables between them."""
+
+    async def look_up(self, features: KeyedJaggedTensor) -> Tensor:
+        """Look up the features of R requests.
+
+        Args:
+            features: ids of every feature of the tables; others are left out.
+
+        Returns:
+            `[R, W]` fp32 on the CPU: the features' pooled vectors side by side, in the order of the tables and their
+            features.
+
+        Raises:
+            ValueError: an id is outside of its table, or a feature of the tables is not there.
+            EncoderUnavailable: the tables cannot be asked now.
+        """
+        ...
+
+
+class LocalTables:
+    """A `Lookup` in this process; computes in the default executor of the caller's event loop.
+
+    Args:
+        tables: the tables.
+        module: made of them by `embedding_tables` or `int8_tables`.
+    """
+
+    def __init__(self, tables: Sequence[Table], module: nn.Module) -> None:
+        self._tables = tuple(tables)
+        self._module = module.eval()
+
+    async def look_up(self, features: KeyedJaggedTensor) -> Tensor:
+        """Look up features; see `Lookup`."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._look_up, features)
+
+    def _look_up(self, features: KeyedJaggedTensor) -> Tensor:
+        with torch.inference_mode():
+            return look_up(self._module, self._tables, features)
 
 
 def embedding_tables(tables: Sequence[Table], device: torch.device | None = None) -> EmbeddingBagCollection:
@@ -137,19 +179,23 @@ def keyed_jagged(columns: Mapping[str, tuple[Tensor, Tensor]]) -> KeyedJaggedTen
     )
 
 
-def look_up(module: nn.Module, tables: Sequence[Table], features: KeyedJaggedTensor) -> KeyedTensor:
-    """Look features up in a module of tables; see `embedding_tables`.
+def look_up(module: nn.Module, tables: Sequence[Table], features: KeyedJaggedTensor) -> Tensor:
+    """Look features up in a module of tables, after a check of their ids.
+
+    Args:
+        module: whole tables, or one rank's part of sharded ones, of which all ranks are called at a time.
+        tables: the tables.
+        features: ids of R requests.
 
     Returns:
-        The features in the order of the tables, whatever order the module has.
+        `[R, W]` fp32, the features in the order of the tables, whatever order the module has.
 
     Raises:
         ValueError: an id is outside of its table, or a feature of the tables is not there.
     """
     check_ids(tables, features)
-    keys = [name for table in tables for name in table.features]
-    by_key = module(features).to_dict()
-    return _torchrec().KeyedTensor.from_tensor_list(keys, [by_key[key] for key in keys])
+    found = module(features).to_dict()
+    return torch.cat([found[name] for table in tables for name in table.features], dim=1)
 
 
 def check_ids(tables: Sequence[Table], features: KeyedJaggedTensor) -> None:

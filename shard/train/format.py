@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from silverray.shard.filter.schema import UniqueKeyLoader, describe_mistake
 from silverray.shard.model.features import (
@@ -36,7 +36,7 @@ from silverray.shard.model.features import (
     HashFeature,
     HistoryFeature,
     UserFeatures,
-    features_from,
+    category_from,
 )
 
 REQUEST, USER, TIME, ITEM, ITEMS = "request", "user", "time", "item", "items"
@@ -174,9 +174,15 @@ class _Category(_Section):
     required: bool = False
 
 
+def _ascending(boundaries: list[float]) -> list[float]:
+    if boundaries != sorted(set(boundaries)):
+        raise ValueError(f"expected ascending numbers, got {boundaries}")
+    return boundaries
+
+
 class _Bucket(_Section):
     type: Literal["bucket"]
-    boundaries: list[float]
+    boundaries: Annotated[list[float], AfterValidator(_ascending)]
     required: bool = False
 
 
@@ -187,16 +193,23 @@ class _Hash(_Section):
     required: bool = False
 
 
+CategorySection = Annotated[_Category | _Bucket | _Hash, Field(discriminator="type")]
+"""How a configuration file describes a feature that has one code."""
+
+
+def category_rules(sections: Mapping[str, CategorySection]) -> dict[str, Category]:
+    """The rules that sections describe, by name."""
+    return {name: category_from(name, section.model_dump()) for name, section in sections.items()}
+
+
 class _Description(_Section):
     tasks: list[str]
     user: dict[str, Annotated[_History | _Category | _Bucket | _Hash, Field(discriminator="type")]]
 
     def features(self) -> UserFeatures:
-        histories = [name for name, rule in self.user.items() if isinstance(rule, _History)]
+        histories = {name: rule for name, rule in self.user.items() if isinstance(rule, _History)}
         if len(histories) != 1:
             raise FormatError(f"user: expected one history, got {len(histories)}")
-        rules: dict[str, Any] = {name: rule.model_dump() for name, rule in self.user.items()}
-        for name, rule in rules.items():
-            if rule.get("boundaries", []) != sorted(set(rule.get("boundaries", []))):
-                raise FormatError(f"user.{name}.boundaries: expected ascending numbers, got {rule['boundaries']}")
-        return features_from({"input_names": list(rules), "features": rules})
+        ((name, history),) = histories.items()
+        rest = {name: rule for name, rule in self.user.items() if not isinstance(rule, _History)}
+        return UserFeatures(name, HistoryFeature(**history.model_dump(exclude={"type"})), category_rules(rest))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,12 +52,3 @@ class Interactions:
     def earlier(self) -> list[NDArray[np.int64]]:
         """The items that the same user liked at a strictly earlier time: one array a row, oldest first."""
         return self.before(self.users, self.times)
-
-
-def padded_histories(earlier: Sequence[NDArray[np.int64]], length: int) -> NDArray[np.int64]:
-    """Cut to the latest `length` items, as a user tower takes them: `[n, length]` int64, row + 1."""
-    histories = np.zeros((len(earlier), length), dtype=np.int64)
-    for row, items in enumerate(earlier):
-        latest = items[-length:]
-        histories[row, : len(latest)] = latest + 1
-    return histories

@@ -1,5 +1,6 @@
 """Embedding tables in one process: modules, files, int8, and what is refused."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from torchrec import KeyedJaggedTensor
 from silverray.shard.api import SnapshotError
 from silverray.shard.model import table_files
 from silverray.shard.model.table_files import load_tables, read_part, read_tables, row_blocks, save_tables
-from silverray.shard.model.tables import Table, check_ids, embedding_tables, int8_tables, keyed_jagged, look_up
+from silverray.shard.model.tables import LocalTables, Table, check_ids, embedding_tables, int8_tables, keyed_jagged
 
 TABLES = (
     Table("films", 1_000, 16, ("history", "last"), "mean"),
@@ -43,12 +44,17 @@ def weight(folder: Path, table: Table) -> torch.Tensor:
     return torch.cat([block for _, block in row_blocks(folder, table)])
 
 
+def look_up(module: torch.nn.Module, batch: KeyedJaggedTensor) -> dict[str, torch.Tensor]:
+    found = asyncio.run(LocalTables(TABLES, module).look_up(batch))
+    assert found.shape == (batch.stride(), 16 + 16 + 4 + 8) and found.dtype == torch.float32
+    return dict(zip(("history", "last", "age", "tags"), found.split([16, 16, 4, 8], dim=1), strict=True))
+
+
 def test_lookups_pool_the_rows_of_each_request(folder: Path) -> None:
     module = embedding_tables(TABLES)
     load_tables(folder, TABLES, module)
-    found = look_up(module, TABLES, BATCH).to_dict()
+    found = look_up(module, BATCH)
     films, tags = weight(folder, TABLES[0]), weight(folder, TABLES[2])
-    assert list(found) == ["history", "last", "age", "tags"]
     assert torch.equal(found["history"][0], films[5])
     torch.testing.assert_close(found["history"][1], films[[999, 0, 3]].mean(0), rtol=0, atol=1e-6)
     assert torch.equal(found["history"][2], torch.zeros(16))
@@ -87,7 +93,7 @@ def test_int8_rows_are_within_half_a_step_of_the_saved_ones(folder: Path) -> Non
     module = int8_tables(TABLES, folder)
     rows = np.random.default_rng(0).integers(0, 1_000, 500).tolist()
     batch = jagged(*([[row % size] for row in rows] for size in (50, 1_000, 7, 1_000)))
-    found = look_up(module, TABLES, batch).to_dict()
+    found = look_up(module, batch)
     for table, feature in zip(TABLES, ("history", "age", "tags"), strict=True):
         want = weight(folder, table)[[row % table.rows for row in rows]]
         span = want.amax(1) - want.amin(1)
@@ -95,7 +101,7 @@ def test_int8_rows_are_within_half_a_step_of_the_saved_ones(folder: Path) -> Non
         bound = span / 510 + (span + want.abs().amax(1)) * 2**-11
         assert ((found[feature] - want).abs().amax(1) <= bound).all()
     assert not torch.equal(found["history"], weight(folder, TABLES[0])[rows])
-    again = look_up(module, TABLES, BATCH).to_dict()
+    again = look_up(module, BATCH)
     assert torch.equal(again["history"][2], torch.zeros(16))
 
 
@@ -110,6 +116,8 @@ def test_int8_rows_are_within_half_a_step_of_the_saved_ones(folder: Path) -> Non
 def test_ids_outside_of_a_table_are_refused(batch: KeyedJaggedTensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_ids(TABLES, batch)
+    with pytest.raises(ValueError, match=message):
+        look_up(embedding_tables(TABLES), batch)
 
 
 def test_a_missing_feature_is_refused_and_others_are_left_alone() -> None:
