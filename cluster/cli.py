@@ -45,6 +45,26 @@ def publish(
 
 
 @app.command()
+def convert(
+    impressions: Annotated[Path, typer.Argument(help="Parquet file with a row per impression, in the order of time.")],
+    features: Annotated[Path, typer.Option(help="YAML file: tasks, and what is known of users.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write, with a row per request.")],
+    span: Annotated[
+        float, typer.Option(parser=parse_duration, help="Longest time from a request's first impression to its last.")
+    ] = "30m",  # type: ignore[assignment]
+    json: Json = False,
+) -> None:
+    """Gather impressions into requests, the rows that towers are trained on.
+
+    By the column `request`; without one, what a user saw within a span is a request.
+    """
+    with one_line_errors():
+        from silverray.cluster.commands.convert import run_convert
+
+        run_convert(impressions, features, out, span, as_json=json)
+
+
+@app.command()
 def serve(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
     shards: Annotated[int | None, typer.Option(min=1, help="Number of shards, instead of the file's.")] = None,

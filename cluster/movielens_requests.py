@@ -1,121 +1,106 @@
-"""MovieLens as requests: what somebody rates within a short time was shown to them in one request."""
+"""MovieLens as requests: what somebody rates within a few minutes was shown to them in one request."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from silverray.cluster.movielens import LIKED, YEARS, MovieLens
-from silverray.shard.model.features import UserFeatures
+from silverray.cluster.movielens import LIKED, MovieLens, films_table
+from silverray.shard.train.convert import COMPRESSION, convert
+from silverray.shard.train.format import ITEM, TIME, USER, RequestFormat
 from silverray.shard.train.interactions import Interactions
-from silverray.shard.train.jagged import Jagged
-from silverray.shard.train.requests import ITEM, Requests
 
-TASKS = ("like",)
+SPAN_S = 300
+"""Ratings so many seconds after the first of a request, or more, begin another: 10 impressions a request."""
+
+_FORMAT = "movielens-features.yaml"
 
 
-@dataclass(frozen=True, slots=True)
-class MovieLensRequests:
-    """The data set for training and for judging what was learned. Item id n is film n - 1 of the data set.
+class RequestFiles(NamedTuple):
+    """The data set in Parquet files.
 
     Attributes:
-        train: requests before the first held-out like.
-        sizes: number of codes of every feature, the unknown one included; those of users, then of items.
-        held_out_users: user features at the time of each held-out like.
-        liked: `[n]` int64 item id of each held-out like.
-        seen: of each held-out like, the ids of what its user had liked before.
-        like_counts: `[N + 1]` int64 training likes of each item id.
+        impressions: all ratings before the first held-out like, one row each.
+        requests: the same as requests.
+        held_out: the likes that were held out, as requests of one moment each, with whole histories.
+        items: the films.
     """
 
-    train: Requests
-    sizes: tuple[Mapping[str, int], Mapping[str, int]]
-    held_out_users: Mapping[str, Jagged]
-    liked: NDArray[np.int64]
-    seen: list[NDArray[np.int64]]
-    like_counts: NDArray[np.int64]
+    impressions: Path
+    requests: Path
+    held_out: Path
+    items: Path
 
 
-def movielens_requests(
-    data: MovieLens, features: UserFeatures, *, session_s: int, held_out: float
-) -> MovieLensRequests:
-    """Make requests of ratings and hold the last ones out.
+def movielens_format() -> RequestFormat:
+    """Tasks `liked` (a rating of 4 or 5) and `watched` (any rating); films liked before, age, gender and occupation."""
+    text = files("silverray.configs").joinpath(_FORMAT).read_text(encoding="utf-8")
+    return RequestFormat.parse(text, _FORMAT)
+
+
+def write_requests(data: MovieLens, folder: Path, *, held_out: float, span_s: int = SPAN_S) -> RequestFiles:
+    """Make requests of ratings, and hold the last likes out.
 
     Args:
         data: the ratings.
-        features: the rules of the user features.
-        session_s: ratings of one person within so many seconds of the first are impressions of one request, which
-            knows what was liked before that first one.
-        held_out: last fraction of the likes that is not trained on, nor is any rating of that time.
+        folder: where to write, made if need be.
+        held_out: last fraction of the likes. Nothing of their time is in `requests`.
+        span_s: see `silverray.shard.train.convert.convert`; a request knows what was liked before its first rating.
+
+    Returns:
+        The files.
 
     Raises:
         ValueError: no rating is left to train on.
     """
-    raters = np.searchsorted([rater.id for rater in data.raters], data.rater_ids)
-    items = np.searchsorted([film.id for film in data.films], data.film_ids) + 1
+    folder.mkdir(parents=True, exist_ok=True)
     liked = data.ratings >= LIKED
-    likes = Interactions(raters[liked], items[liked], data.times[liked])
+    likes = Interactions(data.rater_ids[liked], data.film_ids[liked], data.times[liked])
     split = likes.split_row(held_out)
     if split == 0:
-        raise ValueError("interactions: expected some likes before the time of the held-out ones")
-    early = np.flatnonzero(data.times < likes.times[split])
-    order = early[np.lexsort((data.times[early], raters[early]))]
-    starts = _session_starts(raters[order], data.times[order], session_s)
-    first = order[starts]
-    users = _UserFeatures(data, features)
-    seen = likes.earlier()[split:]
-    catalog, item_sizes = _catalog(data)
-    user_sizes = {features.history_name: len(data.films) + 1}
-    user_sizes |= {name: rule.size for name, rule in features.categories.items()}
-    return MovieLensRequests(
-        train=Requests(
-            user=users.at(raters[first], likes.before(raters[first], data.times[first])),
-            shown=Jagged(items[order], np.append(starts, len(order))),
-            labels=liked[order, None].astype(np.float32),
-            times=data.times[first],
-            catalog=catalog,
-        ),
-        sizes=(user_sizes, item_sizes),
-        held_out_users=users.at(likes.users[split:], seen),
-        liked=likes.items[split:],
-        seen=seen,
-        like_counts=np.bincount(likes.items[:split], minlength=len(data.films) + 1),
-    )
+        raise ValueError("held_out: expected some likes before those that are held out, got none")
+    from_then_on = data.times >= likes.times[split]
+    format = movielens_format()
+    made = RequestFiles(*(folder / f"{name}.parquet" for name in RequestFiles._fields))
+    length = format.user.history.length
+    _write_impressions(made.impressions, data, format, likes, np.flatnonzero(~from_then_on), length)
+    convert(made.impressions, format, made.requests, span_s=span_s)
+    _write_impressions(made.held_out, data, format, likes, np.flatnonzero(from_then_on & liked), None)
+    convert(made.held_out, format, made.held_out, span_s=1)
+    pq.write_table(films_table(data), made.items, compression=COMPRESSION)
+    return made
 
 
-class _UserFeatures:
-    def __init__(self, data: MovieLens, features: UserFeatures) -> None:
-        self._features = features
-        self._codes = {
-            name: np.array([rule.code(getattr(rater, name)) for rater in data.raters])
-            for name, rule in features.categories.items()
+def _write_impressions(
+    file: Path,
+    data: MovieLens,
+    format: RequestFormat,
+    likes: Interactions,
+    rows: NDArray[np.int64],
+    length: int | None,
+) -> None:
+    """Ratings as impressions; each knows the latest `length` likes before it, or all where that is None."""
+    users, times = data.rater_ids[rows], data.times[rows]
+    histories = likes.before(users, times)
+    raters = {rater.id: rater for rater in data.raters}
+    of_user = [raters[user] for user in users.tolist()]
+    labels = {"liked": data.ratings[rows] >= LIKED, "watched": np.full(len(rows), True)}
+    table = pa.table(
+        {
+            USER: users,
+            TIME: times,
+            format.user.history_name: [items if length is None else items[-length:] for items in histories],
+            "age": [float(rater.age) for rater in of_user],
+            "gender": [rater.gender for rater in of_user],
+            "occupation": [rater.occupation for rater in of_user],
+            ITEM: data.film_ids[rows],
+            **{task: labels[task] for task in format.tasks},
         }
-
-    def at(self, raters: NDArray[np.int64], liked: list[NDArray[np.int64]]) -> dict[str, Jagged]:
-        history = [items[-self._features.history.length :] for items in liked]
-        columns = {self._features.history_name: Jagged.of(history)}
-        return columns | {name: Jagged.single(codes[raters]) for name, codes in self._codes.items()}
-
-
-def _session_starts(raters: NDArray[np.int64], times: NDArray[np.int64], session_s: int) -> NDArray[np.int64]:
-    """Rows at which a request begins; ratings are by rater, then by time."""
-    starts, rater, opened = [], -1, 0
-    for row, (own, time) in enumerate(zip(raters.tolist(), times.tolist(), strict=True)):
-        if own != rater or time - opened >= session_s:
-            starts.append(row)
-            rater, opened = own, time
-    return np.array(starts, np.int64)
-
-
-def _catalog(data: MovieLens) -> tuple[dict[str, Jagged], dict[str, int]]:
-    genres = sorted({genre for film in data.films for genre in film.genres})
-    codes = [[], *([genres.index(genre) + 1 for genre in film.genres] for film in data.films)]
-    years = [0, *(0 if film.year is None else YEARS.code(film.year) for film in data.films)]
-    catalog = {
-        ITEM: Jagged.single(np.arange(len(data.films) + 1)),
-        "genres": Jagged.of(codes),
-        "year": Jagged.single(np.array(years)),
-    }
-    return catalog, {ITEM: len(data.films) + 1, "genres": len(genres) + 1, "year": YEARS.size}
+    )
+    pq.write_table(table, file, compression=COMPRESSION)
