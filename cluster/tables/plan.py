@@ -16,7 +16,7 @@ from torchrec.distributed.planner.types import KernelConfig, PlannerError, Topol
 from torchrec.distributed.types import EmbeddingModuleShardingPlan
 
 from silverray.shard.index.memory import format_bytes
-from silverray.shard.model.tables import Table, embedding_tables
+from silverray.shard.model.tables import Table, TablesTooLarge, embedding_tables
 
 Device = Literal["cpu", "cuda"]
 
@@ -25,10 +25,6 @@ _LEAST_COLUMNS = 4
 _WHOLE = ("table_wise", "column_wise")
 _ANY = ("table_wise", "column_wise", "row_wise")
 _KERNELS = {"cpu": ("fused",), "cuda": ("fused", "fused_uvm_caching")}
-
-
-class TablesTooLarge(RuntimeError):
-    """Tables do not fit into the ranks' budgets; the message has the numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +80,15 @@ class TablePlan:
     shards: tuple[TableShard, ...]
     sharding: EmbeddingModuleShardingPlan
 
+    @property
+    def rank_bytes(self) -> list[int]:
+        """What each rank holds."""
+        return [sum(shard.bytes for shard in self.shards if shard.rank == rank) for rank in range(self.ranks)]
+
     def describe(self) -> dict[str, Any]:
         """The plan as JSON values, for a status reply."""
-        held = [sum(shard.bytes for shard in self.shards if shard.rank == rank) for rank in range(self.ranks)]
-        return {"device": self.device, "rank_bytes": held, "shards": [shard._asdict() for shard in self.shards]}
+        shards = [shard._asdict() for shard in self.shards]
+        return {"device": self.device, "rank_bytes": self.rank_bytes, "shards": shards}
 
 
 class _Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec has no types
@@ -123,8 +124,11 @@ def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device:
     """
     room = max(budget.hbm_bytes, budget.host_bytes) if device == "cuda" else budget.host_bytes
     module = embedding_tables(tables, torch.device("meta"))
-    careful = {table.name: _WHOLE if table.bytes < room else ("row_wise",) for table in tables}
-    for allowed in (careful, dict.fromkeys(careful, _ANY)):
+    careful: dict[str, tuple[str, ...]] = {
+        table.name: _WHOLE if table.bytes < room else ("row_wise",) for table in tables
+    }
+    anyhow: dict[str, tuple[str, ...]] = dict.fromkeys(careful, _ANY)
+    for allowed in (careful, anyhow):
         try:
             planner = _planner(allowed, ranks, budget, device)
             sharding = planner.plan(module, [sharder()]).plan[""]
