@@ -71,7 +71,7 @@ def _row(document: dict[str, Any]) -> list[str]:
 def _tables(document: dict[str, Any], tables: dict[str, Any]) -> Table:
     """Where the embedding tables of a service are: a row a part, in the order of the tables."""
     state = "ready" if tables["ready"] else "being loaded again"
-    title = f"embedding tables of {document['service']}: {state}, {tables['failures']} failures"
+    title = f"embedding tables of {document['service']}: {state}, failures: {tables['failures']}"
     parts = Table("table", "rank", "sharding", "kernel", "rows", "columns", "bytes", title=title)
     for part in tables["shards"]:
         rank = "in process" if part["rank"] is None else str(part["rank"])

@@ -22,8 +22,6 @@ Device = Literal["cpu", "cuda"]
 
 _BATCH = 64
 _LEAST_COLUMNS = 4
-_WHOLE = ("table_wise", "column_wise")
-_ANY = ("table_wise", "column_wise", "row_wise")
 _KERNELS = {"cpu": ("fused",), "cuda": ("fused", "fused_uvm_caching")}
 
 
@@ -95,7 +93,7 @@ class _Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec
     """Offers the planner row-wise shards on CPUs too, where they work but are not offered."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        return list(_ANY)
+        return ["table_wise", "column_wise", "row_wise"]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         return list(_KERNELS[compute_device_type])
@@ -124,10 +122,8 @@ def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device:
     """
     room = max(budget.hbm_bytes, budget.host_bytes) if device == "cuda" else budget.host_bytes
     module = embedding_tables(tables, torch.device("meta"))
-    careful: dict[str, tuple[str, ...]] = {
-        table.name: _WHOLE if table.bytes < room else ("row_wise",) for table in tables
-    }
-    anyhow: dict[str, tuple[str, ...]] = dict.fromkeys(careful, _ANY)
+    careful = {table.name: _whole(table) if table.bytes < room else ["row_wise"] for table in tables}
+    anyhow = {table.name: [*_whole(table), "row_wise"] for table in tables}
     for allowed in (careful, anyhow):
         try:
             planner = _planner(allowed, ranks, budget, device)
@@ -138,11 +134,14 @@ def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device:
     raise TablesTooLarge(_why(tables, ranks, budget, room, device))
 
 
-def _planner(
-    allowed: dict[str, tuple[str, ...]], ranks: int, budget: RankBudget, device: Device
-) -> EmbeddingShardingPlanner:
+def _whole(table: Table) -> list[str]:
+    """The ways to place a table that keep its rows in one piece, or in columns."""
+    return ["table_wise"] if table.dimension < 2 * _LEAST_COLUMNS else ["table_wise", "column_wise"]
+
+
+def _planner(allowed: dict[str, list[str]], ranks: int, budget: RankBudget, device: Device) -> EmbeddingShardingPlanner:
     constraints = {
-        name: ParameterConstraints(sharding_types=list(types), min_partition=_LEAST_COLUMNS)
+        name: ParameterConstraints(sharding_types=types, min_partition=_LEAST_COLUMNS)
         for name, types in allowed.items()
     }
     return EmbeddingShardingPlanner(
