@@ -130,6 +130,24 @@ def stop(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/movielens-train.yaml.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of the file's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Train user and item towers on requests; writes a model and item vectors to publish.
+
+    Needs TorchRec. With several workers, or --address, it runs on Ray.
+    """
+    with one_line_errors():
+        from silverray.cluster.commands.train import run_train
+
+        run_train(config, workers=workers, resume=resume, address=address, as_json=json)
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it serving until Ctrl-C.")] = False,
 ) -> None:

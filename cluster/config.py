@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from silverray.cluster.sections import Section, read_section
 from silverray.shard.index.placement import ItemCache
 
 Count = Annotated[int, Field(ge=1)]
@@ -16,15 +16,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Reserve = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class ConfigError(ValueError):
-    """A configuration cannot be used; the message names the file and the key."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class HttpConfig(_Section):
+class HttpConfig(Section):
     """Where the service listens.
 
     Attributes:
@@ -41,7 +33,7 @@ class HttpConfig(_Section):
     metrics_port: Port | None = None
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """What the router refuses.
 
     Attributes:
@@ -59,7 +51,7 @@ class LimitsConfig(_Section):
     max_body_bytes: Count = 16 << 20
 
 
-class BatchingConfig(_Section):
+class BatchingConfig(Section):
     """How a router batches.
 
     Attributes:
@@ -73,7 +65,7 @@ class BatchingConfig(_Section):
     max_batch_items: Count = 64_000
 
 
-class HealthConfig(_Section):
+class HealthConfig(Section):
     """How soon a dead process is noticed.
 
     Attributes:
@@ -89,7 +81,7 @@ class HealthConfig(_Section):
     proxy_timeout_s: Positive = 5.0
 
 
-class ReserveConfig(_Section):
+class ReserveConfig(Section):
     """What Ray sets aside for each replica; a matter of placement, not a limit on what it uses.
 
     Attributes:
@@ -107,7 +99,7 @@ class ReserveConfig(_Section):
     rank_cpus: Reserve = 0.1
 
 
-class TableGroupConfig(_Section):
+class TableGroupConfig(Section):
     """Processes that hold embedding tables between them.
 
     Attributes:
@@ -121,7 +113,7 @@ class TableGroupConfig(_Section):
     hbm_bytes: Annotated[int, Field(ge=0)] = 0
 
 
-class EncoderConfig(_Section):
+class EncoderConfig(Section):
     """What turns user features into query vectors, where the snapshot has a user tower.
 
     Attributes:
@@ -142,7 +134,7 @@ class EncoderConfig(_Section):
         return self
 
 
-class ServeConfig(_Section):
+class ServeConfig(Section):
     """A snapshot store and how to serve it.
 
     Attributes:
@@ -193,26 +185,6 @@ class ServeConfig(_Section):
         Raises:
             ConfigError: the file cannot be read, is not YAML, or a key in it is unknown or has a wrong value.
         """
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(document, dict):
-            raise ConfigError(f"{path}: expected keys and values, got {type(document).__name__}")
-        given = {key: value for key, value in overrides.items() if value is not None}
-        try:
-            config = cls.model_validate({**document, **given})
-        except ValidationError as error:
-            raise ConfigError("; ".join(_explain(path, problem) for problem in error.errors())) from None
+        config = read_section(cls, path, overrides)
         folder = path.resolve().parent
         return config.model_copy(update={"snapshots": (folder / config.snapshots).resolve()})
-
-
-def _explain(path: Path, problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    message = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(problem["type"])
-    if message is None:
-        message = f"{problem['msg'].lower()}, got {problem['input']!r}"
-    return f"{path}: {key}: {message}"

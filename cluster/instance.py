@@ -14,7 +14,8 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDeploySchema
 
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
+from silverray.cluster.sections import ConfigError
 
 _LOCAL = "local"
 _PROXIES = "HeadOnly"

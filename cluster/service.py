@@ -12,9 +12,10 @@ import ray
 from ray.serve.exceptions import RayServeException
 
 from silverray.cluster.applications import belongs_to, describe_applications
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
+from silverray.cluster.sections import ConfigError
 from silverray.cluster.signals import kept_handlers
 from silverray.shard.api import ShardTooLarge
 from silverray.shard.engine import Engine

@@ -140,6 +140,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error; the last one would silently win otherwise."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node; see `yaml.SafeLoader`."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

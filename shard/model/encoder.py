@@ -1,7 +1,7 @@
 """The encoder: a saved user tower and the rules that turn a client's user features into its inputs.
 
-A model directory holds `module_info.json` (feature rules, tower sizes, tasks), `user_tower.safetensors` (weights of the dense
-layers, and the item keys that stand behind the rows of the history's table) and `tables/` (see `table_files`).
+A model directory holds `module_info.json` (feature rules, tower sizes, tasks), `user_tower.safetensors` (weights of the
+dense layers, and the item keys that stand behind the rows of the history's table) and `tables/` (see `table_files`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from torch import Tensor
 from silverray.shard.api import InvalidRequest, SnapshotError
 from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables, save_tables
-from silverray.shard.model.tables import LocalTables, Lookup, embedding_tables, keyed_jagged
+from silverray.shard.model.tables import LocalTables, Lookup, embedding_tables
 from silverray.shard.model.towers import DenseLayers, TowerShape, UserTower
+from silverray.shard.train.batch import features_of
 from silverray.shard.train.codes import HashedIds, Keys, Vocabulary
 from silverray.shard.train.jagged import Jagged
 
@@ -149,9 +150,7 @@ class TowerEncoder:
             columns[name] = Jagged.of_ones(codes)
         for user in users:
             self._count_trimmed(user)
-        return keyed_jagged(
-            {name: (torch.from_numpy(c.values), torch.from_numpy(c.lengths)) for name, c in columns.items()}
-        )
+        return features_of(columns)
 
     def _histories(self, users: list[Mapping[str, Any]]) -> Jagged:
         """The rows of each user's latest known items."""

@@ -142,19 +142,31 @@ def features_from(info: Mapping[str, Any]) -> UserFeatures:
     categories: dict[str, Category] = {}
     for name in info["input_names"]:
         settings = dict(info["features"][name])
-        match settings.pop("type"):
-            case "history":
-                history[name] = HistoryFeature(**settings)
-            case "category":
-                categories[name] = CategoryFeature(tuple(settings.pop("vocabulary")), **settings)
-            case "bucket":
-                categories[name] = BucketFeature(tuple(settings.pop("boundaries")), **settings)
-            case "hash":
-                categories[name] = HashFeature(**settings)
-            case other:
-                raise ValueError(f"features.{name}.type: expected one of {sorted(_TYPES.values())}, got {other!r}")
+        if settings["type"] == "history":
+            del settings["type"]
+            history[name] = HistoryFeature(**settings)
+        else:
+            categories[name] = category_from(name, settings)
     ((history_name, rule),) = history.items()
     return UserFeatures(history_name, rule, categories)
+
+
+def category_from(name: str, settings: Mapping[str, Any]) -> Category:
+    """Read the rule of a feature that has one code.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    rest = {key: value for key, value in settings.items() if key != "type"}
+    match settings["type"]:
+        case "category":
+            return CategoryFeature(tuple(rest.pop("vocabulary")), **rest)
+        case "bucket":
+            return BucketFeature(tuple(rest.pop("boundaries")), **rest)
+        case "hash":
+            return HashFeature(**rest)
+        case other:
+            raise ValueError(f"features.{name}.type: expected one of {sorted(_TYPES.values())}, got {other!r}")
 
 
 _KINDS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from silverray.shard.model.tables import keyed_jagged
 from silverray.shard.train.jagged import Jagged
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ class Batch(NamedTuple):
     """Requests and their impressions.
 
     Attributes:
-        user: features of R requests, a KeyedJaggedTensor: one key per user feature; a category has one id per request, a
-            history up to L.
+        user: features of R requests, a KeyedJaggedTensor: one key per user feature; a category has one id per request,
+            a history up to L.
         items: features of I impressions, likewise (key "item" holds the item's id).
         request: `[I]` int64, the request of each impression, ascending.
         labels: `[I, T]` float32, one column per task.
@@ -34,21 +34,12 @@ class Batch(NamedTuple):
     times: Tensor
 
 
-def keyed_jagged(features: Mapping[str, Jagged]) -> KeyedJaggedTensor:
-    """Lists of several features over the same rows as one `KeyedJaggedTensor`: int64 values, int32 lengths.
+def features_of(columns: Mapping[str, Jagged]) -> KeyedJaggedTensor:
+    """Lists of several features over the same rows as one `KeyedJaggedTensor` of int64.
 
     Raises:
-        RuntimeError: TorchRec is not installed.
+        TablesUnavailable: TorchRec is not installed.
     """
-    try:
-        from torchrec import KeyedJaggedTensor
-    except ImportError as error:
-        raise RuntimeError(
-            "training needs TorchRec: pip install --no-deps -r requirements/torchrec-cpu.txt "
-            f"(requirements/torchrec-cuda.txt beside a CUDA build of torch): {error}"
-        ) from error
-    return KeyedJaggedTensor(
-        keys=list(features),
-        values=torch.from_numpy(np.concatenate([lists.values for lists in features.values()])),
-        lengths=torch.from_numpy(np.concatenate([lists.lengths for lists in features.values()]).astype(np.int32)),
+    return keyed_jagged(
+        {name: (torch.from_numpy(lists.values), torch.from_numpy(lists.lengths)) for name, lists in columns.items()}
     )

@@ -72,9 +72,10 @@ def id_keys(ids: pa.Array) -> Keys:
     """Keys of integer or string ids without nulls; see `silverray.shard.index.keys`."""
     if pa.types.is_integer(ids.type):
         keys: Keys = ids.to_numpy(zero_copy_only=False)
-        return keys
-    encoded = ids.dictionary_encode()
-    return hash_texts(encoded.dictionary.to_pylist())[encoded.indices.to_numpy(zero_copy_only=False)]
+    else:
+        encoded = ids.dictionary_encode()
+        keys = hash_texts(encoded.dictionary.to_pylist())[encoded.indices.to_numpy(zero_copy_only=False)]
+    return keys
 
 
 def category_codes(rows: Rows, column: str, rule: Category) -> NDArray[np.int64]:
@@ -87,17 +88,17 @@ def category_codes(rows: Rows, column: str, rule: Category) -> NDArray[np.int64]
         case CategoryFeature():
             return text_codes(rows.read(column, category_type(rule), nullable=not rule.required), rule)
         case BucketFeature():
-            if rule.required:
-                rows.read(column, category_type(rule))
-            numbers = rows.read_numbers(column)
-            buckets = np.searchsorted(np.array(rule.boundaries), numbers, side="right") + 1
-            return np.where(np.isnan(numbers), 0, buckets)
+            numbers = rows.read_finite(column, category_type(rule), nullable=not rule.required)
+            values = numbers.fill_null(np.nan).to_numpy(zero_copy_only=False)
+            buckets = np.searchsorted(np.array(rule.boundaries), values, side="right") + 1
+            codes: NDArray[np.int64] = np.where(np.isnan(values), 0, buckets)
+            return codes
         case HashFeature():
             ids = rows.read(column, category_type(rule), nullable=not rule.required)
             present = ids.is_valid().to_numpy(zero_copy_only=False)
-            codes = np.zeros(len(ids), dtype=np.int64)
-            codes[present] = hashed_rows(id_keys(ids.drop_null()), rule.buckets)
-            return codes
+            hashed = np.zeros(len(ids), dtype=np.int64)
+            hashed[present] = hashed_rows(id_keys(ids.drop_null()), rule.buckets)
+            return hashed
 
 
 def text_codes(texts: pa.Array, rule: CategoryFeature) -> NDArray[np.int64]:

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from silverray.shard.train.jagged import Jagged
-
 ID_TYPES = (pa.int64(), pa.string())
+
+
+_PARTS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class RequestError(ValueError):
@@ -48,7 +49,7 @@ class Rows:
         array = one_array(self.table.column(column))
         try:
             array = array.cast(wanted)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise RequestError(f"{self.name}: column {column!r}: expected {wanted}, got {error}") from None
         if not nullable and array.null_count:
             raise self.fault(column, pc.index(pc.is_null(array), True).as_py(), "expected a value, got null")
@@ -71,19 +72,30 @@ class Rows:
             raise self.fault(column, row, "expected a list of values, got null in it")
         return values, lengths
 
-    def read_numbers(self, column: str) -> NDArray[np.float64]:
-        """A column of numbers; NaN where one is missing.
+    def read_finite(self, column: str, wanted: pa.DataType, *, nullable: bool = False) -> pa.Array:
+        """A column of numbers, none of them NaN or infinite.
 
         Raises:
-            RequestError: one is not finite.
+            RequestError: a value is missing, or does not fit.
         """
-        array = self.read(column, pa.float64(), nullable=True)
+        array = self.read(column, wanted, nullable=nullable)
         finite = pc.fill_null(pc.is_finite(array), True)
         if not pc.all(finite, min_count=0).as_py():
             row = pc.index(finite, False).as_py()
             raise self.fault(column, row, f"expected a finite number, got {array[row].as_py()}")
-        numbers: NDArray[np.float64] = array.fill_null(np.nan).to_numpy(zero_copy_only=False)
-        return numbers
+        return array
+
+    def read_seconds(self, column: str) -> pa.Array:
+        """A column of seconds or timestamps as int64 seconds since 1970-01-01 UTC, parts of a second dropped.
+
+        Raises:
+            RequestError: a value is missing.
+        """
+        kind = self.table.schema.field(column).type
+        array = self.read(column, pa.int64())
+        if not pa.types.is_timestamp(kind):
+            return array
+        return pa.array(array.to_numpy() // _PARTS_A_SECOND[kind.unit])
 
     def read_labels(self, column: str, lengths: NDArray[np.int64], of: str) -> NDArray[np.float32]:
         """The labels of a task, as many in each row as another column has items.
@@ -137,11 +149,6 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
     """A column in one chunk."""
     array = column.combine_chunks()
     return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
-
-
-def to_jagged(values: pa.Array, lengths: NDArray[np.int64]) -> Jagged:
-    """Values that `Rows.read_lists` gave."""
-    return Jagged.of_lengths(values.to_numpy(zero_copy_only=False), lengths)
 
 
 def _either(types: tuple[pa.DataType, ...]) -> str:

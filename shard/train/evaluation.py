@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.shard.model.towers import ItemTower, UserTower
-from silverray.shard.train.batch import keyed_jagged
+from silverray.shard.train.batch import features_of
 from silverray.shard.train.codes import Keys, Vocabulary
 from silverray.shard.train.format import RequestFormat
 from silverray.shard.train.items import ItemTable
@@ -83,7 +83,7 @@ def _likes(requests: Requests, places: NDArray[np.int64], seen: Jagged, task: in
 def item_vectors(tower: ItemTower, items: ItemTable, keys: Keys) -> Tensor:
     """Encode a catalog: `[N, D]` float32, in the order of `keys` (`[N]` int64)."""
     blocks = [keys[start : start + ITEMS_AT_A_TIME] for start in range(0, len(keys), ITEMS_AT_A_TIME)]
-    return torch.cat([tower(keyed_jagged(items.look_up(block))) for block in blocks])
+    return torch.cat([tower(features_of(items.look_up(block))) for block in blocks])
 
 
 class Recall(NamedTuple):
@@ -118,7 +118,7 @@ def measure_recall(
     for some in likes:
         if not len(some.liked):
             continue
-        users = tower(keyed_jagged(some.users))[:, task]
+        users = tower(features_of(some.users))[:, task]
         scores = (users[torch.from_numpy(some.request)] @ vectors.T).numpy()
         total += len(some.liked)
         found += len(some.liked) * recall_at(places, scores, some.liked, some.seen)

@@ -12,8 +12,9 @@ A request table has one row per request, in the order of time:
 | `items` | list of int64 or string | the impressions: ids of the items that were shown, at least one |
 | a task | list of float32 | its label for each of the items |
 
-An impression table has one row per impression, everything about the request and the user repeated: instead of `items` it has
-`item`, its tasks are numbers, `time` may also be a timestamp, and either `request` or `user` may be missing.
+An impression table has one row per impression, in the order of time and with everything about the request and the user
+repeated: instead of `items` it has `item`, its tasks are numbers or booleans, `time` may also be a timestamp, and
+either `request` or `user` may be missing.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from silverray.shard.filter.schema import UniqueKeyLoader, describe_mistake
 from silverray.shard.model.features import (
@@ -35,12 +36,11 @@ from silverray.shard.model.features import (
     HashFeature,
     HistoryFeature,
     UserFeatures,
-    features_from,
+    category_from,
 )
 
 REQUEST, USER, TIME, ITEM, ITEMS = "request", "user", "time", "item", "items"
 RESERVED = (REQUEST, USER, TIME, ITEM, ITEMS)
-_IDS = {"int": pa.int64(), "string": pa.string()}
 
 
 class FormatError(ValueError):
@@ -74,7 +74,7 @@ class RequestFormat:
     @property
     def item_type(self) -> pa.DataType:
         """Arrow type of an item id."""
-        return _IDS[self.user.history.ids]
+        return id_type(self.user.history)
 
     @property
     def features(self) -> dict[str, pa.DataType]:
@@ -146,7 +146,12 @@ def category_type(rule: Category) -> pa.DataType:
         case BucketFeature():
             return pa.float64()
         case HashFeature():
-            return _IDS[rule.ids]
+            return id_type(rule)
+
+
+def id_type(rule: HistoryFeature | HashFeature) -> pa.DataType:
+    """Arrow type of the ids that a rule takes."""
+    return pa.int64() if rule.ids == "int" else pa.string()
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -169,9 +174,15 @@ class _Category(_Section):
     required: bool = False
 
 
+def _ascending(boundaries: list[float]) -> list[float]:
+    if boundaries != sorted(set(boundaries)):
+        raise ValueError(f"expected ascending numbers, got {boundaries}")
+    return boundaries
+
+
 class _Bucket(_Section):
     type: Literal["bucket"]
-    boundaries: list[float]
+    boundaries: Annotated[list[float], AfterValidator(_ascending)]
     required: bool = False
 
 
@@ -182,16 +193,23 @@ class _Hash(_Section):
     required: bool = False
 
 
+CategorySection = Annotated[_Category | _Bucket | _Hash, Field(discriminator="type")]
+"""How a configuration file describes a feature that has one code."""
+
+
+def category_rules(sections: Mapping[str, CategorySection]) -> dict[str, Category]:
+    """The rules that sections describe, by name."""
+    return {name: category_from(name, section.model_dump()) for name, section in sections.items()}
+
+
 class _Description(_Section):
     tasks: list[str]
     user: dict[str, Annotated[_History | _Category | _Bucket | _Hash, Field(discriminator="type")]]
 
     def features(self) -> UserFeatures:
-        histories = [name for name, rule in self.user.items() if isinstance(rule, _History)]
+        histories = {name: rule for name, rule in self.user.items() if isinstance(rule, _History)}
         if len(histories) != 1:
             raise FormatError(f"user: expected one history, got {len(histories)}")
-        rules: dict[str, Any] = {name: rule.model_dump() for name, rule in self.user.items()}
-        for name, rule in rules.items():
-            if rule.get("boundaries", []) != sorted(set(rule.get("boundaries", []))):
-                raise FormatError(f"user.{name}.boundaries: expected ascending numbers, got {rule['boundaries']}")
-        return features_from({"input_names": list(rules), "features": rules})
+        ((name, history),) = histories.items()
+        rest = {name: rule for name, rule in self.user.items() if not isinstance(rule, _History)}
+        return UserFeatures(name, HistoryFeature(**history.model_dump(exclude={"type"})), category_rules(rest))

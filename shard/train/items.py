@@ -55,7 +55,8 @@ class ItemTable:
         Args:
             table: one row per item.
             id_column: int64 or string ids.
-            rules: features by column. With a vocabulary, a column may hold lists of texts (tags); unknown ones are left out.
+            rules: features by column. With a vocabulary, a column may hold lists of texts (tags); unknown ones are left
+                out.
             ids: hashed rows instead of one for each item.
             name: what messages call the table.
 

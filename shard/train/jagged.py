@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,19 @@ class Jagged:
         offsets: `[R + 1]` int64, where each list starts; the first is 0, the last n.
     """
 
-    values: NDArray[np.generic]
+    values: NDArray[Any]
     offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @classmethod
-    def of_lengths(cls, values: NDArray[np.generic], lengths: NDArray[np.int64]) -> Jagged:
+    def of_lengths(cls, values: NDArray[Any], lengths: NDArray[np.int64]) -> Jagged:
         """Lists of these lengths (`[R]`), one after another in `values`."""
         return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
     @classmethod
-    def of_ones(cls, values: NDArray[np.generic]) -> Jagged:
+    def of_ones(cls, values: NDArray[Any]) -> Jagged:
         """Lists of one value each."""
         return cls(values, np.arange(len(values) + 1))
 

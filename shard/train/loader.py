@@ -1,15 +1,16 @@
-"""Reads batches out of a request table, shuffled within a window, for one of several ranks."""
+"""Reads batches out of a request table, shuffled within a window."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from silverray.shard.train.batch import Batch, keyed_jagged
+from silverray.shard.train.batch import Batch, features_of
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.order import WindowShuffle
 from silverray.shard.train.requests import Requests, RequestTable
@@ -21,7 +22,8 @@ class LoaderConfig:
 
     Attributes:
         requests: requests in a batch; the last batch of an epoch can have fewer.
-        impressions: instead, the most impressions in a batch. A request is never split: one with more is a batch of its own.
+        impressions: instead, the most impressions in a batch. A request is never split: one with more is a batch of its
+            own.
         shuffle_window: a request moves fewer places than this; 1 keeps the order of time.
         seed: of the shuffle.
 
@@ -46,59 +48,42 @@ class LoaderConfig:
 
 
 class RequestLoader:
-    """Batches for one rank: row groups rank, rank + world, … of a request table.
+    """The batches of a request table.
 
-    Ranks read different row groups, and together all of them. At most one block, what lies within the shuffle window and
-    one batch are in memory. The batches depend on table, items, configuration, rank, world and epoch alone.
+    At most one block, what lies within the shuffle window and one batch are in memory. The batches depend on table,
+    items, configuration and epoch alone: processes that train together read the same ones, and each takes its part.
 
     Args:
         table: the requests.
         items: what is joined to them.
         config: how they become batches.
-        rank: this reader.
-        world: number of readers.
-
-    Raises:
-        ValueError: there is no such rank, or fewer row groups than ranks.
     """
 
-    def __init__(
-        self, table: RequestTable, items: ItemTable, config: LoaderConfig, *, rank: int = 0, world: int = 1
-    ) -> None:
-        if not 0 <= rank < world:
-            raise ValueError(f"rank: expected 0 to {world - 1}, got {rank}")
-        if len(table.groups) < world:
-            raise ValueError(
-                f"world: expected at most {len(table.groups)}, the number of row groups, got {world}; "
-                "convert the impressions with smaller row groups"
-            )
+    def __init__(self, table: RequestTable, items: ItemTable, config: LoaderConfig) -> None:
         self.table, self.items, self.config = table, items, config
-        self.rank, self.world = rank, world
-
-    def requests_of(self, rank: int) -> int:
-        """Requests that a rank reads in an epoch; ranks that must take equally many steps can end with the shortest."""
-        return sum(group.rows for group in self.table.groups[rank :: self.world])
 
     def batches(self, epoch: int, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch.
 
         Args:
             epoch: 0 or more.
-            position: requests of this epoch that were in the batches before; the sum of `len(batch.times)`. Batches from
-                there are those of an uninterrupted epoch.
+            position: requests of this epoch that were in the batches before; the sum of `len(batch.times)`. Batches
+                from there are those of an uninterrupted epoch.
 
         Raises:
             RequestError: a file of the table is damaged.
             ValueError: the epoch has no such position.
-            RuntimeError: TorchRec is not installed.
+            TablesUnavailable: TorchRec is not installed.
         """
-        if not 0 <= position <= self.requests_of(self.rank):
-            raise ValueError(f"position: expected 0 to {self.requests_of(self.rank)}, got {position}")
+        if epoch < 0:
+            raise ValueError(f"epoch: expected 0 or more, got {epoch}")
+        if not 0 <= position <= len(self.table):
+            raise ValueError(f"position: expected 0 to {len(self.table)}, the number of requests, got {position}")
         waiting: list[Requests] = []
         for block in self._ordered(epoch, position):
             requests = Requests.concat([*waiting, block])
             cuts = self._cuts(requests)
-            for start, end in zip(cuts, cuts[1:], strict=False):
+            for start, end in pairwise(cuts):
                 yield self._batch(requests.take(np.arange(start, end)))
             waiting = [requests.take(np.arange(cuts[-1], len(requests.times)))]
         if waiting and len(waiting[0].times):
@@ -120,7 +105,7 @@ class RequestLoader:
             cuts.append(end)
 
     def _ordered(self, epoch: int, position: int) -> Iterator[Requests]:
-        """The rank's requests in the epoch's order, from a position on."""
+        """The requests in the epoch's order, from a position on."""
         shuffle = WindowShuffle(self.config.shuffle_window, self.config.seed, epoch)
         held: Requests | None = None
         held_keys = np.empty(0)
@@ -140,22 +125,22 @@ class RequestLoader:
 
     def _blocks(self, shuffle: WindowShuffle, start: int) -> Iterator[tuple[Requests, NDArray[np.float64], int]]:
         """Blocks with the keys of their rows and the place of their first row, from the row group of row `start` on."""
-        first = 0
-        for number in range(self.rank, len(self.table.groups), self.world):
-            group = self.table.groups[number]
+        first, before = 0, None
+        for number, group in enumerate(self.table.groups):
             if first + group.rows > start:
                 keys = shuffle.keys(number, first, group.rows)
                 done = 0
-                for block in self.table.read(group, self.items.ids):
+                for block in self.table.read(group, self.items.ids, before):
                     rows = len(block.times)
                     yield block, keys[done : done + rows], first + done
                     done += rows
+                    before = int(block.times[-1])
             first += group.rows
 
     def _batch(self, requests: Requests) -> Batch:
         return Batch(
-            user=keyed_jagged(requests.user),
-            items=keyed_jagged(self.items.look_up(requests.items.values)),
+            user=features_of(requests.user),
+            items=features_of(self.items.look_up(requests.items.values)),
             request=torch.from_numpy(np.repeat(np.arange(len(requests.times)), requests.items.lengths)),
             labels=torch.from_numpy(requests.labels),
             times=torch.from_numpy(requests.times),

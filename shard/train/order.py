@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 class WindowShuffle:
     """An order of rows in which every row stands less than `window` places from where it was.
 
-    Row i gets the key i + window · u, with u drawn from [0, 1); the order is that of the keys. A row can be overtaken only by
-    the `window - 1` rows after it, so the order up to any row is known once that many rows more have been read, and from the
-    place p on it depends on no row before p - window + 1.
+    Row i gets the key i + window · u, with u drawn from [0, 1); the order is that of the keys. A row can be overtaken
+    only by the `window - 1` rows after it, so the order up to any row is known once that many rows more have been read,
+    and from the place p on it depends on no row before p - window + 1.
 
     Args:
         window: places; 1 keeps the order.

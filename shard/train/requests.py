@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from silverray.shard.model.features import UserFeatures
 from silverray.shard.train.codes import HashedIds, Vocabulary, category_codes, id_keys
-from silverray.shard.train.columns import ID_TYPES, RequestError, Rows, check_type, to_jagged
-from silverray.shard.train.format import ITEM, ITEMS, REQUEST, TIME, USER, RequestFormat
+from silverray.shard.train.columns import ID_TYPES, RequestError, Rows, check_type
+from silverray.shard.train.format import ITEMS, REQUEST, TIME, RequestFormat, id_type
 from silverray.shard.train.jagged import Jagged
 
 BLOCK = 8_192
@@ -99,18 +100,20 @@ class RequestTable:
     def __len__(self) -> int:
         return sum(group.rows for group in self.groups)
 
-    def read(self, group: RowGroup, ids: Vocabulary | HashedIds) -> Iterator[Requests]:
+    def read(self, group: RowGroup, ids: Vocabulary | HashedIds, before: int | None = None) -> Iterator[Requests]:
         """Decode a row group, at most `BLOCK` requests at a time.
 
         Args:
             group: one of `groups`.
-            ids: gives the items of histories their codes; unknown ones are left out, and of the others the latest L stay.
+            ids: gives the items of histories their codes; unknown ones are left out, and of the others the latest L
+                stay.
+            before: time of the request before the row group; none may be earlier.
 
         Raises:
             RequestError: a value is wrong; the message names the file, column and row.
         """
         columns = [TIME, *self.format.features, ITEMS, *self.format.tasks]
-        first, before = group.first, None
+        first = group.first
         try:
             with open_parquet(group.path) as file:
                 for batch in file.iter_batches(BLOCK, row_groups=[group.number], columns=columns, use_threads=False):
@@ -127,30 +130,32 @@ class RequestTable:
         if len(empty := np.flatnonzero(lengths == 0)):
             raise rows.fault(ITEMS, int(empty[0]), "expected at least one item, got none")
         labels = [rows.read_labels(task, lengths, ITEMS) for task in self.format.tasks]
-        rules = self.format.user.categories.items()
-        categories = {name: Jagged.of_ones(category_codes(rows, name, rule)) for name, rule in rules}
         return Requests(
             rows.read(TIME, pa.int64()).to_numpy(),
-            {self.format.user.history_name: self._history(rows, ids), **categories},
+            user_codes(rows, self.format.user, ids),
             Jagged.of_lengths(id_keys(items), lengths),
             np.stack(labels, axis=1),
         )
 
-    def _history(self, rows: Rows, ids: Vocabulary | HashedIds) -> Jagged:
-        rule, name = self.format.user.history, self.format.user.history_name
-        values, lengths = rows.read_lists(name, self.format.item_type, nullable=not rule.required)
-        codes = Jagged.of_lengths(ids.rows(id_keys(values)), lengths)
-        return codes.where(codes.values != 0).latest(rule.length)
 
+def user_codes(rows: Rows, features: UserFeatures, ids: Vocabulary | HashedIds) -> dict[str, Jagged]:
+    """The user features of some rows as codes, by name.
 
-def to_impressions(requests: pa.Table, format: RequestFormat) -> pa.Table:
-    """A request table as one row per impression, everything else repeated: what `convert` undoes."""
-    counts = requests.column(ITEMS).combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    names = [name for name in (REQUEST, USER, TIME, *format.features) if name in requests.column_names]
-    repeated = requests.select(names).take(pa.array(np.repeat(np.arange(len(requests)), counts)))
-    for name, column in {ITEM: ITEMS, **{task: task for task in format.tasks}}.items():
-        repeated = repeated.append_column(name, requests.column(column).combine_chunks().flatten())
-    return repeated
+    Args:
+        rows: with a column for each feature.
+        features: their rules.
+        ids: gives the items of histories their codes; see `RequestTable.read`.
+
+    Raises:
+        RequestError: a value is wrong.
+    """
+    history = features.history
+    values, lengths = rows.read_lists(features.history_name, id_type(history), nullable=not history.required)
+    items = Jagged.of_lengths(ids.rows(id_keys(values)), lengths)
+    codes = {features.history_name: items.where(items.values != 0).latest(history.length)}
+    return codes | {
+        name: Jagged.of_ones(category_codes(rows, name, rule)) for name, rule in features.categories.items()
+    }
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

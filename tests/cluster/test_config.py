@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
 from silverray.cluster.layout import Layout
+from silverray.cluster.sections import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
