@@ -53,7 +53,10 @@ def document(tables: dict[str, Any] | None) -> dict[str, Any]:
                 "failures": 0,
                 "shards": [PARTS[0] | {"rank": None, "sharding": "whole", "kernel": "int8"}],
             },
-            ["embedding tables of films: ready, failures: 0", "users in process whole int8 0 to 29,999 0 to 15 1.8 MiB"],
+            [
+                "embedding tables of films: ready, failures: 0",
+                "users in process whole int8 0 to 29,999 0 to 15 1.8 MiB",
+            ],
         ),
         (None, []),
     ],
