@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 from processes import descendants, gone
-from tables import SINGLE, TABLES, make_batch
+from tables import SINGLE, TABLE_OF, TABLES, make_batch
 from torchrec import KeyedJaggedTensor
 
 from silverray.cluster.tables.dispatcher import GroupTables
@@ -75,40 +75,57 @@ async def assert_same(tables: GroupTables, local: LocalTables, batch: KeyedJagge
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("ranks", "host_bytes"), [(2, 3_200_000), (4, 1_800_000)])
-def test_ranks_answer_as_the_unsharded_tables_do(
-    cluster: None, folder: Path, local: LocalTables, ranks: int, host_bytes: int
-) -> None:
+async def assert_all_the_same(tables: GroupTables, local: LocalTables) -> None:
+    for requests in (1, 2, 3, 5, 64, 257):
+        await assert_same(tables, local, make_batch(requests, seed=requests))
+    await asyncio.gather(*(assert_same(tables, local, make_batch(7, seed)) for seed in range(10)))
+    empty = {name: (torch.empty(0).long(), torch.zeros(3).long()) for name in TABLE_OF}
+    assert torch.equal(await tables.look_up(keyed_jagged(empty)), torch.zeros(3, 84))
+
+
+def plan(ranks: int, host_bytes: int) -> TablePlan:
+    """A plan with every way to cut a table, for ranks none of which could hold all tables."""
     plan = plan_tables(TABLES, ranks, RankBudget(host_bytes))
     assert max(plan.rank_bytes) <= host_bytes < sum(plan.rank_bytes)
     assert {shard.sharding for shard in plan.shards} == {"row_wise", "column_wise", "table_wise"}
+    return plan
 
+
+def test_four_ranks_answer_as_the_unsharded_tables_do(cluster: None, folder: Path, local: LocalTables) -> None:
     async def test() -> None:
-        tables = await GroupTables.form(plan, folder, _CPUS)
+        tables = await GroupTables.form(plan(4, 1_800_000), folder, _CPUS)
         pids = rank_pids()
         try:
-            for requests in (1, 2, 3, 5, 64, 257):
-                await assert_same(tables, local, make_batch(requests, seed=requests))
-            together = [assert_same(tables, local, make_batch(7, seed)) for seed in range(10)]
-            await asyncio.gather(*together)
-            empty = {name: (torch.empty(0).long(), torch.zeros(3).long()) for name in make_batch(1, 0).keys()}  # noqa: SIM118
-            assert torch.equal(await tables.look_up(keyed_jagged(empty)), torch.zeros(3, 84))
+            await assert_all_the_same(tables, local)
         finally:
             await tables.close()
-        assert len(pids) == ranks and gone(set(pids))
+        assert len(pids) == 4 and gone(set(pids))
 
     run(test())
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_rank_costs_no_answer_and_is_replaced(
-    cluster: None, folder: Path, local: LocalTables, how: signal.Signals
-) -> None:
-    plan = plan_tables(TABLES, 2, RankBudget(3_200_000))
-    batch = make_batch(32, seed=0)
+def test_two_ranks_do_too_and_a_lost_one_is_replaced(cluster: None, folder: Path, local: LocalTables) -> None:
+    async def test() -> None:
+        tables = await GroupTables.form(plan(2, 3_200_000), folder, _CPUS)
+        try:
+            await assert_all_the_same(tables, local)
+            await lose_a_rank(tables, local, signal.SIGKILL)
+            await assert_all_the_same(tables, local)
+            await lose_a_rank(tables, local, signal.SIGSTOP)
+            await assert_all_the_same(tables, local)
+        finally:
+            await tables.close()
+
+    run(test())
+
+
+async def lose_a_rank(tables: GroupTables, local: LocalTables, how: signal.Signals) -> None:
+    """Kill or stop a rank while four callers ask; every one of their calls must end, and the group must come back."""
+    batch, stop = make_batch(32, seed=0), asyncio.Event()
+    want = await local.look_up(batch)
     outcomes: list[bool] = []
 
-    async def ask(tables: GroupTables, want: torch.Tensor, stop: asyncio.Event) -> None:
+    async def ask() -> None:
         while not stop.is_set():
             try:
                 found = await asyncio.wait_for(tables.look_up(batch), 6)
@@ -119,46 +136,38 @@ def test_a_lost_rank_costs_no_answer_and_is_replaced(
                 outcomes.append(True)
                 torch.testing.assert_close(found, want, rtol=0, atol=1e-6)
 
-    async def test() -> None:
-        tables, stop = await GroupTables.form(plan, folder, _CPUS), asyncio.Event()
-        want = await local.look_up(batch)
-        before = rank_pids()
-        asking = [asyncio.create_task(ask(tables, want, stop)) for _ in range(4)]
-        try:
-            await asyncio.sleep(0.5)
-            os.kill(before[1], how)
-            lost = time.monotonic()
-            while tables.describe()["ready"]:
-                await asyncio.sleep(0.02)
-            noticed = time.monotonic() - lost
-            while not tables.describe()["ready"]:
-                await asyncio.sleep(0.02)
-            took = time.monotonic() - lost
-            answered = sum(outcomes)
-            await asyncio.sleep(0.5)
-            assert sum(outcomes) > answered > 0
-            print(f"{how.name}: noticed after {noticed:.2f} s, back after {took:.1f} s, {len(outcomes)} look-ups")
-            assert noticed < 6 and took < 30
-            assert tables.describe()["failures"] == 1
-            assert not set(rank_pids()) & set(before)
-        finally:
-            stop.set()
-            await asyncio.gather(*asking)
-            await tables.close()
-            for pid in before:
-                if Path(f"/proc/{pid}").exists():
-                    os.kill(pid, signal.SIGKILL)
-
-    run(test())
+    before, failures = rank_pids(), tables.describe()["failures"]
+    asking = [asyncio.create_task(ask()) for _ in range(4)]
+    try:
+        await asyncio.sleep(0.5)
+        os.kill(before[1], how)
+        lost = time.monotonic()
+        while tables.describe()["ready"]:
+            await asyncio.sleep(0.02)
+        noticed, answered = time.monotonic() - lost, sum(outcomes)
+        while not tables.describe()["ready"]:
+            await asyncio.sleep(0.02)
+        took = time.monotonic() - lost
+        print(f"{how.name}: noticed after {noticed:.2f} s, back after {took:.1f} s")
+        while sum(outcomes) == answered:
+            await asyncio.sleep(0.02)
+        assert answered and noticed < 6 and took < 30
+        assert tables.describe()["failures"] == failures + 1
+        assert len(rank_pids()) >= 2 and not set(rank_pids()) & (set(before) - {before[1]})
+    finally:
+        stop.set()
+        await asyncio.gather(*asking)
+        if how is signal.SIGSTOP and Path(f"/proc/{before[1]}").exists():
+            os.kill(before[1], signal.SIGKILL)
 
 
 def test_a_group_whose_tables_are_missing_is_not_formed(cluster: None, folder: Path, tmp_path: Path) -> None:
-    plan: TablePlan = plan_tables(TABLES, 2, RankBudget(3_200_000))
+    alone = plan_tables(TABLES, 1, RankBudget(10_000_000))
     save_tables(tmp_path, TABLES[1:], embedding_tables(TABLES[1:]))
 
     async def test() -> None:
         with pytest.raises(GroupFailed, match=r"users.safetensors: no weights of table 'users'"):
-            await TableGroup.form(plan, tmp_path, _CPUS)
+            await TableGroup.form(alone, tmp_path, _CPUS)
 
     run(test())
     assert gone(set(rank_pids()))
