@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from silverray.cluster.sections import Section, read_section
 from silverray.shard.index.placement import ItemCache
@@ -88,11 +88,50 @@ class ReserveConfig(Section):
         shard_cpus: for a replica of a shard.
         shard_gpus: for a replica of a shard; at least a fraction of one when `device` is cuda.
         router_cpus: for a router.
+        encoder_cpus: for a replica of the encoder.
+        rank_cpus: for a rank of a table group; it has a GPU to itself where its budget names GPU memory.
     """
 
     shard_cpus: Reserve = 0.1
     shard_gpus: Reserve = 0.0
     router_cpus: Reserve = 0.1
+    encoder_cpus: Reserve = 0.1
+    rank_cpus: Reserve = 0.1
+
+
+class TableGroupConfig(Section):
+    """Processes that hold embedding tables between them.
+
+    Attributes:
+        ranks: number of processes.
+        host_bytes: what each may take of its host's memory.
+        hbm_bytes: what each may take of its GPU's memory; 0 keeps tables on the hosts and computes on CPUs.
+    """
+
+    ranks: Count
+    host_bytes: Count
+    hbm_bytes: Annotated[int, Field(ge=0)] = 0
+
+
+class EncoderConfig(Section):
+    """What turns user features into query vectors, where the snapshot has a user tower.
+
+    Attributes:
+        replicas: processes; each has all embedding tables, or a group of its own.
+        int8: whether tables in the encoder's process are kept in int8: a quarter of the memory, for a small error.
+        group: the processes that hold the tables; None keeps them in the encoder's.
+    """
+
+    replicas: Count = 1
+    int8: bool = False
+    group: TableGroupConfig | None = None
+
+    @model_validator(mode="after")
+    def _int8_in_process(self) -> Self:
+        # TorchRec shards quantised tables for GPUs only.
+        if self.int8 and self.group:
+            raise ValueError("int8 tables lie in the encoder's process: expected int8: false or no group")
+        return self
 
 
 class ServeConfig(Section):
@@ -109,6 +148,7 @@ class ServeConfig(Section):
         device: where shards compute.
         item_cache: where shards that compute on a GPU keep item vectors: in its memory, or pinned in the host's. On a
             CPU both mean the same.
+        encoder: what turns user features into query vectors.
         http: where the service listens.
         deadline_ms: time that a request has when its body names none.
         limits: what the router refuses.
@@ -126,6 +166,7 @@ class ServeConfig(Section):
     threads: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     item_cache: ItemCache = "device"
+    encoder: EncoderConfig = EncoderConfig()
     http: HttpConfig = HttpConfig()
     deadline_ms: Positive = 100.0
     limits: LimitsConfig = LimitsConfig()

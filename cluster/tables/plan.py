@@ -16,19 +16,13 @@ from torchrec.distributed.planner.types import KernelConfig, PlannerError, Topol
 from torchrec.distributed.types import EmbeddingModuleShardingPlan
 
 from silverray.shard.index.memory import format_bytes
-from silverray.shard.model.tables import Table, embedding_tables
+from silverray.shard.model.tables import Table, TablesTooLarge, embedding_tables
 
 Device = Literal["cpu", "cuda"]
 
 _BATCH = 64
 _LEAST_COLUMNS = 4
-_WHOLE = ("table_wise", "column_wise")
-_ANY = ("table_wise", "column_wise", "row_wise")
 _KERNELS = {"cpu": ("fused",), "cuda": ("fused", "fused_uvm_caching")}
-
-
-class TablesTooLarge(RuntimeError):
-    """Tables do not fit into the ranks' budgets; the message has the numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +78,22 @@ class TablePlan:
     shards: tuple[TableShard, ...]
     sharding: EmbeddingModuleShardingPlan
 
+    @property
+    def rank_bytes(self) -> list[int]:
+        """What each rank holds."""
+        return [sum(shard.bytes for shard in self.shards if shard.rank == rank) for rank in range(self.ranks)]
+
     def describe(self) -> dict[str, Any]:
         """The plan as JSON values, for a status reply."""
-        held = [sum(shard.bytes for shard in self.shards if shard.rank == rank) for rank in range(self.ranks)]
-        return {"device": self.device, "rank_bytes": held, "shards": [shard._asdict() for shard in self.shards]}
+        shards = [shard._asdict() for shard in self.shards]
+        return {"device": self.device, "rank_bytes": self.rank_bytes, "shards": shards}
 
 
 class _Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec has no types
     """Offers the planner row-wise shards on CPUs too, where they work but are not offered."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        return list(_ANY)
+        return ["table_wise", "column_wise", "row_wise"]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         return list(_KERNELS[compute_device_type])
@@ -123,8 +122,9 @@ def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device:
     """
     room = max(budget.hbm_bytes, budget.host_bytes) if device == "cuda" else budget.host_bytes
     module = embedding_tables(tables, torch.device("meta"))
-    careful = {table.name: _WHOLE if table.bytes < room else ("row_wise",) for table in tables}
-    for allowed in (careful, dict.fromkeys(careful, _ANY)):
+    careful = {table.name: _whole(table) if table.bytes < room else ["row_wise"] for table in tables}
+    anyhow = {table.name: [*_whole(table), "row_wise"] for table in tables}
+    for allowed in (careful, anyhow):
         try:
             planner = _planner(allowed, ranks, budget, device)
             sharding = planner.plan(module, [sharder()]).plan[""]
@@ -134,11 +134,14 @@ def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device:
     raise TablesTooLarge(_why(tables, ranks, budget, room, device))
 
 
-def _planner(
-    allowed: dict[str, tuple[str, ...]], ranks: int, budget: RankBudget, device: Device
-) -> EmbeddingShardingPlanner:
+def _whole(table: Table) -> list[str]:
+    """The ways to place a table that keep its rows in one piece, or in columns."""
+    return ["table_wise"] if table.dimension < 2 * _LEAST_COLUMNS else ["table_wise", "column_wise"]
+
+
+def _planner(allowed: dict[str, list[str]], ranks: int, budget: RankBudget, device: Device) -> EmbeddingShardingPlanner:
     constraints = {
-        name: ParameterConstraints(sharding_types=list(types), min_partition=_LEAST_COLUMNS)
+        name: ParameterConstraints(sharding_types=types, min_partition=_LEAST_COLUMNS)
         for name, types in allowed.items()
     }
     return EmbeddingShardingPlanner(

@@ -33,6 +33,10 @@ class TablesUnavailable(RuntimeError):
     """TorchRec is not installed, and what was asked for has embedding tables."""
 
 
+class TablesTooLarge(RuntimeError):
+    """Tables do not fit what is to hold them; the message has the numbers."""
+
+
 @dataclass(frozen=True)
 class Table:
     """An embedding table.
@@ -70,6 +74,11 @@ class Table:
     def bytes(self) -> int:
         """Size in fp32."""
         return self.rows * self.dimension * 4
+
+    @property
+    def int8_bytes(self) -> int:
+        """Size in int8, with the scale and the least value of each row."""
+        return self.rows * (self.dimension + _SCALE_BYTES)
 
 
 class Lookup(Protocol):

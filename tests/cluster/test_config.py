@@ -39,6 +39,12 @@ def test_overrides_replace_values_unless_none(tmp_path: Path) -> None:
         ("{snapshots: s, item_cache: disk}", "item_cache: input should be 'device' or 'host', got 'disk'"),
         ("{snapshots: s, deadline_ms: .nan}", "deadline_ms: input should be"),
         ("{snapshots: s, http: {port: 70000}}", "http.port: input should be less than or equal to 65535"),
+        ("{snapshots: s, encoder: {group: {ranks: 2}}}", "encoder.group.host_bytes: missing key"),
+        ("{snapshots: s, encoder: {group: {ranks: 0, host_bytes: 1}}}", "encoder.group.ranks: input should be greater"),
+        (
+            "{snapshots: s, encoder: {int8: true, group: {ranks: 2, host_bytes: 9}}}",
+            "encoder: value error, int8 tables",
+        ),
         ("{snapshots: s, name: 'a b'}", "name: string should match pattern"),
         ("- a", "expected keys and values, got list"),
         ("a: [", "not YAML"),
