@@ -17,8 +17,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from silverray.shard.model.features import BucketFeature, CategoryFeature, HistoryFeature, UserFeatures
-
 _T = TypeVar("_T")
 
 TERMS = (
@@ -38,8 +36,6 @@ _SHA256 = {
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
-_AGES = (18, 25, 35, 45, 50, 56)
-YEARS = BucketFeature((1940, 1950, 1960, 1970, 1980, 1985, 1990, 1992, 1994, 1995, 1996, 1997, 1998))
 
 
 class MovieLensError(RuntimeError):
@@ -119,16 +115,6 @@ def load(folder: Path) -> MovieLens:
     table = table[np.argsort(table[:, 3], kind="stable")]
     rater_ids, film_ids, ratings, times = np.ascontiguousarray(table.T)
     return MovieLens(tuple(films), tuple(raters), rater_ids, film_ids, ratings, times)
-
-
-def user_features(data: MovieLens) -> UserFeatures:
-    """What a user tower is told of a rater: the films they liked, age, gender and occupation."""
-    categories: dict[str, BucketFeature | CategoryFeature] = {
-        "age": BucketFeature(_AGES),
-        "gender": CategoryFeature(("F", "M")),
-        "occupation": CategoryFeature(tuple(sorted({rater.occupation for rater in data.raters}))),
-    }
-    return UserFeatures("history", HistoryFeature("int"), categories)
 
 
 def films_table(data: MovieLens) -> pa.Table:

@@ -44,6 +44,19 @@ def movielens_format() -> RequestFormat:
     return RequestFormat.parse(text, _FORMAT)
 
 
+def split_time(data: MovieLens, held_out: float) -> int:
+    """When the last `held_out` fraction of the likes begins.
+
+    Raises:
+        ValueError: no like is before.
+    """
+    likes = _likes(data)
+    split = likes.split_row(held_out)
+    if split == 0:
+        raise ValueError("held_out: expected some likes before those that are held out, got none")
+    return int(likes.times[split])
+
+
 def write_requests(data: MovieLens, folder: Path, *, held_out: float, span_s: int = SPAN_S) -> RequestFiles:
     """Make requests of ratings, and hold the last likes out.
 
@@ -61,11 +74,8 @@ def write_requests(data: MovieLens, folder: Path, *, held_out: float, span_s: in
     """
     folder.mkdir(parents=True, exist_ok=True)
     liked = data.ratings >= LIKED
-    likes = Interactions(data.rater_ids[liked], data.film_ids[liked], data.times[liked])
-    split = likes.split_row(held_out)
-    if split == 0:
-        raise ValueError("held_out: expected some likes before those that are held out, got none")
-    from_then_on = data.times >= likes.times[split]
+    likes = _likes(data)
+    from_then_on = data.times >= split_time(data, held_out)
     format = movielens_format()
     made = RequestFiles(*(folder / f"{name}.parquet" for name in RequestFiles._fields))
     length = format.user.history.length
@@ -75,6 +85,11 @@ def write_requests(data: MovieLens, folder: Path, *, held_out: float, span_s: in
     convert(made.held_out, format, made.held_out, span_s=1)
     pq.write_table(films_table(data), made.items, compression=COMPRESSION)
     return made
+
+
+def _likes(data: MovieLens) -> Interactions:
+    liked = data.ratings >= LIKED
+    return Interactions(data.rater_ids[liked], data.film_ids[liked], data.times[liked])
 
 
 def _write_impressions(

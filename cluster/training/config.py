@@ -16,7 +16,18 @@ File = Annotated[Path, Field(strict=False)]
 Names = Annotated[list[str], Field(min_length=1)]
 
 # What does not change how a run goes on, and may differ when it is continued.
-_FREE = {"out", "requests", "held_out", "features", "workers", "epochs", "checkpoint_every", "serve_tasks", "recall"}
+_FREE = {
+    "folder",
+    "out",
+    "requests",
+    "held_out",
+    "features",
+    "workers",
+    "epochs",
+    "checkpoint_every",
+    "serve_tasks",
+    "recall",
+}
 
 
 class ItemsConfig(Section):
@@ -88,9 +99,10 @@ class TrainConfig(Section):
     """A training run.
 
     Attributes:
+        folder: what the paths of data and output count from; itself relative to the file.
         requests: request tables, in the order of time.
         held_out: a later request table to judge the towers by; None leaves that out.
-        features: description of the requests; see `silverray.shard.train.format`.
+        features: description of the requests, relative to the file; see `silverray.shard.train.format`.
         items: the catalog.
         out: folder for the model, the item vectors, metrics and checkpoints.
         widths: how wide the model is.
@@ -107,6 +119,7 @@ class TrainConfig(Section):
         workers: processes; more than one run on Ray and compute the same.
     """
 
+    folder: File = Path()
     requests: Annotated[list[File], Field(min_length=1)]
     held_out: File | None = None
     features: File
@@ -131,13 +144,11 @@ class TrainConfig(Section):
         return [given] if isinstance(given, str | Path) else given
 
     @classmethod
-    def load(cls, path: Path, folder: Path | None = None, **overrides: Any) -> TrainConfig:
+    def load(cls, path: Path, **overrides: Any) -> TrainConfig:
         """Read a YAML file.
 
         Args:
             path: the file.
-            folder: what relative paths of data and output count from; by default the file's own folder. The description
-                of the requests always lies relative to the file.
             overrides: values that replace the file's; those that are None do not.
 
         Raises:
@@ -146,14 +157,16 @@ class TrainConfig(Section):
         config = read_section(cls, path, overrides)
         if (config.held_out is None) != (config.recall is None):
             raise ConfigError(f"{path}: recall: expected both held_out and recall, or neither")
-        base = (folder or path.parent).resolve()
+        home = path.resolve().parent
+        folder = (home / config.folder).resolve()
         return config.model_copy(
             update={
-                "requests": [base / file for file in config.requests],
-                "held_out": config.held_out and base / config.held_out,
-                "features": path.parent.resolve() / config.features,
-                "items": config.items.model_copy(update={"file": base / config.items.file}),
-                "out": base / config.out,
+                "folder": folder,
+                "requests": [folder / file for file in config.requests],
+                "held_out": config.held_out and folder / config.held_out,
+                "features": home / config.features,
+                "items": config.items.model_copy(update={"file": folder / config.items.file}),
+                "out": folder / config.out,
             }
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -39,16 +38,14 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_step)
-        self._since = time.perf_counter()
+        # The suffix keeps an attempt that follows within a second from writing over the one before.
+        suffix = f".{first_step}"
+        self._writer = SummaryWriter(str(folder), purge_step=first_step, flush_secs=10, filename_suffix=suffix)
 
-    def write_step(self, step: Step, requests: int) -> None:
-        """Note the losses of a step, and how many requests a second it took."""
-        now = time.perf_counter()
+    def write_step(self, step: Step) -> None:
+        """Note the losses of a step."""
         for name, loss in step.losses.items():
             self._writer.add_scalar(f"loss/{name}", loss, step.number)
-        self._writer.add_scalar("requests_per_s", requests / (now - self._since), step.number)
-        self._since = now
 
     def write(self, name: str, value: float, step: int) -> None:
         """Note a figure."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,13 +29,16 @@ from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.objectives import BinaryCrossEntropy, SampledSoftmax
 from silverray.shard.train.requests import RequestTable, open_parquet
 from silverray.shard.train.shapes import Widths, make_towers
-from silverray.shard.train.trainer import Recipe, Trainer
+from silverray.shard.train.trainer import Recipe, Step, Trainer
 from silverray.shard.train.workers import Workers
 
 MODEL_FOLDER = "model"
 METRICS_FOLDER = "metrics"
 CHECKPOINT_FOLDER = "checkpoint"
 VECTORS_FILE = "item_vectors.npy"
+
+# It warns of a question that TorchRec asks it.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 class Trained(NamedTuple):
@@ -144,33 +149,36 @@ class _Run:
             self._restore()
 
     def finish(self, tell: Tell) -> Trained:
-        requests = len(self._data.requests)
-        log = MetricsLog(self._config.out / METRICS_FOLDER, self._first_step) if self._leads else None
-        sums: dict[str, float] = {}
-        number, epoch, before, counted = self._first_step - 1, -1, 0, 0
-        for step in self._trainer.steps():
-            if step.epoch != epoch:
-                sums, epoch, before, counted = dict.fromkeys(step.losses, 0.0), step.epoch, 0, 0
-            number, counted = step.number, counted + 1
-            sums = {name: sums[name] + loss for name, loss in step.losses.items()}
-            if log is not None:
-                log.write_step(step, step.position - before)
-                tell(Progress(epoch * requests + step.position, self._config.epochs * requests, step.losses))
-                if number % self._config.checkpoint_every == 0:
+        """Train to the end; process 0 writes metrics, checkpoints and what there is to publish."""
+        epoch: list[Step] = []
+        if not self._leads:
+            for step in self._trainer.steps():
+                _note(epoch, step)
+            return self._trained(epoch, None)
+        with closing(MetricsLog(self._config.out / METRICS_FOLDER, self._first_step)) as log:
+            for step in self._trainer.steps():
+                _note(epoch, step)
+                log.write_step(step)
+                tell(self._progress(step))
+                if step.number % self._config.checkpoint_every == 0:
                     self._save()
-            before = step.position
-        recall = None
-        if log is not None:
             self._save()
-            recall = self._publishable()
-            if recall is not None and self._config.recall is not None:
-                log.write(f"recall@{self._config.recall.places}", recall.model, number)
-            log.close()
+            trained = self._trained(epoch, self._publishable())
+            if trained.recall is not None and self._config.recall is not None:
+                log.write(f"recall_at_{self._config.recall.places}", trained.recall.model, trained.steps)
+            return trained
+
+    def _progress(self, step: Step) -> Progress:
+        requests = len(self._data.requests)
+        return Progress(step.epoch * requests + step.position, self._config.epochs * requests, step.losses)
+
+    def _trained(self, epoch: Sequence[Step], recall: Recall | None) -> Trained:
+        names = epoch[0].losses if epoch else ()
         return Trained(
-            steps=number,
-            requests=requests,
+            steps=epoch[-1].number if epoch else self._first_step - 1,
+            requests=len(self._data.requests),
             impressions=int(self._counts.shown.sum()),
-            losses={name: total / max(counted, 1) for name, total in sums.items()},
+            losses={name: sum(step.losses[name] for step in epoch) / len(epoch) for name in names},
             recall=recall,
             seconds=time.perf_counter() - self._started,
         )
@@ -206,6 +214,13 @@ class _Run:
             raise CheckpointError(f"{folder}: the checkpoint is of another run: {told}")
         self._trainer.restore(state)
         self._first_step = state["place"]["number"] + 1
+
+
+def _note(epoch: list[Step], step: Step) -> None:
+    """Add a step to those of its epoch, which replace those of the one before."""
+    if epoch and epoch[-1].epoch != step.epoch:
+        epoch.clear()
+    epoch.append(step)
 
 
 def _objectives(config: TrainConfig, format: RequestFormat, shares: Tensor) -> dict[str, nn.Module]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from silverray.cluster.movielens import Film, MovieLens, Rater, films_table, user_features
+from silverray.cluster.movielens import Film, MovieLens, Rater, films_table
 from silverray.cluster.movielens_requests import movielens_format, write_requests
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
@@ -94,13 +94,6 @@ def test_the_files_are_loaded(tmp_path: Path) -> None:
     assert batch.user["age"].values().tolist() == [1, 7, 1, 7]
     occupations = format.user.categories["occupation"]
     assert batch.user["occupation"].values().tolist() == [occupations.code("student"), occupations.code("writer")] * 2
-
-
-def test_the_format_names_what_the_data_has() -> None:
-    assert movielens_format().tasks == ("liked", "watched")
-    described = user_features(ratings(RATINGS))
-    assert movielens_format().user.names == described.names
-    assert movielens_format().user.categories["age"] == described.categories["age"]
 
 
 def test_something_must_be_left(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_run_writes_what_publish_takes(tmp_path: Path) -> None:
     assert sorted(losses) == list(range(1, 17))
     last_epoch = [loss for step, loss in losses.items() if step > 8]
     assert told["losses"]["liked-sampled_softmax"] == pytest.approx(np.mean(last_epoch), rel=1e-5)
-    assert list(figures(out / "metrics", "recall@10").values()) == [pytest.approx(told["recall"]["model"])]
+    assert list(figures(out / "metrics", "recall_at_10").values()) == [pytest.approx(told["recall"]["model"])]
     vectors = np.load(out / "item_vectors.npy")
     catalog = publish(
         pq.read_table(tmp_path / "items.parquet"),
@@ -171,7 +171,7 @@ def test_paths_count_from_the_file_or_from_a_folder(tmp_path: Path) -> None:
     path = write_all(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     assert TrainConfig.load(path).requests == [tmp_path / "requests.parquet"]
-    config = TrainConfig.load(path, elsewhere, requests=["a.parquet", "b.parquet"])
+    config = TrainConfig.load(path, folder=elsewhere, requests=["a.parquet", "b.parquet"])
     assert config.requests == [elsewhere / "a.parquet", elsewhere / "b.parquet"]
     assert config.items.file == elsewhere / "items.parquet"
     assert config.out == elsewhere / "out"
