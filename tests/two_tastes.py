@@ -36,6 +36,7 @@ dropout: {seen: 0.2}
 serve_tasks: [liked]
 recall: {task: liked, places: 10}
 checkpoint_every: 5
+threads: 1
 """
 
 

@@ -117,6 +117,7 @@ class TrainConfig(Section):
         recall: how held-out requests are judged.
         checkpoint_every: steps between two checkpoints.
         workers: processes; more than one run on Ray and compute the same.
+        threads: compute threads of each process; None leaves it to PyTorch. Small steps are fastest with one.
     """
 
     folder: File = Path()
@@ -137,6 +138,7 @@ class TrainConfig(Section):
     recall: RecallConfig | None = None
     checkpoint_every: Count = 1_000
     workers: Count = 1
+    threads: Count | None = None
 
     @field_validator("requests", mode="before")
     @classmethod

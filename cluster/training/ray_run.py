@@ -16,7 +16,6 @@ from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.metrics import Progress, Tell
 from silverray.cluster.training.run import RunData, Trained, train
 from silverray.cluster.training.workers import DistributedWorkers
-from silverray.shard.train.evaluation import Recall
 
 RAY_FOLDER = "ray"
 COLLECTIVE_TIMEOUT_S = 600
@@ -53,33 +52,40 @@ def train_on_ray(config: TrainConfig, tell: Tell, *, resume: bool, address: str 
             run_config=ray.train.RunConfig(name="train", storage_path=str(config.out / RAY_FOLDER)),
         )
         with _watched(board, tell):
-            metrics = trainer.fit().metrics
+            trainer.fit()
+        trained: Trained = ray.get(board.trained.remote())
     except ray.train.TrainingFailedError as error:
         raise TrainingFailed(_reason(error)) from error
     finally:
         ray.shutdown()
-    recall = metrics["recall"]
-    return Trained(**{**metrics, "recall": None if recall is None else Recall(**recall)})
+    return trained
 
 
 def _train_loop(settings: dict[str, Any]) -> None:
     workers, board = DistributedWorkers(), settings["board"]
-    trained = train(settings["config"], workers, board.put.remote, resume=settings["resume"])
-    recall = None if trained.recall is None else trained.recall._asdict()
-    ray.train.report({**trained._asdict(), "recall": recall})
+    trained = train(settings["config"], workers, board.progress.remote, resume=settings["resume"])
+    if workers.rank == 0:
+        ray.get(board.finish.remote(trained))
 
 
 class _Board:
-    """Where process 0 writes how far it is, for the driver to read."""
+    """Where process 0 writes how far it is and what it did, for the driver to read."""
 
     def __init__(self) -> None:
         self._latest: Progress | None = None
+        self._trained: Trained | None = None
 
-    def put(self, progress: Progress) -> None:
+    def progress(self, progress: Progress) -> None:
         self._latest = progress
+
+    def finish(self, trained: Trained) -> None:
+        self._trained = trained
 
     def latest(self) -> Progress | None:
         return self._latest
+
+    def trained(self) -> Trained | None:
+        return self._trained
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,7 +119,18 @@ def train(config: TrainConfig, workers: Workers, tell: Tell, *, resume: bool) ->
         CheckpointError: there is no checkpoint to go on from, or one of another run.
         ValueError: the data is wrong; the message says where.
     """
-    return _Run(config, workers, resume).finish(tell)
+    with _threads(config.threads):
+        return _Run(config, workers, resume).finish(tell)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Run:

@@ -16,7 +16,7 @@ from silverray.shard.train.workers import Alone
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(280)
 def test_two_workers_compute_what_one_does(tmp_path: Path) -> None:
     path = write_all(tmp_path)
     alone = train(TrainConfig.load(path, out="alone"), Alone(), lambda _: None, resume=False)
