@@ -40,7 +40,7 @@ class Als:
         """Learn from likes `[U, N]`; without a history, items are ranked by how often they are liked."""
         from implicit.cpu.als import AlternatingLeastSquares
 
-        model = AlternatingLeastSquares(self.factors, self.regularization, self.alpha, random_state=seed, num_threads=2)
+        model = AlternatingLeastSquares(self.factors, self.regularization, self.alpha, random_state=seed, num_threads=1)
         model.fit(likes, show_progress=False)
         popularity = np.asarray(likes.sum(axis=0), dtype=np.float32)
 

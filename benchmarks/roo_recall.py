@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from silverray.benchmarks.factorisation import Als, Bpr, Sparse
+from silverray.benchmarks.roo_steps import THREADS
 from silverray.cluster.movielens import MovieLens
-from silverray.cluster.movielens_requests import RequestFiles, movielens_format, write_requests
+from silverray.cluster.movielens_requests import RequestFiles, movielens_format, split_time, write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import train
 from silverray.shard.train.codes import Vocabulary
 from silverray.shard.train.columns import one_array
 from silverray.shard.train.evaluation import read_likes
-from silverray.shard.train.format import ITEMS, TIME, USER
+from silverray.shard.train.format import ITEMS, USER
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.recall import popularity_recall_at, recall_at
 from silverray.shard.train.requests import RequestTable
@@ -105,8 +106,7 @@ class Tuned(NamedTuple):
 def splits(data: MovieLens, folder: Path) -> tuple[Split, Split]:
     """The validation split and the one to report, in this order."""
     final = write_requests(data, folder / "final", held_out=HELD_OUT)
-    until = pq.read_table(final.held_out, columns=[TIME]).column(TIME)[0].as_py()
-    rows = data.times < until
+    rows = data.times < split_time(data, HELD_OUT)
     arrays = {name: getattr(data, name)[rows] for name in ("rater_ids", "film_ids", "ratings", "times")}
     earlier = write_requests(replace(data, **arrays), folder / "validation", held_out=HELD_OUT)
     return Split.of(earlier), Split.of(final)
@@ -157,6 +157,7 @@ def two_tower(config: TrainConfig, out: Path) -> Callable[..., Contender]:
                 "out": out,
                 "seed": seed,
                 "workers": 1,
+                "threads": THREADS,
             }
             trained = train(TrainConfig.model_validate(_set(document, settings)), Alone(), lambda _: None, resume=False)
             assert trained.recall is not None

@@ -19,6 +19,8 @@ from silverray.shard.train.shapes import Widths, make_towers
 from silverray.shard.train.trainer import Recipe, Step, Trainer
 
 WARMUP = 3
+THREADS = 1
+"""Small steps are fastest so."""
 SEED = 0
 TEMPERATURE = 0.1
 
@@ -48,7 +50,10 @@ def compare_steps(
     for name, own in copies.items():
         losses[name] = []
         contenders[name] = _stepper(_trainer(own, format, items, widths, counts), losses[name])
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
     timings = interleave(contenders, rounds=steps, warmup=WARMUP)
+    torch.set_num_threads(before)
     differences = [abs(a - b) / abs(a) for a, b in zip(losses["request"], losses["impression"], strict=True)]
     return {
         **timings["request"].seconds(1e-3, "request"),

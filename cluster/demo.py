@@ -128,7 +128,7 @@ def _train(data: MovieLens, folder: Path) -> TrainConfig:
     _headline("2. Train a two-tower model by request")
     results.print(
         f"Ratings of {LIKED} and 5 are likes; the last {HELD_OUT:.0%} of them are held out, and what was rated since. "
-        "What somebody rates within five minutes is a request."
+        "What somebody rates within a minute is a request."
     )
     write_requests(data, folder, held_out=HELD_OUT)
     config = TrainConfig.load(Path(str(files("silverray.configs") / _TRAIN_FILE)), folder=folder.resolve())

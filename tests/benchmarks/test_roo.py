@@ -1,17 +1,21 @@
 """The parts of `silverray bench roo`, on little data with a taste to learn."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from silverray.benchmarks.factorisation import Als, Bpr
 from silverray.benchmarks.roo_recall import Split, Tuned, _ones, _set, grid, popularity, splits, tune
 from silverray.benchmarks.roo_steps import compare_steps
 from silverray.benchmarks.roo_storage import compare_bytes, compare_reading
+from silverray.cluster import movielens
+from silverray.cluster.cli import app
 from silverray.cluster.movielens import Film, MovieLens, Rater
 from silverray.cluster.movielens_requests import movielens_format
 from silverray.shard.train.items import ItemTable
@@ -129,3 +133,23 @@ def test_both_ways_have_equal_losses(both: tuple[Split, Split], items: ItemTable
     assert row["difference"] < 1e-5
     assert row["requests"] == pytest.approx(16)
     assert 0 < row["request_p20"] <= row["request_p50"] <= row["request_p80"]
+
+
+def test_the_whole_benchmark(data: MovieLens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(movielens, "fetch", lambda: tmp_path)
+    monkeypatch.setattr(movielens, "load", lambda _: data)
+    arguments = ["bench", "roo", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "roo.json").read_text())
+    assert document["quick"]
+    tables = {table["title"]: table["rows"] for table in document["tables"]}
+    assert [row["model"] for row in tables["a step of training"]] == ["as configured", "wide"]
+    assert all(row["difference"] < 1e-5 for row in tables["a step of training"])
+    assert [row["span_s"] for row in tables["longer requests"]] == [60]
+    names = [row["name"] for row in tables["held-out likes"]]
+    assert names == ["two-tower", "implicit ALS", "BPR", "most liked"]
+    assert all(0 < row["mean"] <= 1 for row in tables["held-out likes"])
+    assert document["facts"]["impressions"] == sum(
+        map(len, pq.read_table(tmp_path / "work/roo/final/requests.parquet").column("items").to_pylist())
+    )
