@@ -214,7 +214,7 @@ def save_model(
     }
     state = tower.layers.state_of(list(tasks.values()))
     tensors = {_WEIGHT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
-    tensors[_ITEM_KEYS] = torch.from_numpy(np.ascontiguousarray(keys, dtype=np.int64))
+    tensors[_ITEM_KEYS] = torch.from_numpy(np.array(keys, dtype=np.int64))
     model_dir.mkdir(parents=True, exist_ok=True)
     (model_dir / INFO_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(tensors, model_dir / WEIGHTS_FILE)
