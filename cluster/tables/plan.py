@@ -21,7 +21,7 @@ from silverray.shard.model.tables import Table, TablesTooLarge, embedding_tables
 Device = Literal["cpu", "cuda"]
 
 _BATCH = 64
-_LEAST_COLUMNS = 4
+_WAYS = (("table_wise",), ("table_wise", "column_wise"), ("table_wise", "column_wise", "row_wise"))
 _KERNELS = {"cpu": ("fused",), "cuda": ("fused", "fused_uvm_caching")}
 
 
@@ -93,7 +93,7 @@ class _Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec
     """Offers the planner row-wise shards on CPUs too, where they work but are not offered."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        return ["table_wise", "column_wise", "row_wise"]
+        return list(_WAYS[-1])
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         return list(_KERNELS[compute_device_type])
@@ -107,8 +107,8 @@ def sharder() -> EmbeddingBagCollectionSharder:
 def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device: Device = "cpu") -> TablePlan:
     """Place tables on ranks.
 
-    A table that fits one rank stays whole or is cut by columns, which leaves sums as they are; one that does not is cut
-    by rows. Where the ranks cannot be filled so, every table may be cut by rows.
+    A table that fits one rank stays whole, one that does not is cut by rows. Where the ranks cannot be filled so, or
+    GPUs have room in parts, tables may be cut by columns, which leaves sums as they are, and at last all by rows.
 
     Args:
         tables: the tables.
@@ -122,11 +122,10 @@ def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device:
     """
     room = max(budget.hbm_bytes, budget.host_bytes) if device == "cuda" else budget.host_bytes
     module = embedding_tables(tables, torch.device("meta"))
-    careful = {table.name: _whole(table) if table.bytes < room else ["row_wise"] for table in tables}
-    anyhow = {table.name: [*_whole(table), "row_wise"] for table in tables}
-    for allowed in (careful, anyhow):
+    for ways in _WAYS[1:] if device == "cuda" else _WAYS:
+        allowed = {table.name: list(ways) if table.bytes < room else ["row_wise"] for table in tables}
         try:
-            planner = _planner(allowed, ranks, budget, device)
+            planner = _planner(tables, allowed, ranks, budget, device)
             sharding = planner.plan(module, [sharder()]).plan[""]
         except PlannerError:
             continue
@@ -134,16 +133,15 @@ def plan_tables(tables: Sequence[Table], ranks: int, budget: RankBudget, device:
     raise TablesTooLarge(_why(tables, ranks, budget, room, device))
 
 
-def _whole(table: Table) -> list[str]:
-    """The ways to place a table that keep its rows in one piece, or in columns."""
-    return ["table_wise"] if table.dimension < 2 * _LEAST_COLUMNS else ["table_wise", "column_wise"]
-
-
-def _planner(allowed: dict[str, list[str]], ranks: int, budget: RankBudget, device: Device) -> EmbeddingShardingPlanner:
-    constraints = {
-        name: ParameterConstraints(sharding_types=types, min_partition=_LEAST_COLUMNS)
-        for name, types in allowed.items()
-    }
+def _planner(
+    tables: Sequence[Table], allowed: dict[str, list[str]], ranks: int, budget: RankBudget, device: Device
+) -> EmbeddingShardingPlanner:
+    # The planner makes parts by columns as small as they may be: one for each rank, of a multiple of 4 columns.
+    constraints = {}
+    for table in tables:
+        columns = 4 * math.ceil(table.dimension / ranks / 4)
+        types = [way for way in allowed[table.name] if way != "column_wise" or columns < table.dimension]
+        constraints[table.name] = ParameterConstraints(sharding_types=types, min_partition=columns)
     return EmbeddingShardingPlanner(
         topology=_topology(ranks, budget, device),
         batch_size=_BATCH,

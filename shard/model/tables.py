@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REQUIREMENTS = "requirements/torchrec-cpu.txt"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+_TAKEN = frozenset(dir(nn.ModuleDict()))
 _ALIGNED = 4
 _SCALE_BYTES = 4
 
@@ -61,6 +62,8 @@ class Table:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name: expected letters, digits, _ and -, got {self.name!r}")
+        if self.name in _TAKEN:
+            raise ValueError(f"name: expected none of what PyTorch's modules have already, got {self.name!r}")
         if self.rows < 1:
             raise ValueError(f"{self.name}.rows: expected at least 1, got {self.rows}")
         if self.dimension < 1 or self.dimension % _ALIGNED:

@@ -130,6 +130,7 @@ def test_a_missing_feature_is_refused_and_others_are_left_alone() -> None:
     ("arguments", "message"),
     [
         (("../up", 5, 4, ("f",), "sum"), "name: "),
+        (("items", 5, 4, ("f",), "sum"), "name: expected none of what PyTorch's modules have already, got 'items'"),
         (("t", 0, 4, ("f",), "sum"), "t.rows: expected at least 1, got 0"),
         (("t", 5, 6, ("f",), "sum"), "t.dimension: expected a multiple of 4, got 6"),
         (("t", 5, 4, (), "sum"), "t.features: "),
