@@ -18,13 +18,13 @@ from silverray.shard.train.workers import Alone
 @pytest.mark.ray
 @pytest.mark.timeout(280)
 def test_two_workers_compute_what_one_does(tmp_path: Path) -> None:
-    path = write_all(tmp_path)
+    path = write_all(tmp_path, requests=7 * 64 + 1)  # the last batch of an epoch has nothing for one of the two
     alone = train(TrainConfig.load(path, out="alone"), Alone(), lambda _: None, resume=False)
     told: list[Progress] = []
     config = TrainConfig.load(path, out="together", workers=2)
     together = train_on_ray(config, told.append, resume=False, address=None)
     assert not ray.is_initialized()
-    assert (together.steps, together.requests, together.impressions) == (16, 500, 2_000)
+    assert (together.steps, together.requests, together.impressions) == (16, 449, 1_796)
     for name, loss in alone.losses.items():
         assert together.losses[name] == pytest.approx(loss, abs=1e-5)
     assert together.recall is not None
@@ -37,7 +37,7 @@ def test_two_workers_compute_what_one_does(tmp_path: Path) -> None:
         one, other = (load_file(tmp_path / out / "model" / name) for out in ("alone", "together"))
         for key, tensor in one.items():
             np.testing.assert_allclose(other[key].numpy(), tensor.numpy(), atol=1e-5, err_msg=f"{name} {key}")
-    assert all(progress.total == 1_000 for progress in told)
+    assert all(progress.total == 898 for progress in told)
 
     # Its checkpoint can be continued by one process, and the other way round.
     longer = train(TrainConfig.load(path, out="together", epochs=3), Alone(), lambda _: None, resume=True)

@@ -124,8 +124,10 @@ def test_losses_of_parts_add_up_even_where_parts_are_empty(batch: Batch, model: 
     parts = [joint(part_of(batch, rank, size)) for rank in range(size)]
     torch.testing.assert_close(torch.stack(parts).sum(dim=0), whole, rtol=1e-5, atol=0)
     for losses in parts:
+        joint.zero_grad()
         torch.autograd.backward(losses[:, 0].sum())
-    assert all(torch.isfinite(weight.grad).all() for weight in model.users.parameters() if weight.grad is not None)
+        # All parameters take part, as processes that wait for each other's gradients need; items too, once gathered.
+        assert all(weight.grad is not None for weight in model.users.parameters())
 
 
 def test_by_impression_repeats_the_user(batch: Batch) -> None:
