@@ -98,7 +98,11 @@ class Tuned(NamedTuple):
 
     def row(self) -> dict[str, Any]:
         """As a table's row."""
-        told = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        told = (
+            "as configured"
+            if not self.settings
+            else ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        )
         spread = {"mean": float(np.mean(self.recalls)), "low": min(self.recalls), "high": max(self.recalls)}
         return {**self._asdict(), "settings": told, **spread}
 

@@ -20,6 +20,9 @@ SPAN_S = 60
 """Ratings so many seconds after the first of a request, or more, begin another: 4 impressions a request. Longer ones
 are fewer bytes, but know less of what was just liked; see `silverray bench roo`."""
 
+STORED_HISTORY = 50
+"""Latest likes that a request to train on is stored with; how many of them count, the format says."""
+
 _FORMAT = "movielens-features.yaml"
 
 
@@ -79,8 +82,7 @@ def write_requests(data: MovieLens, folder: Path, *, held_out: float, span_s: in
     from_then_on = data.times >= split_time(data, held_out)
     format = movielens_format()
     made = RequestFiles(*(folder / f"{name}.parquet" for name in RequestFiles._fields))
-    length = format.user.history.length
-    _write_impressions(made.impressions, data, format, likes, np.flatnonzero(~from_then_on), length)
+    _write_impressions(made.impressions, data, format, likes, np.flatnonzero(~from_then_on), STORED_HISTORY)
     convert(made.impressions, format, made.requests, span_s=span_s)
     _write_impressions(made.held_out, data, format, likes, np.flatnonzero(from_then_on & liked), None)
     convert(made.held_out, format, made.held_out, span_s=1)

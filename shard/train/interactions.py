@@ -48,7 +48,3 @@ class Interactions:
             rows = order[first:end]
             liked.append(self.items[rows[: np.searchsorted(self.times[rows], time, side="left")]])
         return liked
-
-    def earlier(self) -> list[NDArray[np.int64]]:
-        """The items that the same user liked at a strictly earlier time: one array a row, oldest first."""
-        return self.before(self.users, self.times)

@@ -33,7 +33,8 @@ class JointModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Judge this process's part of a batch: `[K, 2]` float32, a `Loss` of each of the K objectives."""
         encoded = self.model(batch.user, batch.items, batch.request)
-        item_ids = batch.items[ITEM].values()
+        # A process has no impressions where a batch has fewer requests than there are processes.
+        item_ids = batch.items[ITEM].values() if len(batch.request) else batch.request
         candidates = distinct(self._gather(item_ids), self._gather(encoded.items))
         losses = [objective(encoded, batch, item_ids, candidates) for objective in self.objectives.values()]
         return torch.stack([torch.stack(loss) for loss in losses])

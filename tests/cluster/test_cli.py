@@ -29,6 +29,7 @@ COMMANDS = [
     "loadtest",
     "status",
     "stop",
+    "train",
     "demo",
     "verify",
     "export",

@@ -41,7 +41,7 @@ def test_columns_follow_from_the_description() -> None:
         ("{tasks: [a], user: {c: {type: category, vocabulary: [x]}}}", "user: expected one history, got 0"),
         (
             "{tasks: [a], user: {h: {type: history, ids: int}, b: {type: bucket, boundaries: [2, 1]}}}",
-            r"user\.b\.boundaries: expected ascending numbers, got \[2",
+            r"user\.b\.bucket\.boundaries: expected ascending numbers, got \[2",
         ),
         ("{tasks: [a], tasks: [b]}", "not readable as YAML|twice"),
         ("[", "not readable as YAML"),

@@ -112,6 +112,24 @@ def test_losses_and_gradients_by_request_are_those_by_impression(batch: Batch, m
         torch.testing.assert_close(gradient, single[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("size", [2, 30])
+def test_losses_of_parts_add_up_even_where_parts_are_empty(batch: Batch, model: TwoTower, size: int) -> None:
+    vectors = model.items(batch.items)
+
+    def gathered(rows: Tensor) -> Tensor:
+        return vectors.detach() if rows.is_floating_point() else item_ids(batch)
+
+    whole = JointModel(model, objectives(), lambda rows: rows)(batch)
+    joint = JointModel(model, objectives(), gathered)
+    parts = [joint(part_of(batch, rank, size)) for rank in range(size)]
+    torch.testing.assert_close(torch.stack(parts).sum(dim=0), whole, rtol=1e-5, atol=0)
+    for losses in parts:
+        joint.zero_grad()
+        torch.autograd.backward(losses[:, 0].sum())
+        # All parameters take part, as processes that wait for each other's gradients need; items too, once gathered.
+        assert all(weight.grad is not None for weight in model.users.parameters())
+
+
 def test_by_impression_repeats_the_user(batch: Batch) -> None:
     apart = by_impression(batch)
     seen, request = batch.user["seen"].to_dense(), batch.request.tolist()
