@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from silverray.cluster.config import ConfigError
+from silverray.cluster.sections import ConfigError
 
 CLAIM = "log.json"
 

@@ -13,9 +13,16 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from silverray.cluster.service import Service
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 
+_CLUSTER = """
+import ray, sys
+context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
 DIMENSION = 16
 ITEMS = 3_000
 SCHEMA = """
@@ -132,3 +139,12 @@ def address() -> Iterator[str]:
         process.stdin.close()
         process.wait(timeout=30)
         process.stdout.close()
+
+
+@pytest.fixture
+def connections() -> Iterator[list[Service]]:
+    """Services that a test has made; whatever it leaves connected is disconnected."""
+    services: list[Service] = []
+    yield services
+    for service in services:
+        service.detach()

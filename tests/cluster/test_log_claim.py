@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from silverray.cluster.config import ConfigError
 from silverray.cluster.log.claim import CLAIM, claim_store
+from silverray.cluster.sections import ConfigError
 from silverray.shard.api import SnapshotError
 from silverray.shard.index.snapshot import MANIFEST, least_seq, newest_version
 

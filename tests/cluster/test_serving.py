@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,15 +41,6 @@ def config(store: Path) -> ServeConfig:
     ports = [free_port() for _ in range(3)]
     http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
     return ServeConfig(name="films", snapshots=store, shards=2, threads=1, deadline_ms=200.0, http=http)
-
-
-@pytest.fixture
-def connections() -> Iterator[list[Service]]:
-    """Services that a test has made; whatever it leaves connected is disconnected."""
-    services: list[Service] = []
-    yield services
-    for service in services:
-        service.detach()
 
 
 def make_requests(count: int, seed: int = 0) -> list[SearchRequest]:
