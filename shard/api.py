@@ -128,16 +128,36 @@ class InvalidRequest(SearchError):
     status = 422
 
 
-class FilterError(InvalidRequest):
-    """The filter text is wrong.
+class TextError(InvalidRequest):
+    """A text of one of the languages is wrong.
 
     Args:
         message: what was wrong.
-        position: 0-based character position in the filter text.
+        position: 0-based character position in the text.
         expected: what would have been accepted there.
         hint: how to mend it.
-        where: path of the filter in the request.
+        where: path of the text in the request or configuration.
     """
+
+    def __init__(
+        self,
+        message: str,
+        position: int,
+        expected: Sequence[str] = (),
+        hint: str | None = None,
+        where: str | None = None,
+    ) -> None:
+        super().__init__(message, where)
+        self.position = position
+        self.expected = tuple(expected)
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.position, self.expected, self.hint, self.where)
+
+
+class FilterError(TextError):
+    """The filter text is wrong; see `TextError`."""
 
     code = "invalid_filter"
 
@@ -149,13 +169,17 @@ class FilterError(InvalidRequest):
         hint: str | None = None,
         where: str | None = "filter",
     ) -> None:
-        super().__init__(message, where)
-        self.position = position
-        self.expected = tuple(expected)
-        self.hint = hint
+        super().__init__(message, position, expected, hint, where)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.position, self.expected, self.hint, self.where)
+
+class FormulaError(TextError):
+    """A formula of the value model is wrong; see `TextError`."""
+
+    code = "invalid_formula"
+
+    def __str__(self) -> str:
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{super().__str__()} (at character {self.position}{hint})"
 
 
 class Overloaded(SearchError):

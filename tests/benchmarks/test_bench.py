@@ -79,7 +79,7 @@ def test_filter_writes_its_files(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line() -> None:
-    known = "scan, filter, build, http, glove"
+    known = "scan, filter, build, http, glove, value"
     assert bench("nothing") == (2, f"error: there is no benchmark 'nothing'; there are {known}\n")
     assert bench("filter", "--peers", "ivf") == (2, "error: --peers is for `silverray bench scan`\n")
     assert bench("scan", "--data", "noise") == (2, "error: data: there is no 'noise'; there are clustered, glove\n")
@@ -122,3 +122,12 @@ def test_every_reader_sums_all_bytes() -> None:
         assert {int(value) for name, value in sums.items() if "float" not in name} == {int(data.sum())}  # type: ignore[call-overload]
     assert read_bandwidth(1, 1 << 16) > 1e8
     assert copy_bandwidth(1, 1 << 16) > 1e8
+
+
+def test_value_compares_with_numpy(tmp_path: Path) -> None:
+    code, output = bench("value", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path))
+    assert code == 0, output
+    (table,) = json.loads((tmp_path / "value.json").read_text())["tables"]
+    names = ["silverray", "silverray, fields gathered", "NumPy"]
+    assert [row["contender"] for row in table["rows"]] == names * 2
+    assert [row["threads"] for row in table["rows"]] == [1, 1, 1, 2, 2, 1]
