@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class SearchRequest:
         min_coverage: least fraction of the items that must have been searched, 0 to 1.
         min_seq: least log sequence number that the answer must include.
         explain: whether the reply says how it was found.
+        variant: name of the formula that values the items; None is the default.
+        context: what formulas read of the request, by name; user features under `user.NAME`.
     """
 
     vectors: NDArray[np.float32] | None = None
@@ -54,6 +56,8 @@ class SearchRequest:
     min_coverage: float = 0.0
     min_seq: int = 0
     explain: bool = False
+    variant: str | None = None
+    context: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,21 @@ class Coverage:
         return self.answered < self.shards
 
 
+class TaskScores(NamedTuple):
+    """What the tasks of a model make of the items of a list.
+
+    Attributes:
+        names: the tasks.
+        predictions: `[n, T]` float32.
+        found: `[n, T]` float32, the score with which each task found the item among its candidates; -inf where it did
+            not.
+    """
+
+    names: tuple[str, ...]
+    predictions: NDArray[np.float32]
+    found: NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReply:
     """The best items of one query, by (score desc, key asc).
@@ -89,6 +108,7 @@ class SearchReply:
         seq: log sequence number that the answer includes.
         coverage: what part of the catalog was searched.
         explain: how the answer was found, when asked for.
+        tasks: predictions for every task; None where the items were not ranked, but stand as they were found.
     """
 
     ids: NDArray[np.int64] | list[str]
@@ -99,6 +119,7 @@ class SearchReply:
     seq: int = 0
     coverage: Coverage = Coverage()
     explain: dict[str, Any] | None = None
+    tasks: TaskScores | None = None
 
 
 class SearchError(Exception):

@@ -6,26 +6,33 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from silverray.kernels.bits import count_ranges
-from silverray.kernels.programs import Opcode, evaluate_programs, instruction
-from silverray.shard.api import SearchReply, SearchRequest
+from silverray.kernels.programs import Opcode, instruction
+from silverray.shard.api import SearchReply, SearchRequest, TaskScores
+from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
-from silverray.shard.index.planner import Plan, coarse_keep
+from silverray.shard.index.planner import coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.model.graphs import Graphs
+from silverray.shard.model.overarch import DotProduct
+from silverray.shard.model.overarch_files import OverArch, load_overarch
+from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.model.search import Answers, Search
+from silverray.shard.ranker import Ranker, Stage, candidates_for
+from silverray.shard.value.settings import ValueSettings
+from silverray.shard.value.valuer import Asked, Valuer
 
 _logger = logging.getLogger(__name__)
 
@@ -33,15 +40,41 @@ _EVERYTHING = (instruction(Opcode.LOAD),)
 _NOTHING = (instruction(Opcode.LOAD), instruction(Opcode.ANDNOT))
 
 
+class Best(NamedTuple):
+    """The best items of a batch, and how they were found.
+
+    Attributes:
+        slots: `[B, k]` int64; -1 where there are no more.
+        scores: `[B, k]` float32; -inf where there are no more.
+        found: what the search found for each task of each request, `[B * T, ...]`.
+        ranked: what the ranking stage made of it; None where there is none.
+        stages: the steps.
+    """
+
+    slots: Tensor
+    scores: Tensor
+    found: Answers
+    ranked: Ranked | None
+    stages: list[Stage]
+
+
 class Engine:
     """The model and the payload of a shard's partitions.
+
+    What a search finds is ranked where there is anything to rank by: several tasks, a learned scorer or a formula.
+    Otherwise it stands by its exact scores.
 
     Args:
         catalog: the snapshot's catalog.
         loaded: its partitions held here.
+        overarch: the snapshot's scorer.
+        value: the formulas.
+
+    Raises:
+        FormulaError: a formula is wrong.
     """
 
-    def __init__(self, catalog: Catalog, loaded: LoadedPartitions) -> None:
+    def __init__(self, catalog: Catalog, loaded: LoadedPartitions, overarch: OverArch, value: ValueSettings) -> None:
         self.catalog = catalog
         self.items = len(loaded.lists)
         self.payload = loaded.payload
@@ -49,6 +82,12 @@ class Engine:
         self.model = RetrievalModel(loaded.lists, loaded.curve).eval()
         self._graphs = Graphs(self.model) if self.model.lists.keys.is_cuda else None
         self._search = Search(self.model, self._graphs)
+        self.scorer = overarch.name
+        self.valuer = Valuer(value, catalog.tasks, catalog.schema)
+        self.ranker: Ranker | None = None
+        if len(catalog.tasks) > 1 or not isinstance(overarch.scorer, DotProduct) or self.valuer.models is not None:
+            scorer = overarch.scorer.to(self.model.lists.keys.device)
+            self.ranker = Ranker(Ranking(self.model.lists, scorer, overarch.features), self.valuer)
 
     @classmethod
     def open(
@@ -59,6 +98,7 @@ class Engine:
         device: str = "auto",
         threads: int | None = None,
         item_cache: ItemCache = "device",
+        value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
     ) -> Self:
         """Load partitions of a snapshot.
 
@@ -68,6 +108,7 @@ class Engine:
             device: a torch device, or "auto" for CUDA where there is one.
             threads: of the whole process for computing; None leaves them.
             item_cache: where item vectors lie, if the device is a GPU: in its memory, or pinned in the host's.
+            value: the formulas that value candidates.
 
         Returns:
             The engine, ready to answer: its kernels are compiled.
@@ -75,6 +116,7 @@ class Engine:
         Raises:
             SnapshotError: a file is missing or altered; the message names it.
             ShardTooLarge: the partitions do not fit into memory.
+            FormulaError: a formula is wrong.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -83,7 +125,9 @@ class Engine:
         files = SnapshotFiles.open(path)
         catalog = Catalog.of(files)
         chosen = range(catalog.partitions) if partitions is None else partitions
-        engine = cls(catalog, load_partitions(files, catalog, chosen, Placement(torch.device(device), item_cache)))
+        overarch = load_overarch(files, catalog.schema)
+        loaded = load_partitions(files, catalog, chosen, Placement(torch.device(device), item_cache))
+        engine = cls(catalog, loaded, overarch, value)
         engine.warm_up()
         _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine
@@ -127,6 +171,38 @@ class Engine:
         checks = [plan.check for plan in places]
         return self._search(torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all)
 
+    @torch.inference_mode()
+    def best(
+        self,
+        queries: NDArray[np.float32],
+        plans: Sequence[FilterPlan],
+        ks: Sequence[int],
+        n_probe: int | None = None,
+        refine_all: bool = False,
+        asked: Sequence[Asked] | None = None,
+    ) -> Best:
+        """Find the best items of B requests.
+
+        Args:
+            queries: `[B * T, D]` float32, the tasks of a request one after another.
+            plans: of each request's filter.
+            ks: number of items wanted by each; all of one group of `answer`.
+            n_probe: clusters to visit; None lets the planner choose.
+            refine_all: score every visited item exactly.
+            asked: what each request says of its values; None is nothing.
+        """
+        if self.ranker is None:
+            found = self.find(queries, plans, ks, n_probe, refine_all)
+            return Best(found.slots, found.scores, found, None, [])
+        tasks, count, start = len(self.catalog.tasks), len(plans), perf_counter()
+        wanted = [candidates_for(max(ks), refine_all)] * len(queries)
+        found = self.find(queries, [plan for plan in plans for _ in range(tasks)], wanted, n_probe, refine_all)
+        users = torch.from_numpy(queries).to(found.slots.device).view(count, tasks, -1)
+        slots, scores = (part.view(count, tasks, -1) for part in (found.slots, found.scores))
+        retrieved = Stage("retrieve", perf_counter() - start, (slots >= 0).sum(dim=(1, 2)))
+        ranked, stages = self.ranker.rank(users, slots, scores, asked or [Asked()] * count, max(ks))
+        return Best(ranked.slots, ranked.scores, found, ranked, [retrieved, *stages])
+
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         """Answer admitted requests.
 
@@ -136,7 +212,7 @@ class Engine:
         Returns:
             One reply per request, in order.
         """
-        groups = [_group(request) for request in requests]
+        groups = [self._group(request) for request in requests]
         replies: list[SearchReply | None] = [None] * len(requests)
         for group in set(groups):
             places = [place for place, its in enumerate(groups) if its == group]
@@ -149,14 +225,16 @@ class Engine:
         start = perf_counter()
         first = requests[0]
         ks = [request.k for request in requests]
-        found = self.find(
+        best = self.best(
             np.concatenate([_vectors(request) for request in requests]),
             [_filter_plan(request) for request in requests],
             ks,
             first.n_probe,
             first.refine == "all",
+            [Asked.of(request) for request in requests] if self.ranker else None,
         )
-        slots, scores = found.slots.cpu().numpy(), found.scores.cpu().numpy()
+        slots, scores = best.slots.cpu().numpy(), best.scores.cpu().numpy()
+        tasks = None if best.ranked is None else self._task_scores(best.ranked)
         elapsed = perf_counter() - start
         counts = np.minimum((slots >= 0).sum(axis=1), ks)
         mine = slots[np.arange(slots.shape[1]) < counts[:, None]]
@@ -171,35 +249,32 @@ class Engine:
                 fields=self.payload.fields(request.fields, mine[part]),
                 version=self.catalog.version,
                 seq=self.catalog.seq,
-                explain=self._explain(request, found, row, count, elapsed) if request.explain else None,
+                explain=self._explain(request, best, row, count, elapsed) if request.explain else None,
+                tasks=tasks
+                and tasks._replace(predictions=tasks.predictions[row, :count], found=tasks.found[row, :count]),
             )
 
-    @torch.inference_mode()
-    def _explain(self, request: SearchRequest, found: Answers, row: int, count: int, elapsed: float) -> dict[str, Any]:
-        lists, compiled = self.model.lists, _filter_plan(request)
-        device = lists.planes.device
-        programs, filters = _pad_programs([compiled]).to(device), torch.zeros(1, dtype=torch.int64, device=device)
-        passing = count_ranges(evaluate_programs(lists.planes, programs), lists.offsets)[0]
-        plan = Plan(*(part[row : row + 1] for part in found.plan))
-        queries = torch.from_numpy(_vectors(request)).to(device)
-        probes = self.model.planner.probes(plan, queries, programs, filters)[0]
-        everything = bool(plan.survivors | (found.widened[row] & (request.n_probe is None)))
+    def _task_scores(self, ranked: Ranked) -> TaskScores:
+        """Those of a whole batch, `[B, k, T]`."""
+        return TaskScores(self.catalog.tasks, ranked.predictions.cpu().numpy(), ranked.found.cpu().numpy())
+
+    def _explain(self, request: SearchRequest, best: Best, row: int, count: int, elapsed: float) -> dict[str, Any]:
+        queries = torch.from_numpy(_vectors(request)).to(self.model.lists.planes.device)
+        rows = slice(row * len(queries), (row + 1) * len(queries))
+        searched = explain_search(self.model, _filter_plan(request), queries, request.n_probe, best.found, rows)
+        stages = best.stages or [Stage("retrieve", elapsed, (best.slots >= 0).sum(dim=1))]
         return {
-            "plan": "survivors" if everything else "probe",
-            "widened": bool(found.widened[row]),
-            "probes": len(passing) if everything else len(probes),
-            "clusters": len(passing),
-            "passing": int(passing.sum()),
-            "selectivity": int(passing.sum()) / max(1, self.items),
-            "scored": int(passing.sum() if everything else passing[probes].sum()),
-            "verified": compiled.check is not None,
+            **searched,
             "short": count < request.k,
             "batch_ms": round(elapsed * 1e3, 3),
+            "stages": explain_stages(stages, row, searched["scored"], count),
         }
 
-
-def _group(request: SearchRequest) -> tuple[int, int, bool]:
-    return coarse_keep(request.k), request.n_probe or 0, request.refine == "all"
+    def _group(self, request: SearchRequest) -> tuple[int, int, bool]:
+        """Requests of one group can be searched together: the number of candidates is the same for all."""
+        every = request.refine == "all"
+        keep = coarse_keep(request.k) if self.ranker is None else candidates_for(request.k, every)
+        return keep, request.n_probe or 0, every
 
 
 def _filter_plan(request: SearchRequest) -> FilterPlan:

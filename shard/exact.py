@@ -1,11 +1,16 @@
 """Brute force: exact scores of everything that matches, without index, codes or planes.
 
-Letters: B queries, N items, D dimensions.
+Where there is a ranking stage, it judges everything that matches. A search agrees with that as far as its candidates
+reach: wholly where each task finds everything that matches (`refine: all` up to `MAX_K` items), and else it can only
+lack items.
+
+Letters: B queries, N items, D dimensions, T tasks, k items of an answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,10 +18,12 @@ from torch import Tensor
 
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.topk import top_k
-from silverray.shard.api import SearchReply, SearchRequest
+from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.engine import Engine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.verify import matches
+from silverray.shard.ranker import Ranker
+from silverray.shard.value.valuer import Asked
 
 QUERIES_AT_A_TIME = 16
 
@@ -27,6 +34,8 @@ class ExactEngine(Engine):
     @torch.inference_mode()
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         """Answer admitted requests; see `Engine.answer`."""
+        if self.ranker is not None:
+            return [self._ranked(request, self.ranker) for request in requests]
         replies: list[SearchReply] = []
         for start in range(0, len(requests), QUERIES_AT_A_TIME):
             replies += self._answer_some(requests[start : start + QUERIES_AT_A_TIME])
@@ -44,24 +53,48 @@ class ExactEngine(Engine):
             for request, query, scores, margin in zip(requests, queries, rough, slack, strict=True)
         ]
 
-    def _reply(self, request: SearchRequest, query: Tensor, rough: Tensor, slack: float) -> SearchReply:
+    def _ranked(self, request: SearchRequest, ranker: Ranker) -> SearchReply:
+        slots = self._matching(request)
+        users = torch.from_numpy(request.vectors)[None].to(slots.device)
+        judged = ranker.judge(users, slots[None], [Asked.of(request)])
+        best = top_k(judged.values, self.model.lists.keys[slots][None], min(request.k, len(slots)))
+        places = best.places[0]
+        chosen = slots[places]
+        rows = torch.arange(users.shape[1], device=slots.device).repeat(len(chosen))
+        found = exact_scores(self.model.lists.vectors, users[0], rows, chosen.repeat_interleave(users.shape[1]))
+        tasks = TaskScores(
+            self.catalog.tasks,
+            judged.predictions[0, places].cpu().numpy(),
+            found.view(len(chosen), -1).cpu().numpy(),
+        )
+        return replace(self._answer_of(request, chosen, best.scores[0], len(slots)), tasks=tasks)
+
+    def _matching(self, request: SearchRequest) -> Tensor:
+        """Slots of everything that matches a request's filter."""
         lists = self.model.lists
-        slots = torch.arange(len(lists), device=rough.device)
+        slots = torch.arange(len(lists), device=lists.keys.device)
         assert isinstance(request.filter, CompiledFilter), "the request was not admitted"
         if request.filter.expression is not None:
             slots = slots[matches(request.filter.expression, lists.columns, lists.planes, slots)]
+        return slots
+
+    def _reply(self, request: SearchRequest, query: Tensor, rough: Tensor, slack: float) -> SearchReply:
+        lists, slots = self.model.lists, self._matching(request)
         if len(slots) > request.k:
             near = rough[slots]
             slots = slots[near >= torch.topk(near, request.k).values[-1] - slack]
         scores = exact_scores(lists.vectors, query[None], torch.zeros_like(slots), slots)
         best = top_k(scores[None], lists.keys[slots][None], min(request.k, len(slots)))
-        chosen = slots[best.places[0]].cpu().numpy()
+        return self._answer_of(request, slots[best.places[0]], best.scores[0], len(slots))
+
+    def _answer_of(self, request: SearchRequest, best: Tensor, scores: Tensor, scored: int) -> SearchReply:
+        chosen = best.cpu().numpy()
         return SearchReply(
             ids=self.payload.ids(chosen),
             keys=self.payload.keys(chosen),
-            scores=best.scores[0].cpu().numpy(),
+            scores=scores.cpu().numpy(),
             fields=self.payload.fields(request.fields, chosen),
             version=self.catalog.version,
             seq=self.catalog.seq,
-            explain={"plan": "exact", "scored": len(slots)} if request.explain else None,
+            explain={"plan": "exact", "scored": scored} if request.explain else None,
         )

@@ -15,6 +15,7 @@ from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.index.placement import ItemCache
+from silverray.shard.value.settings import ValueSettings
 
 
 class ShardSearcher:
@@ -30,7 +31,7 @@ class ShardSearcher:
         self.engine = engine
         self.catalog = engine.catalog
         self.items = engine.items
-        self._admission = Admission(engine.catalog)
+        self._admission = Admission(engine.catalog, engine.valuer)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard")
 
     @classmethod
@@ -42,9 +43,13 @@ class ShardSearcher:
         device: str = "auto",
         threads: int | None = None,
         item_cache: ItemCache = "device",
+        value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
     ) -> Self:
         """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(cls.engine_type.open(path, partitions, device=device, threads=threads, item_cache=item_cache))
+        engine = cls.engine_type.open(
+            path, partitions, device=device, threads=threads, item_cache=item_cache, value=value
+        )
+        return cls(engine)
 
     async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
         """Answer a batch; see `silverray.shard.api.Searcher`."""

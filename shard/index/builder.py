@@ -29,6 +29,7 @@ from silverray.shard.index.snapshot import (
     LAYOUT,
     MODEL,
     PAYLOAD,
+    SCORER_WEIGHTS,
     new_snapshot,
     partition_folder,
     write_manifest,
@@ -63,7 +64,8 @@ def publish(
         schema: the items' schema.
         out: the snapshot store, a directory of versions.
         vectors: `[N, D]` float32 in row order.
-        model: directory of a trained user tower with its `module_info.json`, copied into the snapshot.
+        model: directory of a trained user tower, or a scorer, or both, with their `module_info.json`; copied into the
+            snapshot.
         partitions: number of partitions, the most shards that can serve the snapshot.
         clusters: number of k-means clusters; by default about twice the square root of the number of items.
         seed: of sampling and training.
@@ -140,7 +142,8 @@ def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
         raise ValueError(f"model: {file} cannot be read: {error}") from error
     if info.get("dimension") != schema.vector.dimension:
         raise ValueError(f"model: {file} says dimension {info.get('dimension')}, the schema {schema.vector.dimension}")
-    weights = sorted(path for path in model.iterdir() if path.suffix == ".safetensors")
+    # A scorer leaves the vectors as they are.
+    weights = sorted(path for path in model.iterdir() if path.suffix == ".safetensors" and path.name != SCORER_WEIGHTS)
     digest = sha256(b"".join(path.read_bytes() for path in weights))
     return {**info, "vector_space": digest.hexdigest()[:16]}
 
