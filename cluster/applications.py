@@ -44,6 +44,7 @@ def _shard(
         threads=config.threads,
         device=config.device,
         item_cache=config.item_cache,
+        value=config.value,
     )
     options = {
         "num_replicas": config.replicas,
@@ -60,6 +61,7 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
         snapshot=catalog.path,
         assignments=layout.assignments,
         applications=tuple(names),
+        value=config.value,
         settings=RouterSettings(
             deadline_s=config.deadline_ms / 1e3,
             max_deadline_s=limits.max_deadline_ms / 1e3,

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from silverray.shard.index.placement import ItemCache
+from silverray.shard.value.settings import ValueSettings
 
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -121,6 +122,7 @@ class ServeConfig(_Section):
         deadline_ms: time that a request has when its body names none.
         limits: what the router refuses.
         batching: how the router batches.
+        value: the formulas that value candidates.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
     """
@@ -138,6 +140,7 @@ class ServeConfig(_Section):
     deadline_ms: Positive = 100.0
     limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig = BatchingConfig()
+    value: ValueSettings = ValueSettings()
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()
 

@@ -18,12 +18,15 @@ from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
+from silverray.shard.admission import Admission
 from silverray.shard.api import SearchError, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.index.snapshot import MODEL
 from silverray.shard.model.encoder import TowerEncoder
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.value.settings import ValueSettings
+from silverray.shard.value.valuer import Valuer
 
 SHARD_DEPLOYMENT = "shard"
 ROUTER_DEPLOYMENT = "router"
@@ -31,6 +34,7 @@ ROUTER_DEPLOYMENT = "router"
 _BY_REFERENCE_BYTES = 1 << 20
 _ITEM_BYTES = 20
 _FIELD_BYTES = 64
+_TASK_BYTES = 8
 _STATUS_S = 2.0
 
 
@@ -45,6 +49,7 @@ class ShardArgs(BaseModel):
         threads: compute threads; None shares the node's cores among the shards.
         device: where to compute.
         item_cache: where item vectors lie if `device` is a GPU.
+        value: the formulas that value candidates.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +61,7 @@ class ShardArgs(BaseModel):
     threads: int | None
     device: str
     item_cache: ItemCache
+    value: ValueSettings
 
 
 class RouterArgs(BaseModel):
@@ -66,6 +72,7 @@ class RouterArgs(BaseModel):
         snapshot: the snapshot's directory.
         assignments: the layout's map of partitions to shards.
         applications: the shards' applications, in the layout's order.
+        value: the formulas that value candidates.
         settings: limits and defaults of the router.
     """
 
@@ -75,6 +82,7 @@ class RouterArgs(BaseModel):
     snapshot: Path
     assignments: tuple[tuple[int, ...], ...]
     applications: tuple[str, ...]
+    value: ValueSettings
     settings: RouterSettings
 
 
@@ -91,7 +99,12 @@ class ShardReplica:
 
         def load() -> ShardSearcher:
             return ShardSearcher.open(
-                args.snapshot, args.partitions, threads=threads, device=args.device, item_cache=args.item_cache
+                args.snapshot,
+                args.partitions,
+                threads=threads,
+                device=args.device,
+                item_cache=args.item_cache,
+                value=args.value,
             )
 
         # The replica's event loop also answers health checks: nothing slow may run on it.
@@ -104,6 +117,7 @@ class ShardReplica:
         return {
             "items": engine.items,
             "kernels": engine.kernels,
+            "scorer": engine.scorer,
             "threads": self._threads,
             "memory": engine.memory.describe(),
         }
@@ -180,7 +194,8 @@ class RouterReplica:
             for (name, caller), held in zip(self._shards.items(), args.assignments, strict=True)
         ]
         encoder = TowerEncoder.load(args.snapshot / MODEL) if catalog.has_user_tower else None
-        self._router = Router(catalog, backends, encoder, settings=args.settings)
+        admission = Admission(catalog, Valuer(args.value, catalog.tasks, catalog.schema))
+        self._router = Router(catalog, backends, encoder, settings=args.settings, admission=admission)
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self._router, self._status)
@@ -228,4 +243,10 @@ def router_application(args: dict[str, Any]) -> serve.Application:
 
 
 def _reply_bytes(requests: Sequence[SearchRequest]) -> int:
-    return sum(request.k * (_ITEM_BYTES + _FIELD_BYTES * len(request.fields)) for request in requests)
+    return sum(
+        request.k * (_ITEM_BYTES + _FIELD_BYTES * len(request.fields) + _task_bytes(request)) for request in requests
+    )
+
+
+def _task_bytes(request: SearchRequest) -> int:
+    return 0 if request.vectors is None else _TASK_BYTES * len(request.vectors)

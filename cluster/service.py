@@ -16,10 +16,11 @@ from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
 from silverray.cluster.signals import kept_handlers
-from silverray.shard.api import ShardTooLarge
+from silverray.shard.api import FormulaError, ShardTooLarge
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import newest_version
+from silverray.shard.value.valuer import Valuer
 
 Progress = Callable[[str], None]
 
@@ -95,8 +96,11 @@ def start(
     catalog = Catalog.open(config.snapshots / (config.version or newest_version(config.snapshots)))
     try:
         layout = Layout.spread(catalog.version, catalog.partitions, config.shards)
+        Valuer(config.value, catalog.tasks, catalog.schema)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except FormulaError as error:
+        raise ConfigError(f"value.{error}") from None
     if address is None:
         # Once, so that the shards of this machine find the kernels compiled and do not all compile them at a time.
         tell("compiling kernels")

@@ -89,6 +89,13 @@ class QueryBody(BaseModel):
         description="Least fraction of the items that must have been searched; null: the server's default.",
     )
     explain: bool = Field(False, description="Whether to say how the answer was found.")
+    variant: str | None = Field(None, description="Name of the formula that values the items; null: the default.")
+    context: dict[str, Any] | None = Field(
+        None,
+        description="What formulas read of the request; what they do not read is ignored. Where the body brings"
+        " vectors, user features stand here as `user.NAME`.",
+        examples=[{"hour": 21}],
+    )
 
 
 class SearchBody(QueryBody):
@@ -114,6 +121,12 @@ class ItemResult(BaseModel):
         " read them with a parser that keeps integers, or use string ids."
     )
     score: float
+    tasks: dict[str, float] | None = Field(
+        None, description="Predictions by task; there when items are ranked: by several tasks, a scorer or a formula."
+    )
+    found_by: dict[str, float] | None = Field(
+        None, description="Tasks among whose candidates the item was, with its score there; with `explain` only."
+    )
     fields: dict[str, Any] | None = Field(None, description="Payload; there when fields were asked for.")
 
 

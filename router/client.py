@@ -13,7 +13,7 @@ import numpy as np
 
 from silverray.router.errors import Unavailable, from_document
 from silverray.router.wire import JSON, MESSAGE_PACK, Codec
-from silverray.shard.api import Coverage, DeadlineExceeded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import Coverage, DeadlineExceeded, SearchError, SearchReply, SearchRequest, TaskScores
 from silverray.shard.index.keys import hash_texts
 
 _MAX_QUERIES = 256
@@ -153,6 +153,8 @@ def _to_query(request: SearchRequest) -> dict[str, Any]:
         "min_seq": request.min_seq,
         "min_coverage": request.min_coverage,
         "explain": request.explain,
+        "variant": request.variant,
+        "context": None if request.context is None else dict(request.context),
     }
 
 
@@ -172,4 +174,10 @@ def _to_outcome(result: Mapping[str, Any]) -> SearchReply | SearchError:
         seq=result["seq"],
         coverage=Coverage(coverage["shards"], coverage["answered"], coverage["items_fraction"]),
         explain=result.get("explain"),
+        tasks=_task_scores(result["tasks"], result["found_by"]) if "tasks" in result else None,
     )
+
+
+def _task_scores(predictions: Mapping[str, bytes], found: Mapping[str, bytes]) -> TaskScores:
+    tables = ([np.frombuffer(column, dtype="<f4") for column in part.values()] for part in (predictions, found))
+    return TaskScores(tuple(predictions), *(np.stack(columns, axis=1) for columns in tables))

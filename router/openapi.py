@@ -19,7 +19,8 @@ _ABOUT = """Filtered nearest-neighbour search over the shards of one snapshot.
 **Bodies** are JSON or MessagePack by `Content-Type`; a reply is in the form that `Accept` names first, else
 in that of its request. In MessagePack a vector may be a bin of little-endian float32, and `"columns": true`
 asks for results with packed columns: `ids` (bin of little-endian int64; a list where ids are strings),
-`scores` (bin of little-endian float32) and `fields` (a list per field).
+`scores` (bin of little-endian float32), `fields` (a list per field) and, where items are ranked, `tasks` and
+`found_by` (by task a bin of little-endian float32; minus infinity where a task did not find an item).
 
 **Ids**: integer ids are int64. JavaScript's numbers, and whatever else reads JSON numbers as doubles, lose
 precision above 2^53.

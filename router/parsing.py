@@ -111,6 +111,8 @@ def _request(body: QueryBody, where: str, dimension: int, settings: RouterSettin
         min_coverage=settings.min_coverage if body.min_coverage is None else body.min_coverage,
         min_seq=body.min_seq,
         explain=body.explain,
+        variant=body.variant,
+        context=body.context,
     )
 
 

@@ -152,7 +152,7 @@ WRONG: list[tuple[Any, str | None, str]] = [
     (GOOD | {"min_seq": -1}, "min_seq", "greater than or equal to 0"),
     (GOOD | {"min_coverage": 1.5}, "min_coverage", "less than or equal to 1, got 1.5"),
     (GOOD | {"explain": "yes"}, "explain", "boolean, got 'yes'"),
-    (GOOD | {"variant": "a"}, "variant", "unknown key 'variant'"),
+    (GOOD | {"weights": "a"}, "weights", "unknown key 'weights'"),
     (GOOD | {"context": {}}, "context", "unknown key 'context'"),
     (GOOD | {"diversify": {"strength": 0.3}}, "diversify", "unknown key 'diversify'"),
     (GOOD | {"n_prob": 3}, "n_prob", "did you mean 'n_probe'?"),
