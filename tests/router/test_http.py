@@ -153,7 +153,7 @@ WRONG: list[tuple[Any, str | None, str]] = [
     (GOOD | {"min_coverage": 1.5}, "min_coverage", "less than or equal to 1, got 1.5"),
     (GOOD | {"explain": "yes"}, "explain", "boolean, got 'yes'"),
     (GOOD | {"weights": "a"}, "weights", "unknown key 'weights'"),
-    (GOOD | {"context": {}}, "context", "unknown key 'context'"),
+    (GOOD | {"context": 3}, "context", "valid dictionary"),
     (GOOD | {"diversify": {"strength": 0.3}}, "diversify", "unknown key 'diversify'"),
     (GOOD | {"n_prob": 3}, "n_prob", "did you mean 'n_probe'?"),
     (GOOD | {"columns": True}, "columns", "application/msgpack"),
