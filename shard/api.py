@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ ItemId = int | str
 
 MAX_K = 10_000
 """Largest k that a search may ask for."""
+MAX_TRAITS_K = 1_000
+"""Largest k of a search that is diversified, or that asks for traits."""
+MAX_STRENGTH = 1e9
+"""Largest strength of diversification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,8 @@ class SearchRequest:
         min_coverage: least fraction of the items that must have been searched, 0 to 1.
         min_seq: least log sequence number that the answer must include.
         explain: whether the reply says how it was found.
+        diversify: strength at which a router diversifies the merged list, 0 to `MAX_STRENGTH`; None leaves it by score.
+        traits: categories to return with the items' vectors, for whoever diversifies; None returns no traits.
     """
 
     vectors: NDArray[np.float32] | None = None
@@ -54,6 +60,20 @@ class SearchRequest:
     min_coverage: float = 0.0
     min_seq: int = 0
     explain: bool = False
+    diversify: float | None = None
+    traits: tuple[str, ...] | None = None
+
+
+class Traits(NamedTuple):
+    """What the items of a list are compared by when it is diversified.
+
+    Attributes:
+        vectors: `[n, D]` float32 item vectors.
+        codes: `[F, n]` int64, a row for each category asked for: hashes of its values; -1 where the value is missing.
+    """
+
+    vectors: NDArray[np.float32]
+    codes: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReply:
-    """The best items of one query, by (score desc, key asc).
+    """The best items of one query, by (score desc, key asc), or in the order of diversification where it was asked for.
 
     Attributes:
         ids: the item ids, best first: `[n]` int64, or a list of n strings where ids are strings.
@@ -89,6 +109,7 @@ class SearchReply:
         seq: log sequence number that the answer includes.
         coverage: what part of the catalog was searched.
         explain: how the answer was found, when asked for.
+        traits: of the items, when asked for.
     """
 
     ids: NDArray[np.int64] | list[str]
@@ -99,6 +120,7 @@ class SearchReply:
     seq: int = 0
     coverage: Coverage = Coverage()
     explain: dict[str, Any] | None = None
+    traits: Traits | None = None
 
 
 class SearchError(Exception):
