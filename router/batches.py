@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest, Traits
 from silverray.shard.filter.compiler import CompiledFilter
 
 Outcomes = list[SearchReply | SearchError]
@@ -38,6 +38,7 @@ class RequestBatch(NamedTuple):
     min_coverage: tuple[float, ...]
     min_seq: tuple[int, ...]
     explain: tuple[bool, ...]
+    traits: tuple[tuple[str, ...] | None, ...]
 
     @classmethod
     def of(cls, requests: Sequence[SearchRequest]) -> Self:
@@ -60,11 +61,12 @@ class RequestBatch(NamedTuple):
                 min_coverage=min_coverage,
                 min_seq=min_seq,
                 explain=explain,
+                traits=traits,
             )
-            for vectors, filter_, k, fields, mode, n_probe, refine, timeout_s, min_coverage, min_seq, explain in zip(
-                *self, strict=True
-            )
-        ]
+            for (
+                vectors, filter_, k, fields, mode, n_probe, refine, timeout_s, min_coverage, min_seq, explain, traits,
+            ) in zip(*self, strict=True)
+        ]  # fmt: skip
 
 
 _request_columns = attrgetter(*RequestBatch._fields[1:])
@@ -83,6 +85,7 @@ class ReplyBatch(NamedTuple):
         seqs: each reply's log sequence number.
         coverages: each reply's coverage.
         explains: each reply's explanation.
+        traits: each reply's traits.
         errors: error by place in the batch; the replies take the other places in order.
     """
 
@@ -95,6 +98,7 @@ class ReplyBatch(NamedTuple):
     seqs: tuple[int, ...]
     coverages: tuple[Coverage, ...]
     explains: tuple[dict[str, Any] | None, ...]
+    traits: tuple[Traits | None, ...]
     errors: dict[int, SearchError]
 
     @classmethod
@@ -104,8 +108,10 @@ class ReplyBatch(NamedTuple):
         errors = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, SearchError)}
         if not replies:
             no_keys, no_scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-            return cls(no_keys, no_scores, (), None, None, (), (), (), (), errors)
-        keys, scores, fields, versions, seqs, coverages, explains = zip(*map(_reply_columns, replies), strict=True)
+            return cls(no_keys, no_scores, (), None, None, (), (), (), (), (), errors)
+        keys, scores, fields, versions, seqs, coverages, explains, traits = zip(
+            *map(_reply_columns, replies), strict=True
+        )
         texts = [reply.ids for reply in replies if isinstance(reply.ids, list)]
         return cls(
             np.concatenate(keys),
@@ -117,6 +123,7 @@ class ReplyBatch(NamedTuple):
             seqs,
             coverages,
             explains,
+            traits,
             errors,
         )
 
@@ -126,7 +133,7 @@ class ReplyBatch(NamedTuple):
         edges = list(pairwise(accumulate(self.counts, initial=0)))
         keys = [self.keys[start:stop] for start, stop in edges]
         scores = [self.scores[start:stop] for start, stop in edges]
-        columns = self.versions, self.seqs, self.coverages, self.explains
+        columns = self.versions, self.seqs, self.coverages, self.explains, self.traits
         outcomes: Outcomes = [
             SearchReply(
                 ids=ids,
@@ -137,8 +144,9 @@ class ReplyBatch(NamedTuple):
                 seq=seq,
                 coverage=coverage,
                 explain=explain,
+                traits=traits,
             )
-            for ids, keys, scores, fields, version, seq, coverage, explain in zip(
+            for ids, keys, scores, fields, version, seq, coverage, explain, traits in zip(
                 self.ids or keys, keys, scores, self.fields or [{}] * n, *columns, strict=True
             )
         ]
@@ -147,4 +155,4 @@ class ReplyBatch(NamedTuple):
         return outcomes
 
 
-_reply_columns = attrgetter("keys", "scores", "fields", "version", "seq", "coverage", "explain")
+_reply_columns = attrgetter("keys", "scores", "fields", "version", "seq", "coverage", "explain", "traits")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchReply
+from silverray.shard.api import Coverage, SearchReply, Traits
 
 
 def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
@@ -20,7 +20,7 @@ def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
     is kept.
 
     Args:
-        replies: one or more replies with the same version and the same payload fields.
+        replies: one or more replies with the same version, the same payload fields, and traits in all or in none.
         k: number of items to keep.
 
     Returns:
@@ -96,4 +96,14 @@ def _best(
         version=head.version,
         seq=min([reply.seq for reply in replies]),
         coverage=coverage,
+        traits=None if head.traits is None else _traits(replies, places[:k]),
     )
+
+
+def _traits(replies: Sequence[SearchReply], places: NDArray[np.intp]) -> Traits:
+    """The traits of the items at `places`, counted through the replies."""
+    parts = [reply.traits for reply in replies if reply.traits is not None]
+    if len(parts) != len(replies):
+        raise ValueError(f"replies: expected traits in all {len(replies)}, got them in {len(parts)}")
+    vectors = np.concatenate([part.vectors for part in parts])[places]
+    return Traits(vectors, np.concatenate([part.codes for part in parts], axis=1)[:, places])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from silverray.kernels.bits import count_ranges
 from silverray.kernels.programs import Opcode, evaluate_programs, instruction
-from silverray.shard.api import SearchReply, SearchRequest
+from silverray.shard.api import SearchReply, SearchRequest, Traits
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
@@ -172,7 +172,20 @@ class Engine:
                 version=self.catalog.version,
                 seq=self.catalog.seq,
                 explain=self._explain(request, found, row, count, elapsed) if request.explain else None,
+                traits=None if request.traits is None else self.traits(request.traits, mine[part]),
             )
+
+    def traits(self, names: Sequence[str], slots: NDArray[np.int64]) -> Traits:
+        """Vectors and categories of the items in `slots`, `[n]`."""
+        lists = self.model.lists
+        vectors = lists.vectors[torch.from_numpy(slots).to(lists.vectors.device)].float().cpu().numpy()
+        places = torch.from_numpy(slots).to(lists.keys.device)
+        codes = np.empty((len(names), len(slots)), dtype=np.int64)
+        for row, name in enumerate(names):
+            column = lists.columns.fields[name].take(places)
+            values = column.values if column.present is None else torch.where(column.present, column.values, -1)
+            codes[row] = values.cpu().numpy()
+        return Traits(vectors, codes)
 
     @torch.inference_mode()
     def _explain(self, request: SearchRequest, found: Answers, row: int, count: int, elapsed: float) -> dict[str, Any]:
