@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from silverray.router.settings import DiversitySettings
 from silverray.shard.index.placement import ItemCache
 
 Count = Annotated[int, Field(ge=1)]
@@ -121,6 +122,7 @@ class ServeConfig(_Section):
         deadline_ms: time that a request has when its body names none.
         limits: what the router refuses.
         batching: how the router batches.
+        diversity: how lists are diversified where a search asks for it.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
     """
@@ -138,6 +140,7 @@ class ServeConfig(_Section):
     deadline_ms: Positive = 100.0
     limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig = BatchingConfig()
+    diversity: DiversitySettings = DiversitySettings()
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()
 

@@ -228,4 +228,11 @@ def router_application(args: dict[str, Any]) -> serve.Application:
 
 
 def _reply_bytes(requests: Sequence[SearchRequest]) -> int:
-    return sum(request.k * (_ITEM_BYTES + _FIELD_BYTES * len(request.fields)) for request in requests)
+    return sum(request.k * _item_bytes(request) for request in requests)
+
+
+def _item_bytes(request: SearchRequest) -> int:
+    size = _ITEM_BYTES + _FIELD_BYTES * len(request.fields)
+    if request.traits is not None and request.vectors is not None:
+        size += 4 * request.vectors.shape[1] + 8 * len(request.traits)
+    return size
