@@ -72,6 +72,7 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
             max_pending=limits.max_pending,
             max_queries=limits.max_queries,
             max_body_bytes=limits.max_body_bytes,
+            diversity=config.diversity,
         ),
     )
     options = {

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from silverray.router.settings import DiversitySettings
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.value.settings import ValueSettings
 
@@ -123,6 +124,7 @@ class ServeConfig(_Section):
         limits: what the router refuses.
         batching: how the router batches.
         value: the formulas that value candidates.
+        diversity: how lists are diversified where a search asks for it.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
     """
@@ -141,6 +143,7 @@ class ServeConfig(_Section):
     limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig = BatchingConfig()
     value: ValueSettings = ValueSettings()
+    diversity: DiversitySettings = DiversitySettings()
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()
 

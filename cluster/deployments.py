@@ -243,10 +243,12 @@ def router_application(args: dict[str, Any]) -> serve.Application:
 
 
 def _reply_bytes(requests: Sequence[SearchRequest]) -> int:
-    return sum(
-        request.k * (_ITEM_BYTES + _FIELD_BYTES * len(request.fields) + _task_bytes(request)) for request in requests
-    )
+    return sum(request.k * _item_bytes(request) for request in requests)
 
 
-def _task_bytes(request: SearchRequest) -> int:
-    return 0 if request.vectors is None else _TASK_BYTES * len(request.vectors)
+def _item_bytes(request: SearchRequest) -> int:
+    size = _ITEM_BYTES + _FIELD_BYTES * len(request.fields)
+    if request.vectors is not None:
+        tasks, dimension = request.vectors.shape
+        size += _TASK_BYTES * tasks + (0 if request.traits is None else 4 * dimension + 8 * len(request.traits))
+    return size

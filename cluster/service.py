@@ -16,6 +16,7 @@ from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
 from silverray.cluster.signals import kept_handlers
+from silverray.router.diversifier import check_spacing
 from silverray.shard.api import FormulaError, ShardTooLarge
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
@@ -97,6 +98,7 @@ def start(
     try:
         layout = Layout.spread(catalog.version, catalog.partitions, config.shards)
         Valuer(config.value, catalog.tasks, catalog.schema)
+        check_spacing(config.diversity, catalog)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except FormulaError as error:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest, TaskScores
+from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest, TaskScores, Traits
 from silverray.shard.filter.compiler import CompiledFilter
 
 Outcomes = list[SearchReply | SearchError]
@@ -40,6 +40,7 @@ class RequestBatch(NamedTuple):
     explain: tuple[bool, ...]
     variant: tuple[str | None, ...]
     context: tuple[Mapping[str, Any] | None, ...]
+    traits: tuple[tuple[str, ...] | None, ...]
 
     @classmethod
     def of(cls, requests: Sequence[SearchRequest]) -> Self:
@@ -64,10 +65,11 @@ class RequestBatch(NamedTuple):
                 explain=explain,
                 variant=variant,
                 context=context,
+                traits=traits,
             )
             for (
                 vectors, filter_, k, fields, mode, n_probe, refine, timeout_s, min_coverage, min_seq, explain, variant,
-                context,
+                context, traits,
             ) in zip(*self, strict=True)
         ]  # fmt: skip
 
@@ -89,6 +91,7 @@ class ReplyBatch(NamedTuple):
         coverages: each reply's coverage.
         explains: each reply's explanation.
         tasks: what the tasks make of each reply's items; None where no reply was ranked.
+        traits: each reply's traits.
         errors: error by place in the batch; the replies take the other places in order.
     """
 
@@ -102,6 +105,7 @@ class ReplyBatch(NamedTuple):
     coverages: tuple[Coverage, ...]
     explains: tuple[dict[str, Any] | None, ...]
     tasks: tuple[TaskScores | None, ...] | None
+    traits: tuple[Traits | None, ...]
     errors: dict[int, SearchError]
 
     @classmethod
@@ -111,8 +115,8 @@ class ReplyBatch(NamedTuple):
         errors = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, SearchError)}
         if not replies:
             no_keys, no_scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-            return cls(no_keys, no_scores, (), None, None, (), (), (), (), None, errors)
-        keys, scores, fields, versions, seqs, coverages, explains, tasks = zip(
+            return cls(no_keys, no_scores, (), None, None, (), (), (), (), None, (), errors)
+        keys, scores, fields, versions, seqs, coverages, explains, tasks, traits = zip(
             *map(_reply_columns, replies), strict=True
         )
         texts = [reply.ids for reply in replies if isinstance(reply.ids, list)]
@@ -127,6 +131,7 @@ class ReplyBatch(NamedTuple):
             coverages,
             explains,
             tasks if any(tasks) else None,
+            traits,
             errors,
         )
 
@@ -136,7 +141,7 @@ class ReplyBatch(NamedTuple):
         edges = list(pairwise(accumulate(self.counts, initial=0)))
         keys = [self.keys[start:stop] for start, stop in edges]
         scores = [self.scores[start:stop] for start, stop in edges]
-        columns = self.versions, self.seqs, self.coverages, self.explains
+        columns = self.versions, self.seqs, self.coverages, self.explains, self.traits
         outcomes: Outcomes = [
             SearchReply(
                 ids=ids,
@@ -148,8 +153,9 @@ class ReplyBatch(NamedTuple):
                 coverage=coverage,
                 explain=explain,
                 tasks=tasks,
+                traits=traits,
             )
-            for ids, keys, scores, fields, tasks, version, seq, coverage, explain in zip(
+            for ids, keys, scores, fields, tasks, version, seq, coverage, explain, traits in zip(
                 self.ids or keys, keys, scores, self.fields or [{}] * n, self.tasks or [None] * n, *columns, strict=True
             )
         ]
@@ -158,4 +164,4 @@ class ReplyBatch(NamedTuple):
         return outcomes
 
 
-_reply_columns = attrgetter("keys", "scores", "fields", "version", "seq", "coverage", "explain", "tasks")
+_reply_columns = attrgetter("keys", "scores", "fields", "version", "seq", "coverage", "explain", "tasks", "traits")

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from silverray.shard.api import MAX_K
+from silverray.shard.api import MAX_K, MAX_STRENGTH, MAX_TRAITS_K
 
 _NUMBERS = {int, float}
 _NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
@@ -40,6 +40,30 @@ def _vectors(value: object) -> Vectors:
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"expected vectors of one length, got lengths {[len(row) for row in rows][:8]}")
     return np.stack(rows)
+
+
+class DiversifyBody(BaseModel):
+    """How a list is diversified."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_STRENGTH,
+        allow_inf_nan=False,
+        description="How much an item may gain by being unlike those before it, in units of the scores; 0 changes"
+        " nothing. null: the server's default.",
+    )
+
+
+def _known_keys(value: object) -> object:
+    # Before validation, which would collect an error for each of a million unknown keys.
+    if isinstance(value, dict) and (unknown := value.keys() - DiversifyBody.model_fields.keys()):
+        raise ValueError(
+            f"unknown key {min(map(str, unknown))[:100]!r}: known are {', '.join(DiversifyBody.model_fields)}"
+        )
+    return value
 
 
 class QueryBody(BaseModel):
@@ -96,6 +120,12 @@ class QueryBody(BaseModel):
         " vectors, user features stand here as `user.NAME`.",
         examples=[{"hour": 21}],
     )
+    diversify: Annotated[DiversifyBody | None, BeforeValidator(_known_keys)] = Field(
+        None,
+        description=f"Choose items that differ from their neighbours in the list; k up to {MAX_TRAITS_K:,}. The items"
+        " stand in the order in which they were chosen, with the scores that they have by themselves.",
+        examples=[{"strength": 0.3}],
+    )
 
 
 class SearchBody(QueryBody):
@@ -140,7 +170,7 @@ class CoverageResult(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """The best items of one query, by (score desc, id asc)."""
+    """The best items of one query, by (score desc, id asc), or as diversification has placed them."""
 
     items: list[ItemResult]
     version: str = Field(description="Version of the snapshot that answered.")

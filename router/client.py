@@ -13,7 +13,15 @@ import numpy as np
 
 from silverray.router.errors import Unavailable, from_document
 from silverray.router.wire import JSON, MESSAGE_PACK, Codec
-from silverray.shard.api import Coverage, DeadlineExceeded, SearchError, SearchReply, SearchRequest, TaskScores
+from silverray.shard.api import (
+    Coverage,
+    DeadlineExceeded,
+    InvalidRequest,
+    SearchError,
+    SearchReply,
+    SearchRequest,
+    TaskScores,
+)
 from silverray.shard.index.keys import hash_texts
 
 _MAX_QUERIES = 256
@@ -139,6 +147,8 @@ def _document(response: httpx.Response, codec: Codec) -> Any:
 
 
 def _to_query(request: SearchRequest) -> dict[str, Any]:
+    if request.traits is not None:
+        raise InvalidRequest("the traits of items do not travel over HTTP", "traits")
     vectors, text = request.vectors, request.filter
     return {
         "vectors": None if vectors is None else np.ascontiguousarray(vectors, dtype="<f4").tobytes(),
@@ -155,6 +165,7 @@ def _to_query(request: SearchRequest) -> dict[str, Any]:
         "explain": request.explain,
         "variant": request.variant,
         "context": None if request.context is None else dict(request.context),
+        "diversify": None if request.diversify is None else {"strength": request.diversify},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from silverray.router.bodies import BatchBody, QueryBody, SearchBody
+from silverray.router.bodies import BatchBody, DiversifyBody, QueryBody, SearchBody
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import InvalidRequest, SearchRequest
 
@@ -113,7 +113,12 @@ def _request(body: QueryBody, where: str, dimension: int, settings: RouterSettin
         explain=body.explain,
         variant=body.variant,
         context=body.context,
+        diversify=None if body.diversify is None else _strength(body.diversify, settings),
     )
+
+
+def _strength(body: DiversifyBody, settings: RouterSettings) -> float:
+    return settings.diversity.strength if body.strength is None else body.strength
 
 
 def _path(location: tuple[int | str, ...]) -> str:

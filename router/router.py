@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silverray.router.batcher import Batcher
+from silverray.router.diversifier import Diversifier
 from silverray.router.encoding import UserEncoding
 from silverray.router.errors import at
 from silverray.router.fanout import Backend, Fanout
@@ -40,6 +41,9 @@ class Router:
         settings: limits and defaults.
         admission: checks requests and compiles filters; None makes one for the catalog.
 
+    Raises:
+        ValueError: the settings do not fit the catalog.
+
     Attributes:
         catalog: the snapshot.
         settings: limits and defaults.
@@ -63,6 +67,7 @@ class Router:
         self._searches = self._batcher(self._send)
         self._encoding = UserEncoding(encoder, self._admission) if encoder else None
         self._encodings = self._batcher(self._encode)
+        self._diversifier = Diversifier(settings.diversity, catalog)
         self._pending = 0
         self._probing = asyncio.Lock()
 
@@ -133,15 +138,19 @@ class Router:
             for _ in requests:
                 self.metrics.answered(error)
             raise error
+        diversified = any(request.diversify is not None for request in requests)
+        asked = self._diversifier.widened(requests) if diversified else requests
         tickets = [
             Ticket(request, received + self._allowed_s(request), where)
-            for request, where in zip(requests, wheres, strict=True)
+            for request, where in zip(asked, wheres, strict=True)
         ]
         self._pending += len(tickets)
         try:
             self._searches.put(ticket for ticket in tickets if ticket.request.vectors is not None)
             self._encodings.put(ticket for ticket in tickets if ticket.request.vectors is None)
             outcomes = [await ticket.future for ticket in tickets]
+            if diversified:
+                outcomes = await self._diversifier.choose(requests, wheres, outcomes)
         finally:
             self._pending -= len(tickets)
             for ticket in tickets:
@@ -175,6 +184,7 @@ class Router:
         await self._encodings.close()
         await self._searches.close()
         await self._fanout.close()
+        self._diversifier.close()
 
     def _batcher(self, send: Callable[[list[Ticket]], Awaitable[None]]) -> Batcher:
         settings = self.settings
@@ -193,6 +203,8 @@ class Router:
             message = f"version {self.catalog.version!r} is served without a user tower: send vectors"
             return at(where, InvalidRequest(message, "user"))
         try:
+            if request.diversify is not None:
+                request = self._diversifier.admit(request, where)
             return self._admission.admit(request, where)
         except SearchError as error:
             return error

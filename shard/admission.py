@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import MAX_K, FilterError, InvalidRequest, SearchRequest
+from silverray.shard.api import MAX_K, MAX_TRAITS_K, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
@@ -55,6 +55,8 @@ class Admission:
         """
         prefix = f"{where}." if where else ""
         self.admit_sizes(request.k, request.n_probe, prefix)
+        if request.traits is not None:
+            self._admit_traits(request.traits, request.k, prefix)
         if not 0 <= request.min_coverage <= 1:
             raise InvalidRequest(f"expected 0 to 1, got {request.min_coverage}", f"{prefix}min_coverage")
         for place, name in enumerate(request.fields):
@@ -80,6 +82,14 @@ class Admission:
             raise InvalidRequest(f"expected 1 to {MAX_K}, got {k}", f"{prefix}k")
         if n_probe is not None and n_probe < 1:
             raise InvalidRequest(f"expected 1 or more, got {n_probe}", f"{prefix}n_probe")
+
+    def _admit_traits(self, traits: Sequence[str], k: int, prefix: str) -> None:
+        if k > MAX_TRAITS_K:
+            raise InvalidRequest(f"expected at most {MAX_TRAITS_K} where traits are asked for, got {k}", f"{prefix}k")
+        for place, name in enumerate(traits):
+            if name not in self.catalog.schema.categories:
+                known = ", ".join(self.catalog.schema.categories) or "none"
+                raise InvalidRequest(f"no filterable category {name!r}; there are: {known}", f"{prefix}traits[{place}]")
 
     def admit_filter(self, text: str | None, prefix: str = "") -> CompiledFilter:
         """Compile a filter, or find it compiled.

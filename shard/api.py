@@ -21,6 +21,10 @@ ItemId = int | str
 
 MAX_K = 10_000
 """Largest k that a search may ask for."""
+MAX_TRAITS_K = 1_000
+"""Largest k of a search that is diversified, or that asks for traits."""
+MAX_STRENGTH = 1e9
+"""Largest strength of diversification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,8 @@ class SearchRequest:
         explain: whether the reply says how it was found.
         variant: name of the formula that values the items; None is the default.
         context: what formulas read of the request, by name; user features under `user.NAME`.
+        diversify: strength at which a router diversifies the merged list, 0 to `MAX_STRENGTH`; None leaves it by score.
+        traits: categories to return with the items' vectors, for whoever diversifies; None returns no traits.
     """
 
     vectors: NDArray[np.float32] | None = None
@@ -58,6 +64,20 @@ class SearchRequest:
     explain: bool = False
     variant: str | None = None
     context: Mapping[str, Any] | None = None
+    diversify: float | None = None
+    traits: tuple[str, ...] | None = None
+
+
+class Traits(NamedTuple):
+    """What the items of a list are compared by when it is diversified.
+
+    Attributes:
+        vectors: `[n, D]` float32 item vectors.
+        codes: `[F, n]` int64, a row for each category asked for: hashes of its values; -1 where the value is missing.
+    """
+
+    vectors: NDArray[np.float32]
+    codes: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +114,14 @@ class TaskScores(NamedTuple):
     predictions: NDArray[np.float32]
     found: NDArray[np.float32]
 
+    def take(self, places: NDArray[np.intp]) -> TaskScores:
+        """Those of some of the items."""
+        return TaskScores(self.names, self.predictions[places], self.found[places])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReply:
-    """The best items of one query, by (score desc, key asc).
+    """The best items of one query, by (score desc, key asc), or in the order of diversification where it was asked for.
 
     Attributes:
         ids: the item ids, best first: `[n]` int64, or a list of n strings where ids are strings.
@@ -109,6 +133,7 @@ class SearchReply:
         coverage: what part of the catalog was searched.
         explain: how the answer was found, when asked for.
         tasks: predictions for every task; None where the items were not ranked, but stand as they were found.
+        traits: of the items, when asked for.
     """
 
     ids: NDArray[np.int64] | list[str]
@@ -120,6 +145,7 @@ class SearchReply:
     coverage: Coverage = Coverage()
     explain: dict[str, Any] | None = None
     tasks: TaskScores | None = None
+    traits: Traits | None = None
 
 
 class SearchError(Exception):

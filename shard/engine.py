@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.kernels.programs import Opcode, instruction
-from silverray.shard.api import SearchReply, SearchRequest, TaskScores
+from silverray.shard.api import SearchReply, SearchRequest, TaskScores, Traits
 from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
@@ -252,7 +252,20 @@ class Engine:
                 explain=self._explain(request, best, row, count, elapsed) if request.explain else None,
                 tasks=tasks
                 and tasks._replace(predictions=tasks.predictions[row, :count], found=tasks.found[row, :count]),
+                traits=None if request.traits is None else self.traits(request.traits, mine[part]),
             )
+
+    def traits(self, names: Sequence[str], slots: NDArray[np.int64]) -> Traits:
+        """Vectors and categories of the items in `slots`, `[n]`."""
+        lists = self.model.lists
+        vectors = lists.vectors[torch.from_numpy(slots).to(lists.vectors.device)].float().cpu().numpy()
+        places = torch.from_numpy(slots).to(lists.keys.device)
+        codes = np.empty((len(names), len(slots)), dtype=np.int64)
+        for row, name in enumerate(names):
+            column = lists.columns.fields[name].take(places)
+            values = column.values if column.present is None else torch.where(column.present, column.values, -1)
+            codes[row] = values.cpu().numpy()
+        return Traits(vectors, codes)
 
     def _task_scores(self, ranked: Ranked) -> TaskScores:
         """Those of a whole batch, `[B, k, T]`."""

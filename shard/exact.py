@@ -97,4 +97,5 @@ class ExactEngine(Engine):
             version=self.catalog.version,
             seq=self.catalog.seq,
             explain={"plan": "exact", "scored": scored} if request.explain else None,
+            traits=None if request.traits is None else self.traits(request.traits, chosen),
         )

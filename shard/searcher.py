@@ -10,7 +10,7 @@ from time import monotonic
 from typing import ClassVar, Self
 
 from silverray.shard.admission import Admission
-from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import DeadlineExceeded, InvalidRequest, SearchError, SearchReply, SearchRequest
 from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
@@ -63,6 +63,9 @@ class ShardSearcher:
         for place, request in enumerate(requests):
             if request.timeout_s is not None and request.timeout_s <= waited_s:
                 results[place] = DeadlineExceeded("the time was up before the search began")
+                continue
+            if request.diversify is not None:
+                results[place] = InvalidRequest("a shard knows a part of the items only: ask a router", "diversify")
                 continue
             if isinstance(request.filter, CompiledFilter):  # a router has admitted it
                 admitted[place] = request

@@ -13,13 +13,15 @@ from silverray.router.app import create_app
 from silverray.router.client import HttpSearcher
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
-from silverray.shard.api import Searcher, SearchReply, SearchRequest
+from silverray.router.settings import DiversitySettings, RouterSettings
+from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 
 Make = Callable[[Catalog], Searcher]
 EPSILON = 1e-6
+SETTINGS = RouterSettings(diversity=DiversitySettings(window=8, spacing={"country": 0.3, "artist": 0.6}))
 
 
 def shard(catalog: Catalog) -> Searcher:
@@ -33,7 +35,7 @@ def backends(catalog: Catalog, partitions: Sequence[int], count: int) -> list[Ba
 
 def routed(count: int) -> Make:
     def make(catalog: Catalog) -> Router:
-        return Router(catalog, backends(catalog, range(catalog.partitions), count))
+        return Router(catalog, backends(catalog, range(catalog.partitions), count), settings=SETTINGS)
 
     return make
 
@@ -47,6 +49,7 @@ def nested(catalog: Catalog) -> Searcher:
             Backend(f"half {n}", router, catalog.items_in(tuple(half)))
             for n, (router, half) in enumerate(zip(inner, halves, strict=True))
         ],
+        settings=SETTINGS,
     )
 
 
@@ -138,6 +141,33 @@ def test_all_clusters_refined_is_brute_force(served: Catalog, name: str) -> None
         assert_same(reply, true)
         assert list(reply.fields) == ["title"]
         assert reply.fields["title"] == [f"title {key} é" for key in reply.ids]
+
+
+def exactly_routed(catalog: Catalog) -> Searcher:
+    whole = Backend("whole", ExactSearch.open(catalog.path), catalog.items)
+    return Router(catalog, [whole], settings=SETTINGS)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "shard"])
+def test_diversified_answers_are_those_of_brute_force_on_any_number_of_shards(catalog: Catalog, name: str) -> None:
+    requests = make_requests(48, seed=23, ks=(1, 10, 60), n_probe=64, refine="all", timeout_s=60.0)
+    varied = [replace(request, diversify=strength) for request in requests for strength in (0.0, 0.5, 8.0)]
+    truth = ask(exactly_routed, catalog, varied)
+    for reply, true in zip(ask(MAKERS[name], catalog, varied), truth, strict=True):
+        np.testing.assert_array_equal(reply.keys, true.keys)
+        np.testing.assert_array_equal(reply.scores, true.scores)
+    plain = ask(shard, catalog, requests)
+    moved = 0
+    for place, by_score in enumerate(plain):
+        np.testing.assert_array_equal(truth[3 * place].keys, by_score.keys)
+        moved += set(truth[3 * place + 2].keys.tolist()) != set(by_score.keys.tolist())
+    assert moved > len(plain) // 2
+
+
+def test_a_shard_alone_does_not_diversify_in_silence(catalog: Catalog) -> None:
+    (request,) = make_requests(1, seed=24, diversify=0.5)
+    (error,) = asyncio.run(shard(catalog).search([request]))
+    assert isinstance(error, InvalidRequest) and error.where == "diversify"
 
 
 def test_recall_with_default_settings_is_no_lower_on_more_shards(

@@ -21,6 +21,7 @@ def make_body(
     fields: str,
     n_probe: int | None,
     deadline_ms: float | None,
+    diversify: float | None,
     *,
     explain: bool,
 ) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def make_body(
         "fields": [name.strip() for name in fields.split(",") if name.strip()],
         "n_probe": n_probe,
         "deadline_ms": deadline_ms,
+        "diversify": None if diversify is None else {"strength": diversify},
         "explain": explain,
     }
     query = _vector(vector) if vector is not None else {"user": _user(user or "")}

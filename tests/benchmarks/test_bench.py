@@ -78,8 +78,18 @@ def test_filter_writes_its_files(tmp_path: Path) -> None:
     assert [row["planes"] for row in table["rows"][:6:3]] == [5, 13]
 
 
+def test_diversity_writes_its_files(tmp_path: Path) -> None:
+    code, output = bench("diversity", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path))
+    assert code == 0, output
+    times, effects = json.loads((tmp_path / "diversity.json").read_text())["tables"]
+    assert all(0 < row["ms_p20"] <= row["ms_p50"] <= row["ms_p80"] for row in times["rows"])
+    for name in ("similarity", "score"):
+        values = [row[name] for row in effects["rows"]]
+        assert values == sorted(values, reverse=True) and values[0] > values[-1]
+
+
 def test_mistakes_are_one_line() -> None:
-    known = "scan, filter, build, http, glove, value"
+    known = "scan, filter, build, http, glove, value, diversity"
     assert bench("nothing") == (2, f"error: there is no benchmark 'nothing'; there are {known}\n")
     assert bench("filter", "--peers", "ivf") == (2, "error: --peers is for `silverray bench scan`\n")
     assert bench("scan", "--data", "noise") == (2, "error: data: there is no 'noise'; there are clustered, glove\n")
