@@ -190,7 +190,7 @@ class RouterReplica:
         self._layout = Layout(catalog.version, args.assignments)
         self._shards = {name: ShardCaller(name, self._layout.tag) for name in args.applications}
         backends = [
-            Backend(name, caller, catalog.items_in(held))
+            Backend(name, caller, catalog.items_in(held), held)
             for (name, caller), held in zip(self._shards.items(), args.assignments, strict=True)
         ]
         encoder = TowerEncoder.load(args.snapshot / MODEL) if catalog.has_user_tower else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.endpoint import SearchEndpoint
+from silverray.router.endpoint import RankEndpoint, SearchEndpoint
 from silverray.router.errors import to_document
 from silverray.router.openapi import describe
 from silverray.router.router import Router
@@ -19,7 +19,7 @@ from silverray.shard.api import Overloaded, SearchError
 
 Status = Callable[[], Awaitable[dict[str, Any]]]
 
-_SEARCH = "/v1/search"
+_SEARCH, _RANK = "/v1/search", "/v1/rank"
 
 
 def create_app(router: Router, status: Status | None = None) -> FastAPI:
@@ -30,10 +30,10 @@ def create_app(router: Router, status: Status | None = None) -> FastAPI:
         status: more entries for `GET /v1/status`, asked for at each call.
 
     Returns:
-        An application with `/v1/search`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and `/docs`. Every
-        error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
+        An application with `/v1/search`, `/v1/rank`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and `/docs`.
+        Every error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
     """
-    app = _Application(SearchEndpoint(router))
+    app = _Application({_SEARCH: SearchEndpoint(router), _RANK: RankEndpoint(router)})
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
     _add_reports(app, router, status)
@@ -44,15 +44,15 @@ def create_app(router: Router, status: Status | None = None) -> FastAPI:
 class _Application(FastAPI):
     """FastAPI for all but searches, which go past its middleware and routing: those cost more than half a search."""
 
-    def __init__(self, search: SearchEndpoint) -> None:
+    def __init__(self, endpoints: Mapping[str, SearchEndpoint]) -> None:
         super().__init__(title="Silverray", redoc_url=None, separate_input_output_schemas=False)
-        self._search = search
+        self._endpoints = endpoints
         # First, since Serve tries the routes in order to name each request's in its metrics.
-        self.router.routes.insert(0, Route(_SEARCH, search, methods=["POST"]))
+        self.router.routes[:0] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == _SEARCH and scope["method"] == "POST":
-            await self._search(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._endpoints:
+            await self._endpoints[scope["path"]](scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -40,6 +40,7 @@ class RequestBatch(NamedTuple):
     explain: tuple[bool, ...]
     variant: tuple[str | None, ...]
     context: tuple[Mapping[str, Any] | None, ...]
+    keys: tuple[NDArray[np.int64] | None, ...]
     traits: tuple[tuple[str, ...] | None, ...]
 
     @classmethod
@@ -65,11 +66,12 @@ class RequestBatch(NamedTuple):
                 explain=explain,
                 variant=variant,
                 context=context,
+                keys=keys,
                 traits=traits,
             )
             for (
                 vectors, filter_, k, fields, mode, n_probe, refine, timeout_s, min_coverage, min_seq, explain, variant,
-                context, traits,
+                context, keys, traits,
             ) in zip(*self, strict=True)
         ]  # fmt: skip
 

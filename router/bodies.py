@@ -66,8 +66,8 @@ def _known_keys(value: object) -> object:
     return value
 
 
-class QueryBody(BaseModel):
-    """One query: exactly one of `vector`, `vectors` and `user` is given."""
+class UserBody(BaseModel):
+    """What searches and rankings have in common; exactly one of `vector`, `vectors` and `user` is given."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -84,23 +84,9 @@ class QueryBody(BaseModel):
     user: dict[str, Any] | None = Field(
         None, description="User features, which the snapshot's user tower turns into vectors."
     )
-    filter: str | None = Field(
-        None, description="Filter text.", examples=['year >= 1990 and genres any ("Comedy", "Drama")']
-    )
-    k: int = Field(10, ge=1, le=MAX_K, description="Number of items wanted.")
     fields: Annotated[list[str], Field(fail_fast=True)] = Field(
         default_factory=list, description="Payload fields to return.", json_schema_extra={"default": []}
     )
-    mode: Literal["exact", "bloom"] = Field(
-        "exact",
-        description="`bloom` leaves positive hashed filter terms unverified: false positives are possible.",
-    )
-    n_probe: int | None = Field(
-        None,
-        ge=1,
-        description="Clusters to scan, no more and no fewer. null: as many as a full answer needs.",
-    )
-    refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")
     deadline_ms: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Time for the answer; null: the server's default."
     )
@@ -120,12 +106,52 @@ class QueryBody(BaseModel):
         " vectors, user features stand here as `user.NAME`.",
         examples=[{"hour": 21}],
     )
+
+
+class QueryBody(UserBody):
+    """One query: exactly one of `vector`, `vectors` and `user` is given."""
+
+    filter: str | None = Field(
+        None, description="Filter text.", examples=['year >= 1990 and genres any ("Comedy", "Drama")']
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of items wanted.")
+    mode: Literal["exact", "bloom"] = Field(
+        "exact",
+        description="`bloom` leaves positive hashed filter terms unverified: false positives are possible.",
+    )
+    n_probe: int | None = Field(
+        None,
+        ge=1,
+        description="Clusters to scan, no more and no fewer. null: as many as a full answer needs.",
+    )
+    refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")
     diversify: Annotated[DiversifyBody | None, BeforeValidator(_known_keys)] = Field(
         None,
         description=f"Choose items that differ from their neighbours in the list; k up to {MAX_TRAITS_K:,}. The items"
         " stand in the order in which they were chosen, with the scores that they have by themselves.",
         examples=[{"strength": 0.3}],
     )
+
+
+def _ids(value: object) -> list[Any] | NDArray[np.int64]:
+    """Ids: a list, or in MessagePack a bin of little-endian int64. What they must be is up to the catalog."""
+    if isinstance(value, bytes):
+        if len(value) % 8:
+            raise ValueError(f"expected a bin of whole int64 values, got {len(value)} bytes")
+        return np.frombuffer(value, dtype="<i8")
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of ids, got {type(value).__name__}")
+    return value
+
+
+class RankBody(UserBody):
+    """Given items to rank for a user; exactly one of `vector`, `vectors` and `user` is given."""
+
+    ids: Annotated[
+        list[Any] | NDArray[np.int64],
+        PlainValidator(_ids),
+        WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}),
+    ] = Field(description=f"1 to {MAX_K:,} item ids. In MessagePack also a bin of little-endian int64.")
 
 
 class SearchBody(QueryBody):
@@ -177,6 +203,14 @@ class SearchResult(BaseModel):
     seq: int = Field(description="Log sequence number that the answer includes.")
     coverage: CoverageResult
     explain: dict[str, Any] | None = Field(None, description="There when it was asked for.")
+
+
+class RankResult(SearchResult):
+    """The given items by (score desc, id asc)."""
+
+    unknown: list[int | str] = Field(
+        description="Ids of no item; where the coverage is degraded, also those that were on a shard which is missing."
+    )
 
 
 class ErrorDetail(BaseModel):

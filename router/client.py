@@ -115,6 +115,14 @@ class SearchClient:
         """
         return self._ask("POST", "/v1/search", body)
 
+    def rank(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Post a body to `/v1/rank` and return the reply's document.
+
+        Raises:
+            SearchError: as in `search`.
+        """
+        return self._ask("POST", "/v1/rank", body)
+
     def get(self, path: str) -> dict[str, Any]:
         """Get a document, such as `/v1/status` or `/v1/schema`.
 
@@ -149,6 +157,8 @@ def _document(response: httpx.Response, codec: Codec) -> Any:
 def _to_query(request: SearchRequest) -> dict[str, Any]:
     if request.traits is not None:
         raise InvalidRequest("the traits of items do not travel over HTTP", "traits")
+    if request.keys is not None:
+        raise InvalidRequest("keys do not travel over HTTP: given items are ranked by their ids", "keys")
     vectors, text = request.vectors, request.filter
     return {
         "vectors": None if vectors is None else np.ascontiguousarray(vectors, dtype="<f4").tobytes(),

@@ -9,10 +9,18 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, SearchBody, SearchResult
+from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, RankBody, RankResult, SearchBody, SearchResult
 from silverray.router.settings import RouterSettings
 
-_MODELS: tuple[type[BaseModel], ...] = (SearchBody, BatchBody, SearchResult, BatchResult, ErrorReply)
+_MODELS: tuple[type[BaseModel], ...] = (
+    SearchBody,
+    BatchBody,
+    RankBody,
+    SearchResult,
+    BatchResult,
+    RankResult,
+    ErrorReply,
+)
 
 _ABOUT = """Filtered nearest-neighbour search over the shards of one snapshot.
 
@@ -58,7 +66,13 @@ def describe(app: FastAPI, settings: RouterSettings) -> None:
             _, schemas = models_json_schema([(m, "validation") for m in _MODELS], ref_template=template)
             components = document.setdefault("components", {}).setdefault("schemas", {})
             components.update(schemas["$defs"])
-            document["paths"]["/v1/search"] = {"post": _search()}
+            searched = _operation(
+                "search", "Search, one query or several", (SearchBody, BatchBody), (SearchResult, BatchResult)
+            )
+            ranked = _operation(
+                "rank", "Rank given items for a user, by scorer and formula", (RankBody,), (RankResult,)
+            )
+            document["paths"] |= {"/v1/search": {"post": searched}, "/v1/rank": {"post": ranked}}
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -72,16 +86,16 @@ def _limits(settings: RouterSettings) -> str:
     )
 
 
-def _search() -> dict[str, Any]:
+def _operation(
+    name: str, summary: str, bodies: tuple[type[BaseModel], ...], results: tuple[type[BaseModel], ...]
+) -> dict[str, Any]:
+    about = "The result" if len(results) == 1 else "The result, or one per query"
     return {
-        "summary": "Search, one query or several",
-        "operationId": "search",
-        "requestBody": {"required": True, "content": _content(SearchBody, BatchBody)},
+        "summary": summary,
+        "operationId": name,
+        "requestBody": {"required": True, "content": _content(*bodies)},
         "responses": {
-            "200": {
-                "description": "The result, or one per query",
-                "content": _content(SearchResult, BatchResult),
-            },
+            "200": {"description": about, "content": _content(*results)},
             **{
                 str(status): {"description": about, "content": _content(ErrorReply)}
                 for status, about in _ERRORS.items()

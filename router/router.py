@@ -63,7 +63,7 @@ class Router:
         self.settings = settings
         self.metrics = RouterMetrics()
         self._admission = admission or Admission(catalog)
-        self._fanout = Fanout(backends, catalog.version)
+        self._fanout = Fanout(backends, catalog.version, catalog.partitions)
         self._searches = self._batcher(self._send)
         self._encoding = UserEncoding(encoder, self._admission) if encoder else None
         self._encodings = self._batcher(self._encode)

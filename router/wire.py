@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from silverray.router.errors import MalformedBody, UnsupportedMediaType, to_document
-from silverray.shard.api import SearchError, SearchReply, TaskScores
+from silverray.shard.api import ItemId, SearchError, SearchReply, TaskScores
 
 
 def _plain(value: object) -> object:
@@ -158,6 +158,13 @@ def encode_outcomes(
     form = to_columns if columns else to_rows
     results = [to_document(entry) if isinstance(entry, SearchError) else form(entry) for entry in outcomes]
     return codec.dumps(results[0] if alone else {"results": results})
+
+
+def encode_ranking(reply: SearchReply, ids: Mapping[int, ItemId], codec: Codec) -> bytes:
+    """Encode the ranking of given items; `ids` has them by key."""
+    ranked = set(reply.keys.tolist())
+    unknown = [given for key, given in ids.items() if key not in ranked]
+    return codec.dumps({**to_rows(reply), "unknown": unknown})
 
 
 def _about(reply: SearchReply) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class SearchRequest:
         explain: whether the reply says how it was found.
         variant: name of the formula that values the items; None is the default.
         context: what formulas read of the request, by name; user features under `user.NAME`.
+        keys: `[k]` int64 keys of items to rank, those that there are not left out; None searches.
         diversify: strength at which a router diversifies the merged list, 0 to `MAX_STRENGTH`; None leaves it by score.
         traits: categories to return with the items' vectors, for whoever diversifies; None returns no traits.
     """
@@ -64,6 +65,7 @@ class SearchRequest:
     explain: bool = False
     variant: str | None = None
     context: Mapping[str, Any] | None = None
+    keys: NDArray[np.int64] | None = None
     diversify: float | None = None
     traits: tuple[str, ...] | None = None
 

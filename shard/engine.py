@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.kernels.programs import Opcode, instruction
+from silverray.kernels.topk import top_k
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores, Traits
 from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
@@ -84,10 +85,10 @@ class Engine:
         self._search = Search(self.model, self._graphs)
         self.scorer = overarch.name
         self.valuer = Valuer(value, catalog.tasks, catalog.schema)
-        self.ranker: Ranker | None = None
-        if len(catalog.tasks) > 1 or not isinstance(overarch.scorer, DotProduct) or self.valuer.models is not None:
-            scorer = overarch.scorer.to(self.model.lists.keys.device)
-            self.ranker = Ranker(Ranking(self.model.lists, scorer, overarch.features), self.valuer)
+        scorer = overarch.scorer.to(self.model.lists.keys.device)
+        self._judge = Ranker(Ranking(self.model.lists, scorer, overarch.features), self.valuer)
+        plain = len(catalog.tasks) == 1 and isinstance(scorer, DotProduct) and self.valuer.models is None
+        self.ranker = None if plain else self._judge
 
     @classmethod
     def open(
@@ -212,13 +213,38 @@ class Engine:
         Returns:
             One reply per request, in order.
         """
-        groups = [self._group(request) for request in requests]
-        replies: list[SearchReply | None] = [None] * len(requests)
-        for group in set(groups):
+        replies: list[SearchReply | None] = [
+            None if request.keys is None else self.rank_given(request, request.keys) for request in requests
+        ]
+        groups = [self._group(request) if request.keys is None else None for request in requests]
+        for group in set(groups) - {None}:
             places = [place for place, its in enumerate(groups) if its == group]
             for place, reply in zip(places, self._answer_group([requests[p] for p in places]), strict=True):
                 replies[place] = reply
         return [reply for reply in replies if reply is not None]
+
+    @torch.inference_mode()
+    def rank_given(self, request: SearchRequest, keys: NDArray[np.int64]) -> SearchReply:
+        """Rank given items, found or not: all that there are, by (value desc, key asc); filter and k do not matter."""
+        start = perf_counter()
+        slots = np.unique(self.payload.slots(keys))
+        slots = slots[slots >= 0]
+        device = self.model.lists.keys.device
+        users, places = (torch.tensor(array, device=device)[None] for array in (_vectors(request), slots))
+        judged = self._judge.judge(users, places, [Asked.of(request)])
+        order = top_k(judged.values, self.model.lists.keys[places], len(slots)).places[0].cpu().numpy()
+        chosen, predictions = slots[order], judged.predictions[0].cpu().numpy()[order]
+        told = {"ranked": len(slots), "batch_ms": round((perf_counter() - start) * 1e3, 3)}
+        return SearchReply(
+            ids=self.payload.ids(chosen),
+            keys=self.payload.keys(chosen),
+            scores=judged.values[0].cpu().numpy()[order],
+            fields=self.payload.fields(request.fields, chosen),
+            version=self.catalog.version,
+            seq=self.catalog.seq,
+            explain=told if request.explain else None,
+            tasks=TaskScores(self.catalog.tasks, predictions, np.full_like(predictions, -np.inf)),
+        )
 
     def _answer_group(self, requests: list[SearchRequest]) -> Iterator[SearchReply]:
         """Answer requests that share a plan's settings; each gets its own k of the group's largest."""
@@ -272,7 +298,7 @@ class Engine:
         return TaskScores(self.catalog.tasks, ranked.predictions.cpu().numpy(), ranked.found.cpu().numpy())
 
     def _explain(self, request: SearchRequest, best: Best, row: int, count: int, elapsed: float) -> dict[str, Any]:
-        queries = torch.from_numpy(_vectors(request)).to(self.model.lists.planes.device)
+        queries = torch.tensor(_vectors(request), device=self.model.lists.planes.device)
         rows = slice(row * len(queries), (row + 1) * len(queries))
         searched = explain_search(self.model, _filter_plan(request), queries, request.n_probe, best.found, rows)
         stages = best.stages or [Stage("retrieve", elapsed, (best.slots >= 0).sum(dim=1))]

@@ -34,6 +34,11 @@ class ExactEngine(Engine):
     @torch.inference_mode()
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         """Answer admitted requests; see `Engine.answer`."""
+        given = [None if r.keys is None else self.rank_given(r, r.keys) for r in requests]
+        searched = iter(self._search_all([request for request in requests if request.keys is None]))
+        return [next(searched) if reply is None else reply for reply in given]
+
+    def _search_all(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         if self.ranker is not None:
             return [self._ranked(request, self.ranker) for request in requests]
         replies: list[SearchReply] = []
@@ -55,7 +60,7 @@ class ExactEngine(Engine):
 
     def _ranked(self, request: SearchRequest, ranker: Ranker) -> SearchReply:
         slots = self._matching(request)
-        users = torch.from_numpy(request.vectors)[None].to(slots.device)
+        users = torch.tensor(request.vectors, device=slots.device)[None]
         judged = ranker.judge(users, slots[None], [Asked.of(request)])
         best = top_k(judged.values, self.model.lists.keys[slots][None], min(request.k, len(slots)))
         places = best.places[0]

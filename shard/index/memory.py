@@ -68,7 +68,8 @@ class MemoryPlan:
         lasting = {name: size for name, size in sizes.items() if placement.on_host(name)}
         device = {name: size for name, size in sizes.items() if name not in lasting}
         # Replies name items by their keys: a device's are kept on the host as well.
-        host = lasting | {"payload": payload + (sizes["keys"] if device else 0)}
+        # Their order, by which given keys are looked up, lies there as well.
+        host = lasting | {"payload": payload + (sizes["keys"] if device else 0), "lookup": sizes["keys"]}
         largest = max((files.bytes_of(f"{folder}/{ITEMS}") for folder in folders), default=0)
         bits = items * words_for(catalog.layout.rows) * 8
         # Columns and payload are read, joined and ordered; a thread holds a partition's file and its arrays.

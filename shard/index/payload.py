@@ -23,6 +23,7 @@ class Payload:
     def __init__(self, table: pa.Table, keys: NDArray[np.int64], id_column: str | None) -> None:
         self._table = table.combine_chunks()
         self._keys = keys
+        self._order = np.argsort(keys)
         self._id_column = id_column
 
     def ids(self, slots: NDArray[np.int64]) -> NDArray[np.int64] | list[str]:
@@ -35,6 +36,14 @@ class Payload:
     def keys(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Keys of slots: `[m]` int64."""
         return self._keys[slots]
+
+    def slots(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slots of items: `[m]` int64; -1 for keys of no item."""
+        if not len(self._keys):
+            return np.full(len(keys), -1)
+        near = np.searchsorted(self._keys, keys, sorter=self._order).clip(max=len(self._keys) - 1)
+        slots = self._order[near]
+        return np.where(self._keys[slots] == keys, slots, -1)
 
     def fields(self, names: Sequence[str], slots: NDArray[np.int64]) -> dict[str, list[Any]]:
         """Values of payload fields as JSON values (dates as ISO text, missing as None), one list of m a field."""

@@ -152,6 +152,7 @@ def make_catalog(items: int) -> Any:
         version=VERSION,
         seq=7,
         items=items,
+        partitions=8,
         id_type="int",
         dimension=DIMENSION,
         metric="ip",
