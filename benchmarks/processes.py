@@ -1,4 +1,4 @@
-"""CPU time of the processes that serve, by what they are; Linux only, elsewhere there are none."""
+"""The processes that serve: their CPU time by what they are, and Ray's actors; Linux only, elsewhere there are none."""
 
 from __future__ import annotations
 
@@ -23,6 +23,25 @@ def cpu_seconds() -> dict[str, float]:
         if name := _name(command):
             spent[name] += (int(figures[11]) + int(figures[12])) / tick  # in user and in system mode
     return dict(spent)
+
+
+def own_actors(kind: str) -> list[int]:
+    """Processes of the actors of a class on the Ray cluster that this process has started."""
+    found, todo = [], [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            todo += [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
+        except OSError:  # it has ended
+            continue
+        if command.startswith(f"ray::{kind}"):
+            found.append(pid)
+    return found
+
+
+def _children(task: Path) -> list[str]:
+    return (task / "children").read_text().split()
 
 
 def _name(command: str) -> str | None:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_THROUGHPUT_OPTIMIZED
 
+from silverray.cluster.encoders import EncoderCaller
+from silverray.cluster.handles import ApplicationHandle
 from silverray.cluster.layout import Layout
 from silverray.router.app import create_app
 from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
@@ -22,8 +24,6 @@ from silverray.shard.admission import Admission
 from silverray.shard.api import SearchError, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.placement import ItemCache
-from silverray.shard.index.snapshot import MODEL
-from silverray.shard.model.encoder import TowerEncoder
 from silverray.shard.searcher import ShardSearcher
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
@@ -73,6 +73,7 @@ class RouterArgs(BaseModel):
         assignments: the layout's map of partitions to shards.
         applications: the shards' applications, in the layout's order.
         value: the formulas that value candidates.
+        encoder: the encoder's application; None where the snapshot has no user tower.
         settings: limits and defaults of the router.
     """
 
@@ -83,6 +84,7 @@ class RouterArgs(BaseModel):
     assignments: tuple[tuple[int, ...], ...]
     applications: tuple[str, ...]
     value: ValueSettings
+    encoder: str | None
     settings: RouterSettings
 
 
@@ -143,37 +145,19 @@ class ShardCaller:
     """
 
     def __init__(self, application: str, layout: str) -> None:
-        self._application = application
+        self._handle = ApplicationHandle(SHARD_DEPLOYMENT, application)
         self._layout = layout
-        self._call: Any = None
 
     async def search(self, requests: Sequence[SearchRequest]) -> Outcomes:
         """Answer a batch; see `Searcher`."""
-        if self._call is None:  # made here, since a handle belongs to the event loop that it is made on
-            handle = serve.get_deployment_handle(SHARD_DEPLOYMENT, self._application)
-            self._call = handle.options(
-                method_name="search", request_serialization="pickle", response_serialization="pickle"
-            )
-        call = self._call
-        if _reply_bytes(requests) > _BY_REFERENCE_BYTES:
-            # Long replies go through the object store: it is faster, and Serve's gRPC bounds a message.
-            call = call.options(_by_reference=True)
-        response = call.remote(self._layout, RequestBatch.of(requests))
-        try:
-            replies: ReplyBatch = await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
+        long = _reply_bytes(requests) > _BY_REFERENCE_BYTES
+        batch = RequestBatch.of(requests)
+        replies: ReplyBatch = await self._handle.call("search", self._layout, batch, by_reference=long)
         return replies.outcomes()
 
     async def describe(self) -> dict[str, Any] | None:
         """What one replica of the shard computes with; None if it does not say so in time."""
-        handle = serve.get_deployment_handle(SHARD_DEPLOYMENT, self._application)
-        try:
-            told: dict[str, Any] = await asyncio.wait_for(handle.describe.remote(), _STATUS_S)
-        except Exception:  # a shard that is down has many ways to fail; the applications' states say which
-            return None
-        return told
+        return await self._handle.describe()
 
 
 @serve.ingress()
@@ -193,25 +177,30 @@ class RouterReplica:
             Backend(name, caller, catalog.items_in(held), held)
             for (name, caller), held in zip(self._shards.items(), args.assignments, strict=True)
         ]
-        encoder = TowerEncoder.load(args.snapshot / MODEL) if catalog.has_user_tower else None
+        self._encoder = EncoderCaller(args.encoder, catalog.version) if args.encoder else None
         admission = Admission(catalog, Valuer(args.value, catalog.tasks, catalog.schema))
-        self._router = Router(catalog, backends, encoder, settings=args.settings, admission=admission)
+        self._router = Router(catalog, backends, self._encoder, settings=args.settings, admission=admission)
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self._router, self._status)
 
     async def _status(self) -> dict[str, Any]:
+        encoder, *replicas = await asyncio.gather(self._describe_encoder(), *self._describe())
         return {
             "service": self._name,
             "layout": {"tag": self._layout.tag, "shards": self._layout.shards},
             "router": serve.get_replica_context().replica_tag,
             "throughput_optimized": RAY_SERVE_THROUGHPUT_OPTIMIZED,
-            "replicas": dict(zip(self._shards, await asyncio.gather(*self._describe()), strict=True)),
+            "replicas": dict(zip(self._shards, replicas, strict=True)),
+            "encoder": encoder,
             "applications": await self._applications(),
         }
 
     def _describe(self) -> list[Coroutine[Any, Any, dict[str, Any] | None]]:
         return [caller.describe() for caller in self._shards.values()]
+
+    async def _describe_encoder(self) -> dict[str, Any] | None:
+        return await self._encoder.describe() if self._encoder else None
 
     async def _applications(self) -> dict[str, Any] | None:
         try:

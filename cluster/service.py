@@ -12,15 +12,17 @@ import ray
 from ray.serve.exceptions import RayServeException
 
 from silverray.cluster.applications import belongs_to, describe_applications
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
+from silverray.cluster.sections import ConfigError
 from silverray.cluster.signals import kept_handlers
 from silverray.router.diversifier import check_spacing
 from silverray.shard.api import FormulaError, ShardTooLarge
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import newest_version
+from silverray.shard.model.tables import TablesTooLarge, TablesUnavailable
 from silverray.shard.value.valuer import Valuer
 
 Progress = Callable[[str], None]
@@ -28,6 +30,7 @@ Progress = Callable[[str], None]
 _POLL_S = 0.1
 _STOP_S = 60.0
 _HTTP_S = 5.0
+_REFUSALS = tuple(kind.__name__ for kind in (ShardTooLarge, TablesTooLarge, TablesUnavailable))
 
 
 class ServiceError(RuntimeError):
@@ -183,9 +186,9 @@ def _waiting_for(service: Service, client: httpx.Client) -> str | None:
         if not belongs_to(name, service.name):
             continue
         reasons = [details.message, *(d.message for d in details.deployments.values())]
-        # Serve starts a replica three times before it gives up; one that does not fit will not fit later.
-        too_large = any(ShardTooLarge.__name__ in reason for reason in reasons)
-        if too_large or details.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        # Serve starts a replica three times before it gives up; what cannot be now cannot be later.
+        hopeless = any(refusal in reason for refusal in _REFUSALS for reason in reasons)
+        if hopeless or details.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise ServiceError(f"{name}: {_last_line(reasons)}")
         if details.status != "RUNNING":
             loading.append(name)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
 from silverray.cluster.layout import Layout
+from silverray.cluster.sections import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -38,6 +39,12 @@ def test_overrides_replace_values_unless_none(tmp_path: Path) -> None:
         ("{snapshots: s, item_cache: disk}", "item_cache: input should be 'device' or 'host', got 'disk'"),
         ("{snapshots: s, deadline_ms: .nan}", "deadline_ms: input should be"),
         ("{snapshots: s, http: {port: 70000}}", "http.port: input should be less than or equal to 65535"),
+        ("{snapshots: s, encoder: {group: {ranks: 2}}}", "encoder.group.host_bytes: missing key"),
+        ("{snapshots: s, encoder: {group: {ranks: 0, host_bytes: 1}}}", "encoder.group.ranks: input should be greater"),
+        (
+            "{snapshots: s, encoder: {int8: true, group: {ranks: 2, host_bytes: 9}}}",
+            "encoder: value error, int8 tables",
+        ),
         ("{snapshots: s, name: 'a b'}", "name: string should match pattern"),
         (
             "{snapshots: s, diversity: {window: 1}}",

@@ -349,6 +349,16 @@ async def test_the_encoder_fails_and_vectors_go_on(make_house: Any, query: Vecto
         assert isinstance(plain, SearchReply)
 
 
+async def test_a_client_is_told_when_to_ask_again(make_house: Any, query: Vector) -> None:
+    house = make_house(encoder=Tower(query))
+    refused = await house.client.post("/v1/search", json={"user": {"down": 1}})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"] == {"code": "encoder_unavailable", "message": "forming", "where": None}
+    late = await house.client.post("/v1/search", json={"user": {"slow": 1}, "deadline_ms": 100})
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert "retry-after" not in late.headers
+
+
 async def test_no_vector_in_time(make_house: Any, query: Vector) -> None:
     house = make_house(encoder=Tower(query))
     began = time.monotonic()
