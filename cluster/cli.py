@@ -216,7 +216,9 @@ def inspect(snapshot: Snapshot, json: Json = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="scan, filter, build, http, glove, roo, tables, value or diversity.")],
+    name: Annotated[
+        str, typer.Argument(help="scan, filter, build, http, glove, roo, tables, value, diversity or ranking.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")] = Path("benchmarks/results"),
     work: Annotated[Path, typer.Option(help="Folder that keeps data and indexes between runs.")] = Path("data/bench"),
     quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that it works; never to quote.")] = False,

@@ -88,18 +88,28 @@ class ItemFeatures(nn.Module):
         self.transformations = tuple(transformations)
 
     @classmethod
-    def parse(cls, document: object, schema: Schema) -> ItemFeatures:
+    def of(cls, document: object) -> ItemFeatures:
         """Read what `to_document` gave.
 
         Raises:
-            ValueError: it is malformed, or names a field that shards do not keep as a number.
+            ValueError: it is malformed.
         """
         try:
-            features = cls(_TRANSFORMATIONS.validate_python(document))
+            return cls(_TRANSFORMATIONS.validate_python(document))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise ValueError(f"item_features{list(first['loc'])}: {first['msg']}") from None
-        for place, transformation in enumerate(features.transformations):
+
+    def check(self, schema: Schema) -> ItemFeatures:
+        """Make sure that a schema has the fields.
+
+        Returns:
+            These features.
+
+        Raises:
+            ValueError: a field is none that shards keep as a number.
+        """
+        for place, transformation in enumerate(self.transformations):
             field = schema.filterable.get(transformation.field)
             if field is None or field.type not in NUMERIC:
                 known = [name for name, spec in schema.filterable.items() if spec.type in NUMERIC]
@@ -107,7 +117,7 @@ class ItemFeatures(nn.Module):
                     f"item_features[{place}].field: expected one of {', '.join(known) or 'no field'},"
                     f" got {transformation.field!r}"
                 )
-        return features
+        return self
 
     def to_document(self) -> list[dict[str, Any]]:
         """The features as JSON values."""

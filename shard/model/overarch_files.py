@@ -63,7 +63,7 @@ def load_overarch(files: SnapshotFiles, schema: Schema) -> OverArch:
     weights = files.tensors(f"{MODEL}/{SCORER_WEIGHTS}")
     try:
         described = info[OVERARCH]
-        features = ItemFeatures.parse(described["item_features"], schema)
+        features = ItemFeatures.of(described["item_features"]).check(schema)
         scorer = make_scorer(
             described["scorer"], len(info["tasks"]), info["dimension"], features.width, described["sizes"]
         )

@@ -29,7 +29,7 @@ def test_features_are_made_of_stored_values() -> None:
             "price": Column(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)),
         },
     )
-    features = ItemFeatures.parse(DOCUMENT, SCHEMA)
+    features = ItemFeatures.of(DOCUMENT).check(SCHEMA)
     assert features.width == 6
     made = features(columns, torch.tensor([[0, 1], [2, 0]]))
     assert made.dtype == torch.float32
@@ -42,9 +42,9 @@ def test_no_features_are_no_numbers() -> None:
 
 
 def test_a_description_survives_being_written() -> None:
-    features = ItemFeatures.parse(DOCUMENT, SCHEMA)
+    features = ItemFeatures.of(DOCUMENT).check(SCHEMA)
     assert features.to_document() == DOCUMENT
-    assert ItemFeatures.parse(features.to_document(), SCHEMA).transformations == features.transformations
+    assert ItemFeatures.of(features.to_document()).check(SCHEMA).transformations == features.transformations
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_a_description_survives_being_written() -> None:
 )
 def test_a_description_that_does_not_fit_is_refused(entry: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ItemFeatures.parse([entry], SCHEMA)
+        ItemFeatures.of([entry]).check(SCHEMA)

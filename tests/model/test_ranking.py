@@ -69,7 +69,7 @@ def scored(publish_items: Callable[..., Catalog], tmp_path_factory: pytest.TempP
     """3,000 items with two tasks and an MLP that matters."""
     folder = write_tasks(tmp_path_factory.mktemp("model"), TASKS)
     torch.manual_seed(0)
-    features = ItemFeatures.parse(FEATURES, Schema.parse(schema_text()))
+    features = ItemFeatures.of(FEATURES).check(Schema.parse(schema_text()))
     scorer = make_scorer("mlp", 2, DIMENSION, features.width, {"hidden": 16})
     with torch.no_grad():
         for weight in scorer.parameters():
