@@ -157,6 +157,7 @@ class ServeConfig(Section):
         batching: how the router batches.
         value: the formulas that value candidates.
         diversity: how lists are diversified where a search asks for it.
+        quotas: by task, places of every list that are kept for what the task predicts best.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
     """
@@ -177,6 +178,7 @@ class ServeConfig(Section):
     batching: BatchingConfig = BatchingConfig()
     value: ValueSettings = ValueSettings()
     diversity: DiversitySettings = DiversitySettings()
+    quotas: dict[str, Count] = Field(default_factory=dict)
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()
 

@@ -18,6 +18,7 @@ from silverray.cluster.layout import Layout
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.signals import kept_handlers
 from silverray.router.diversifier import check_spacing
+from silverray.router.quotas import check_quotas
 from silverray.shard.api import FormulaError, ShardTooLarge
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
@@ -102,6 +103,7 @@ def start(
         layout = Layout.spread(catalog.version, catalog.partitions, config.shards)
         Valuer(config.value, catalog.tasks, catalog.schema)
         check_spacing(config.diversity, catalog)
+        check_quotas(config.quotas, catalog)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except FormulaError as error:

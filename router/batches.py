@@ -41,6 +41,7 @@ class RequestBatch(NamedTuple):
     variant: tuple[str | None, ...]
     context: tuple[Mapping[str, Any] | None, ...]
     keys: tuple[NDArray[np.int64] | None, ...]
+    quotas: tuple[tuple[int, ...], ...]
     traits: tuple[tuple[str, ...] | None, ...]
 
     @classmethod
@@ -67,11 +68,12 @@ class RequestBatch(NamedTuple):
                 variant=variant,
                 context=context,
                 keys=keys,
+                quotas=quotas,
                 traits=traits,
             )
             for (
                 vectors, filter_, k, fields, mode, n_probe, refine, timeout_s, min_coverage, min_seq, explain, variant,
-                context, keys, traits,
+                context, keys, quotas, traits,
             ) in zip(*self, strict=True)
         ]  # fmt: skip
 

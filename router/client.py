@@ -157,6 +157,8 @@ def _document(response: httpx.Response, codec: Codec) -> Any:
 def _to_query(request: SearchRequest) -> dict[str, Any]:
     if request.traits is not None:
         raise InvalidRequest("the traits of items do not travel over HTTP", "traits")
+    if request.quotas:
+        raise InvalidRequest("quotas do not travel over HTTP: they are the server's", "quotas")
     if request.keys is not None:
         raise InvalidRequest("keys do not travel over HTTP: given items are ranked by their ids", "keys")
     vectors, text = request.vectors, request.filter

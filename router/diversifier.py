@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class Diversifier:
             if reply.explain is not None:
                 about = {"candidates": len(reply.keys), "strength": request.diversify, "batch_ms": milliseconds}
                 explain = reply.explain | {"short": len(places) < request.k, "diversity": about}
-            chosen.append(_picked(reply, places, explain))
+            chosen.append(replace(reply.take(places), explain=explain, traits=None))
         return chosen
 
 
@@ -153,17 +153,3 @@ def _padded(replies: Sequence[SearchReply]) -> tuple[NDArray[np.float32], Traits
             True,
         )
     return scores, Traits(vectors, codes), valid
-
-
-def _picked(reply: SearchReply, places: NDArray[np.int64], explain: dict[str, Any] | None) -> SearchReply:
-    listed = places.tolist()
-    return replace(
-        reply,
-        ids=[reply.ids[place] for place in listed] if isinstance(reply.ids, list) else reply.ids[places],
-        keys=reply.keys[places],
-        scores=reply.scores[places],
-        fields={name: [values[place] for place in listed] for name, values in reply.fields.items()},
-        explain=explain,
-        tasks=reply.tasks and reply.tasks.take(places),
-        traits=None,
-    )

@@ -116,5 +116,5 @@ def _traits(replies: Sequence[SearchReply], places: NDArray[np.intp]) -> Traits:
     parts = [reply.traits for reply in replies if reply.traits is not None]
     if len(parts) != len(replies):
         raise ValueError(f"replies: expected traits in all {len(replies)}, got them in {len(parts)}")
-    vectors = np.concatenate([part.vectors for part in parts])[places]
-    return Traits(vectors, np.concatenate([part.codes for part in parts], axis=1)[:, places])
+    vectors = np.concatenate([part.vectors for part in parts])
+    return Traits(vectors, np.concatenate([part.codes for part in parts], axis=1)).take(places)

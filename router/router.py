@@ -15,6 +15,7 @@ from silverray.router.encoding import UserEncoding
 from silverray.router.errors import at
 from silverray.router.fanout import Backend, Fanout
 from silverray.router.metrics import RouterMetrics
+from silverray.router.quotas import Quotas
 from silverray.router.settings import RouterSettings
 from silverray.router.ticket import Ticket
 from silverray.shard.admission import Admission
@@ -68,6 +69,7 @@ class Router:
         self._encoding = UserEncoding(encoder, self._admission) if encoder else None
         self._encodings = self._batcher(self._encode)
         self._diversifier = Diversifier(settings.diversity, catalog)
+        self._quotas = Quotas(settings.quotas, catalog)
         self._pending = 0
         self._probing = asyncio.Lock()
 
@@ -142,13 +144,15 @@ class Router:
         asked = self._diversifier.widened(requests) if diversified else requests
         tickets = [
             Ticket(request, received + self._allowed_s(request), where)
-            for request, where in zip(asked, wheres, strict=True)
+            for request, where in zip(self._quotas.widened(asked), wheres, strict=True)
         ]
         self._pending += len(tickets)
         try:
             self._searches.put(ticket for ticket in tickets if ticket.request.vectors is not None)
             self._encodings.put(ticket for ticket in tickets if ticket.request.vectors is None)
             outcomes = [await ticket.future for ticket in tickets]
+            if self._quotas:
+                outcomes = self._quotas.fill(asked, outcomes)
             if diversified:
                 outcomes = await self._diversifier.choose(requests, wheres, outcomes)
         finally:

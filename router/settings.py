@@ -47,6 +47,7 @@ class RouterSettings:
         max_queries: most queries in an HTTP body.
         max_body_bytes: longest HTTP body.
         diversity: how lists are diversified.
+        quotas: by task, places of every list that are kept for what the task predicts best.
     """
 
     deadline_s: float = 0.1
@@ -59,3 +60,4 @@ class RouterSettings:
     max_queries: int = 256
     max_body_bytes: int = 16 << 20
     diversity: DiversitySettings = field(default_factory=DiversitySettings)
+    quotas: dict[str, int] = field(default_factory=dict)

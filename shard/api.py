@@ -7,7 +7,7 @@ can hold every implementation to the same answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -47,6 +47,8 @@ class SearchRequest:
         variant: name of the formula that values the items; None is the default.
         context: what formulas read of the request, by name; user features under `user.NAME`.
         keys: `[k]` int64 keys of items to rank, those that there are not left out; None searches.
+        quotas: for each task how many of the items that it predicts best are wanted beside the k; for whoever fills
+            quotas. Empty for none.
         diversify: strength at which a router diversifies the merged list, 0 to `MAX_STRENGTH`; None leaves it by score.
         traits: categories to return with the items' vectors, for whoever diversifies; None returns no traits.
     """
@@ -66,6 +68,7 @@ class SearchRequest:
     variant: str | None = None
     context: Mapping[str, Any] | None = None
     keys: NDArray[np.int64] | None = None
+    quotas: tuple[int, ...] = ()
     diversify: float | None = None
     traits: tuple[str, ...] | None = None
 
@@ -80,6 +83,10 @@ class Traits(NamedTuple):
 
     vectors: NDArray[np.float32]
     codes: NDArray[np.int64]
+
+    def take(self, places: NDArray[np.intp]) -> Traits:
+        """Those of some of the items."""
+        return Traits(self.vectors[places], self.codes[:, places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +155,19 @@ class SearchReply:
     explain: dict[str, Any] | None = None
     tasks: TaskScores | None = None
     traits: Traits | None = None
+
+    def take(self, places: NDArray[np.intp]) -> SearchReply:
+        """The items at `[m]` places, in that order."""
+        listed = places.tolist()
+        return replace(
+            self,
+            ids=[self.ids[place] for place in listed] if isinstance(self.ids, list) else self.ids[places],
+            keys=self.keys[places],
+            scores=self.scores[places],
+            fields={name: [values[place] for place in listed] for name, values in self.fields.items()},
+            tasks=self.tasks and self.tasks.take(places),
+            traits=self.traits and self.traits.take(places),
+        )
 
 
 class SearchError(Exception):

@@ -181,6 +181,7 @@ class Engine:
         n_probe: int | None = None,
         refine_all: bool = False,
         asked: Sequence[Asked] | None = None,
+        quotas: Sequence[int] = (),
     ) -> Best:
         """Find the best items of B requests.
 
@@ -191,6 +192,7 @@ class Engine:
             n_probe: clusters to visit; None lets the planner choose.
             refine_all: score every visited item exactly.
             asked: what each request says of its values; None is nothing.
+            quotas: of a model with several tasks, as in `Ranking.forward`.
         """
         if self.ranker is None:
             found = self.find(queries, plans, ks, n_probe, refine_all)
@@ -201,7 +203,7 @@ class Engine:
         users = torch.from_numpy(queries).to(found.slots.device).view(count, tasks, -1)
         slots, scores = (part.view(count, tasks, -1) for part in (found.slots, found.scores))
         retrieved = Stage("retrieve", perf_counter() - start, (slots >= 0).sum(dim=(1, 2)))
-        ranked, stages = self.ranker.rank(users, slots, scores, asked or [Asked()] * count, max(ks))
+        ranked, stages = self.ranker.rank(users, slots, scores, asked or [Asked()] * count, ks, quotas)
         return Best(ranked.slots, ranked.scores, found, ranked, [retrieved, *stages])
 
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
@@ -258,11 +260,14 @@ class Engine:
             first.n_probe,
             first.refine == "all",
             [Asked.of(request) for request in requests] if self.ranker else None,
+            first.quotas,
         )
         slots, scores = best.slots.cpu().numpy(), best.scores.cpu().numpy()
         tasks = None if best.ranked is None else self._task_scores(best.ranked)
         elapsed = perf_counter() - start
-        counts = np.minimum((slots >= 0).sum(axis=1), ks)
+        counts = (slots >= 0).sum(axis=1)
+        if not first.quotas:
+            counts = np.minimum(counts, ks)
         mine = slots[np.arange(slots.shape[1]) < counts[:, None]]
         keys, ids = self.payload.keys(mine), self.payload.ids(mine)
         end = 0
@@ -309,11 +314,11 @@ class Engine:
             "stages": explain_stages(stages, row, searched["scored"], count),
         }
 
-    def _group(self, request: SearchRequest) -> tuple[int, int, bool]:
+    def _group(self, request: SearchRequest) -> tuple[int, int, bool, tuple[int, ...]]:
         """Requests of one group can be searched together: the number of candidates is the same for all."""
         every = request.refine == "all"
         keep = coarse_keep(request.k) if self.ranker is None else candidates_for(request.k, every)
-        return keep, request.n_probe or 0, every
+        return keep, request.n_probe or 0, every, request.quotas
 
 
 def _filter_plan(request: SearchRequest) -> FilterPlan:

@@ -22,6 +22,7 @@ from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.engine import Engine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.verify import matches
+from silverray.shard.model.candidates import Candidates
 from silverray.shard.ranker import Ranker
 from silverray.shard.value.valuer import Asked
 
@@ -62,17 +63,15 @@ class ExactEngine(Engine):
         slots = self._matching(request)
         users = torch.tensor(request.vectors, device=slots.device)[None]
         judged = ranker.judge(users, slots[None], [Asked.of(request)])
-        best = top_k(judged.values, self.model.lists.keys[slots][None], min(request.k, len(slots)))
-        places = best.places[0]
-        chosen = slots[places]
-        rows = torch.arange(users.shape[1], device=slots.device).repeat(len(chosen))
-        found = exact_scores(self.model.lists.vectors, users[0], rows, chosen.repeat_interleave(users.shape[1]))
-        tasks = TaskScores(
-            self.catalog.tasks,
-            judged.predictions[0, places].cpu().numpy(),
-            found.view(len(chosen), -1).cpu().numpy(),
-        )
-        return replace(self._answer_of(request, chosen, best.scores[0], len(slots)), tasks=tasks)
+        tasks, wanted = users.shape[1], torch.tensor([request.k], device=slots.device)
+        rows = torch.arange(tasks, device=slots.device).repeat(len(slots))
+        found = exact_scores(self.model.lists.vectors, users[0], rows, slots.repeat_interleave(tasks))
+        candidates = Candidates(slots[None], found.view(1, len(slots), tasks))
+        ranked = ranker.ranking.select(candidates, *judged, wanted, request.k, request.quotas)
+        there = ranked.slots[0] >= 0
+        told = TaskScores(self.catalog.tasks, *(part[0, there].cpu().numpy() for part in ranked[2:]))
+        reply = self._answer_of(request, ranked.slots[0, there], ranked.scores[0, there], len(slots))
+        return replace(reply, tasks=told)
 
     def _matching(self, request: SearchRequest) -> Tensor:
         """Slots of everything that matches a request's filter."""

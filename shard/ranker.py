@@ -70,7 +70,13 @@ class Ranker:
         self._valuer = valuer
 
     def rank(
-        self, users: Tensor, slots: Tensor, scores: Tensor, asked: Sequence[Asked], k: int
+        self,
+        users: Tensor,
+        slots: Tensor,
+        scores: Tensor,
+        asked: Sequence[Asked],
+        ks: Sequence[int],
+        quotas: Sequence[int] = (),
     ) -> tuple[Ranked, list[Stage]]:
         """Rank what the tasks of a batch have found.
 
@@ -79,15 +85,21 @@ class Ranker:
             slots: `[B, T, N]` int64, each at most once for a task; -1 where there are no more.
             scores: `[B, T, N]` float32 of them.
             asked: what each request says of its values.
-            k: number of items wanted.
+            ks: number of items wanted by each request.
+            quotas: as in `Ranking.forward`.
 
         Returns:
             The best items, and the steps that led to them. On a GPU a step's time is that of its launches.
         """
+        wanted = torch.tensor(ks, device=users.device)
         rows = torch.split(torch.arange(len(users)), max(1, PLACES // max(1, slots[0].numel())))
         parts = [slice(int(some[0]), int(some[-1]) + 1) for some in rows]
         ranked, stages = zip(
-            *(self._rank(users[part], slots[part], scores[part], asked[part], k) for part in parts), strict=True
+            *(
+                self._rank(users[part], slots[part], scores[part], asked[part], wanted[part], max(ks), quotas)
+                for part in parts
+            ),
+            strict=True,
         )
         joined = Ranked(*(torch.cat(column) for column in zip(*ranked, strict=True)))
         return joined, [_joined(column) for column in zip(*stages, strict=True)]
@@ -102,7 +114,14 @@ class Ranker:
         return Judged(*(torch.cat(column, dim=1) for column in zip(*parts, strict=True)))
 
     def _rank(
-        self, users: Tensor, slots: Tensor, scores: Tensor, asked: Sequence[Asked], k: int
+        self,
+        users: Tensor,
+        slots: Tensor,
+        scores: Tensor,
+        asked: Sequence[Asked],
+        wanted: Tensor,
+        k: int,
+        quotas: Sequence[int],
     ) -> tuple[Ranked, list[Stage]]:
         """As `Ranking.forward`, step by step."""
         times = [perf_counter()]
@@ -113,7 +132,7 @@ class Ranker:
         times.append(perf_counter())
         values = self.ranking.value(predictions, candidates.slots, self._valuer.valuations(asked, users.device))
         times.append(perf_counter())
-        ranked = self.ranking.select(candidates.slots, candidates.found, predictions, values, k)
+        ranked = self.ranking.select(candidates, predictions, values, wanted, k, quotas)
         times.append(perf_counter())
         names = ("unite", "score", "value", "select")
         lefts = (left, left, left, (ranked.slots >= 0).sum(dim=1))

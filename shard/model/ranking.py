@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from silverray.kernels.topk import top_k
 from silverray.shard.index.lists import Lists
-from silverray.shard.model.candidates import unite
+from silverray.shard.model.candidates import Candidates, unite
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch import Scorer
 from silverray.shard.value.inputs import gather_fields
@@ -60,7 +60,16 @@ class Ranking(nn.Module):
         self.scorer = scorer
         self.features = features
 
-    def forward(self, users: Tensor, slots: Tensor, scores: Tensor, valuations: Sequence[Valuation], k: int) -> Ranked:
+    def forward(
+        self,
+        users: Tensor,
+        slots: Tensor,
+        scores: Tensor,
+        valuations: Sequence[Valuation],
+        wanted: Tensor,
+        k: int,
+        quotas: Sequence[int] = (),
+    ) -> Ranked:
         """Rank what the tasks have found.
 
         Args:
@@ -68,12 +77,15 @@ class Ranking(nn.Module):
             slots: `[B, T, N]` int64, each at most once for a task; -1 where there are no more.
             scores: `[B, T, N]` float32 of them.
             valuations: of all requests, each in one.
-            k: number of items wanted.
+            wanted: `[B]` int64 number of items wanted by each request.
+            k: the largest of them.
+            quotas: for each task how many of its best predictions are wanted as well; each request then gets
+                k + sum(quotas) places. Empty for none.
         """
         candidates = unite(slots, scores)
         predictions = self.predict(users, candidates.slots)
         values = self.value(predictions, candidates.slots, valuations)
-        return self.select(candidates.slots, candidates.found, predictions, values, k)
+        return self.select(candidates, predictions, values, wanted, k, quotas)
 
     def predict(self, users: Tensor, slots: Tensor) -> Tensor:
         """Predictions `[B, K, T]` float32 for slots `[B, K]`; undefined where a slot is -1."""
@@ -95,17 +107,29 @@ class Ranking(nn.Module):
             values[rows] = self._value(predictions[rows], slots[rows], valuation)
         return values
 
-    def select(self, slots: Tensor, found: Tensor, predictions: Tensor, values: Tensor, k: int) -> Ranked:
-        """The k candidates with the highest value; `found` and `predictions` are `[B, K, T]`."""
-        places = torch.where(slots >= 0, slots, 0)
-        best = top_k(values.masked_fill(slots < 0, -torch.inf), self.lists.keys[places], k)
+    def select(
+        self,
+        candidates: Candidates,
+        predictions: Tensor,
+        values: Tensor,
+        wanted: Tensor,
+        k: int,
+        quotas: Sequence[int] = (),
+    ) -> Ranked:
+        """The candidates with the highest value, and the best predictions that quotas ask for; see `forward`."""
+        slots = candidates.slots
+        keys = self.lists.keys[torch.where(slots >= 0, slots, 0)]
+        values = values.masked_fill(slots < 0, -torch.inf)
+        if any(quotas):
+            values = values.masked_fill(~_kept(slots, keys, predictions, values, wanted, k, quotas), -torch.inf)
+        best = top_k(values, keys, k + sum(quotas))
         chosen = best.places.clamp(min=0)
         tasks = chosen[:, :, None].expand(-1, -1, predictions.shape[2])
         return Ranked(
             torch.where(best.places >= 0, slots.gather(1, chosen), -1),
             best.scores,
             predictions.gather(1, tasks),
-            found.gather(1, tasks),
+            candidates.found.gather(1, tasks),
         )
 
     def _value(self, predictions: Tensor, slots: Tensor, valuation: Valuation) -> Tensor:
@@ -114,3 +138,18 @@ class Ranking(nn.Module):
         fields = gather_fields(self.lists.columns, slots, valuation.model.fields)
         values: Tensor = valuation.model(predictions, fields, valuation.inputs)
         return values
+
+
+def _kept(
+    slots: Tensor, keys: Tensor, predictions: Tensor, values: Tensor, wanted: Tensor, k: int, quotas: Sequence[int]
+) -> Tensor:
+    """`[B, K]` bool: the candidates that are wanted for their value or by a quota."""
+    best = top_k(values, keys, k).places
+    within = torch.arange(k, device=slots.device) < wanted[:, None]
+    lists = [torch.where(within, best, -1)]
+    for task, count in enumerate(quotas):
+        scores = torch.nan_to_num(predictions[:, :, task]).masked_fill(slots < 0, -torch.inf)
+        lists.append(top_k(scores, keys, count).places)
+    places = torch.cat(lists, dim=1)
+    kept = torch.zeros(len(slots), slots.shape[1] + 1, dtype=torch.bool, device=slots.device)
+    return kept.scatter(1, torch.where(places >= 0, places, slots.shape[1]), True)[:, :-1]

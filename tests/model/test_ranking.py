@@ -250,14 +250,16 @@ def test_the_steps_are_the_module(scored: Catalog) -> None:
     scores = torch.randn(3, 2, 40, generator=g)
     valuations = engine.valuer.valuations([], users.device)
     with torch.inference_mode():
-        expected = ranking(users, slots, scores, valuations, 10)
-        ranked, _ = engine.ranker.rank(users, slots, scores, [], 10)
+        wanted = torch.tensor([10, 4, 7])
+        expected = ranking(users, slots, scores, valuations, wanted, 10, (3, 0))
+        ranked, _ = engine.ranker.rank(users, slots, scores, [], wanted.tolist(), (3, 0))
     for mine, its in zip(ranked, expected, strict=True):
         torch.testing.assert_close(mine, its)
     torch.compiler.reset()
     compiled = torch.compile(ranking, fullgraph=True, backend="aot_eager")
     with torch.inference_mode():
-        torch.testing.assert_close(compiled(users, slots, scores, valuations, 10).scores, expected.scores)
+        again = compiled(users, slots, scores, valuations, wanted, 10, (3, 0))
+        torch.testing.assert_close(again.scores, expected.scores)
 
 
 def test_a_damaged_scorer_is_refused_by_name(publish_items: Callable[..., Catalog], tmp_path: Path) -> None:
