@@ -155,7 +155,7 @@ class _Binder:
         if type_ == "number":
             node = graph.number(values)
         elif type_ == "condition":
-            node = graph.all([present, graph.compare("==", values, graph.constant(1, torch.int64))])
+            node = graph.all([present, graph.apply("==", values, graph.constant(1, torch.int64))])
         return Bound(type_, node, present, name, field)
 
     # Conditions
@@ -192,7 +192,7 @@ class _Binder:
         x, y = a.node, b.node
         if a.type == "number" and a.field is not None and b.field is not None:
             x, y = self._stored(a.field, a), self._stored(b.field, b)
-        return self._graph.all([a.present, b.present, self._graph.compare(operator, x, y)])
+        return self._graph.all([a.present, b.present, self._graph.apply(operator, x, y)])
 
     def _between(self, operands: Sequence[Syntax], position: int) -> Node:
         low = self._comparison(">=", operands[0], operands[1], position)
@@ -229,7 +229,7 @@ class _Binder:
             case Range(_, low, high):
                 ends = [(">=", low), ("<=", high)]
                 tests = [
-                    graph.compare(operator, values, graph.constant(end, values.dtype))
+                    graph.apply(operator, values, graph.constant(end, values.dtype))
                     for operator, end in ends
                     if end is not None
                 ]

@@ -22,6 +22,9 @@ from silverray.shard.value.operations import (
 
 Scalar = int | float | bool
 
+MAX_COMPARED = 8
+"""Values of a list that are compared one by one; a longer list is a table in which values are looked up."""
+
 
 class Extent(IntEnum):
     """What a value can differ by."""
@@ -182,10 +185,6 @@ class Graph:
         """Whether a condition does not hold."""
         return node.operands[0] if node.operation == "not" else self.apply("not", node)
 
-    def compare(self, operator: str, x: Node, y: Node) -> Node:
-        """A comparison of two values of a type."""
-        return self.apply(operator, x, y)
-
     def member(self, node: Node, values: Sequence[Scalar], tags: bool) -> Node:
         """Whether a stored value is one of several, sorted ones; for tags: whether any of them is."""
         if len(values) <= MAX_COMPARED:
@@ -216,7 +215,3 @@ class Graph:
         if key not in self._nodes:
             self._nodes[key] = Node(operation, operands, content, dtype, extent, bounds, len(self._nodes))
         return self._nodes[key]
-
-
-MAX_COMPARED = 8
-"""Values of a list that are compared one by one; a longer list is a table in which values are looked up."""

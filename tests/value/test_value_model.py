@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from silverray.shard.value.inputs import Values, gather_fields
+from silverray.shard.index.keys import hash_text
+from silverray.shard.value.inputs import NO_TAG, Values, gather_fields
 from silverray.shard.value.language import parse
 from silverray.shard.value.model import ValueModel
 from silverray.shard.value.scope import Scope
@@ -117,12 +118,20 @@ def test_missing_values() -> None:
     fields = {
         "duration": Values(torch.tensor([[7, 0]]), torch.tensor([[True, False]])),
         "nsfw": Values(torch.tensor([[1, 0]]), torch.tensor([[True, False]])),
+        "year": Values(torch.tensor([[2000, 2000]])),
+        "genres": Values(torch.tensor([[[NO_TAG, hash_text("war")]] * 2]), torch.tensor([[True, False]])),
     }
     rules = {
         "duration == 7": [1, 0],
         "duration != 7": [0, 0],
         "not (duration == 7)": [0, 1],
         "duration < 100": [1, 0],
+        "duration == 0": [0, 0],
+        "duration in (0, 3)": [0, 0],
+        "duration <= 0": [0, 0],
+        "year > duration": [1, 0],
+        'genres any ("war")': [1, 0],
+        'not (genres all ("war"))': [0, 1],
         "duration not in (1, 2)": [1, 0],
         "duration is null": [0, 1],
         "duration is not null": [1, 0],
@@ -194,6 +203,17 @@ def test_compiles_as_one_graph_and_exports(case: Case, text: str) -> None:
     torch.testing.assert_close(compiled(case.predictions, fields, inputs), found)
     exported = torch.export.export(model, (case.predictions, fields, inputs)).module()
     torch.testing.assert_close(exported(case.predictions, fields, inputs), found)
+
+
+def test_exports_for_any_number_of_requests_and_candidates() -> None:
+    model, case, other = ValueModel(EXAMPLE, SCOPE), make_case(), make_case(requests=5, candidates=9, seed=2)
+    arguments, others = (
+        (one.predictions, gather_fields(one.columns, one.slots, model.fields), {}) for one in (case, other)
+    )
+    shape = {0: torch.export.Dim("requests"), 1: torch.export.Dim("candidates")}
+    fields = {name: Values(shape, None if value.present is None else shape) for name, value in arguments[1].items()}  # type: ignore[arg-type]
+    exported = torch.export.export(model, arguments, dynamic_shapes=(shape, fields, {})).module()
+    torch.testing.assert_close(exported(*others), model(*others))
 
 
 def test_wrong_inputs_are_named() -> None:
