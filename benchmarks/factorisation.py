@@ -1,13 +1,13 @@
 """Matrix factorisations to compare towers with, from the library `implicit`.
 
-Both are asked like a tower: what somebody has liked up to now makes their vector, with the items' vectors as they were
-learned.
+Both are asked like a tower: what somebody has liked up to now, or the latest of it, makes their vector, with the items'
+vectors as they were learned.
 Letters: U users, N items, R histories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 Sparse = Any
-"""`scipy.sparse.csr_matrix` of float32 ones: `[U, N]` likes, or `[R, N]` histories."""
+"""`scipy.sparse.csr_matrix` of float32."""
 
-Ranker = Callable[[Sparse], NDArray[np.float32]]
+Histories = Sequence[NDArray[np.int64]]
+"""R arrays of items, oldest first."""
+
+Ranker = Callable[[Histories], NDArray[np.float32]]
 """Gives `[R, N]` scores for R histories."""
 
 FOLD_STEPS = 200
@@ -35,6 +38,7 @@ class Als:
     factors: int
     regularization: float
     alpha: float
+    latest: int | None = None
 
     def fit(self, likes: Sparse, seed: int) -> Ranker:
         """Learn from likes `[U, N]`; without a history, items are ranked by how often they are liked."""
@@ -44,7 +48,8 @@ class Als:
         model.fit(likes, show_progress=False)
         popularity = np.asarray(likes.sum(axis=0), dtype=np.float32)
 
-        def rank(histories: Sparse) -> NDArray[np.float32]:
+        def rank(given: Histories) -> NDArray[np.float32]:
+            histories = sparse_rows(given, likes.shape[1], self.latest)
             users = model.recalculate_user(np.arange(histories.shape[0]), histories)
             scores: NDArray[np.float32] = users @ model.item_factors.T
             return np.where(np.diff(histories.indptr)[:, None] > 0, scores, popularity)
@@ -59,6 +64,7 @@ class Bpr:
     factors: int
     learning_rate: float
     regularization: float
+    latest: int | None = None
 
     def fit(self, likes: Sparse, seed: int) -> Ranker:
         """Learn from likes `[U, N]`; without a history, items are ranked by their biases."""
@@ -73,12 +79,23 @@ class Bpr:
         learned = torch.from_numpy(model.item_factors)
         vectors_NF, bias_N = learned[:, : self.factors], learned[:, self.factors]
 
-        def rank(histories: Sparse) -> NDArray[np.float32]:
+        def rank(given: Histories) -> NDArray[np.float32]:
+            histories = sparse_rows(given, likes.shape[1], self.latest)
             users_RF = _fold_in(histories, vectors_NF, bias_N, self.regularization, seed)
             scores: NDArray[np.float32] = (users_RF @ vectors_NF.T + bias_N).numpy()
             return scores
 
         return rank
+
+
+def sparse_rows(lists: Histories, columns: int, latest: int | None = None) -> Sparse:
+    """A row with ones for each list, or for its latest items."""
+    from scipy.sparse import csr_matrix
+
+    kept = [own if latest is None else own[-latest:] for own in lists]
+    rows = np.repeat(np.arange(len(kept)), list(map(len, kept)))
+    values = np.concatenate([np.empty(0, np.int64), *kept])
+    return csr_matrix((np.ones(len(rows), np.float32), (rows, values)), (len(kept), columns))
 
 
 def _fold_in(histories: Sparse, vectors_NF: Tensor, bias_N: Tensor, regularization: float, seed: int) -> Tensor:

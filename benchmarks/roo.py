@@ -47,6 +47,8 @@ IMPRESSIONS = 1_480
 """In a batch, about, where requests of several lengths are compared."""
 SPANS = (60, 300)
 SEEDS = (0, 1, 2)
+LATEST = (5, 10, None)
+"""Likes that a factorisation is told of; None is all."""
 WIDE = Widths(dimension=128, hidden=1_024, ids=128, categories=16)
 
 BYTES = {
@@ -178,8 +180,8 @@ def _tuned(validation: Split, final: Split, config: TrainConfig, folder: Path, q
     seeds: tuple[int, ...] = SEEDS
     # The configuration was chosen on the same validation split.
     towers = grid()
-    als_grid = grid(factors=(64, 128), regularization=(3.0, 10.0, 30.0), alpha=(0.5, 1.0))
-    bpr_grid = grid(factors=(16, 64), learning_rate=(0.003, 0.01), regularization=(0.01, 0.03))
+    als_grid = grid(factors=(64, 128), regularization=(10.0, 30.0), alpha=(1.0,), latest=LATEST)
+    bpr_grid = grid(factors=(64,), learning_rate=(0.003, 0.01), regularization=(0.01,), latest=LATEST)
     if quick:
         towers, als_grid, bpr_grid, seeds = towers[:1], als_grid[:1], bpr_grid[:1], SEEDS[:1]
     return [

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from silverray.benchmarks.factorisation import Als, Bpr, Sparse
+from silverray.benchmarks.factorisation import Als, Bpr, Histories, Sparse, sparse_rows
 from silverray.benchmarks.roo_steps import THREADS
 from silverray.cluster.movielens import MovieLens
 from silverray.cluster.movielens_requests import RequestFiles, movielens_format, split_time, write_requests
@@ -43,16 +43,14 @@ class Split(NamedTuple):
     Attributes:
         files: the request tables.
         likes: `[U, N]` sparse, what to learn from.
-        histories: `[n, N]` sparse, what the user had liked before each held-out like.
+        seen: what the user had liked before each held-out like, films oldest first.
         liked: `[n]` int64, the film of each held-out like.
-        seen: the histories as arrays of films.
     """
 
     files: RequestFiles
     likes: Sparse
-    histories: Sparse
+    seen: Histories
     liked: NDArray[np.int64]
-    seen: Sequence[NDArray[np.int64]]
 
     @classmethod
     def of(cls, files: RequestFiles) -> Split:
@@ -61,13 +59,11 @@ class Split(NamedTuple):
         table = RequestTable.open(files.held_out, movielens_format())
         found = list(read_likes(table, ItemTable(films, {}, {}), films, table.format.tasks.index(TASK)))
         seen = [own for some in found for own in some.seen]
-        rows = np.repeat(np.arange(len(seen)), list(map(len, seen)))
         return cls(
             files,
             _likes(files.requests, films),
-            _ones(rows, np.concatenate([films[:0], *seen]), (len(seen), len(films))),
-            np.concatenate([some.liked for some in found]),
             seen,
+            np.concatenate([some.liked for some in found]),
         )
 
     def recall(self, scores: NDArray[np.float32]) -> float:
@@ -139,12 +135,12 @@ def popularity(split: Split) -> float:
 
 def als(**settings: Any) -> Contender:
     """Implicit ALS."""
-    return lambda split, seed: split.recall(Als(**settings).fit(split.likes, seed)(split.histories))
+    return lambda split, seed: split.recall(Als(**settings).fit(split.likes, seed)(split.seen))
 
 
 def bpr(**settings: Any) -> Contender:
     """BPR."""
-    return lambda split, seed: split.recall(Bpr(**settings).fit(split.likes, seed)(split.histories))
+    return lambda split, seed: split.recall(Bpr(**settings).fit(split.likes, seed)(split.seen))
 
 
 def two_tower(config: TrainConfig, out: Path) -> Callable[..., Contender]:
@@ -195,12 +191,6 @@ def _likes(requests: Path, films: NDArray[np.int64]) -> Sparse:
     items = one_array(table.column(ITEMS))
     liked = one_array(table.column(TASK)).flatten().to_numpy() > 0
     lengths = items.value_lengths().to_numpy()
-    users = np.unique(np.repeat(table.column(USER).to_numpy(), lengths)[liked], return_inverse=True)[1]
+    users = np.repeat(table.column(USER).to_numpy(), lengths)[liked]
     shown = Vocabulary(films).rows(items.flatten().to_numpy())[liked] - 1
-    return _ones(users, shown, (int(users.max()) + 1, len(films)))
-
-
-def _ones(rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, int]) -> Sparse:
-    from scipy.sparse import csr_matrix
-
-    return csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape)
+    return sparse_rows([shown[users == user] for user in np.unique(users)], len(films))

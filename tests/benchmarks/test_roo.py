@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from silverray.benchmarks.factorisation import Als, Bpr
-from silverray.benchmarks.roo_recall import Split, Tuned, _ones, _set, grid, popularity, splits, tune
+from silverray.benchmarks.factorisation import Als, Bpr, sparse_rows
+from silverray.benchmarks.roo_recall import Split, Tuned, _set, grid, popularity, splits, tune
 from silverray.benchmarks.roo_steps import compare_steps
 from silverray.benchmarks.roo_storage import compare_bytes, compare_reading
 from silverray.cluster import movielens
@@ -58,8 +58,8 @@ def test_the_validation_split_lies_before_the_final_one(data: MovieLens, both: t
     for split, of in zip(both, (liked - len(both[1].liked), liked), strict=True):
         assert abs(len(split.liked) - 0.1 * of) < 3
         assert split.likes.sum() == of - len(split.liked)
-        assert split.histories.shape == (len(split.liked), FILMS)
-        assert split.histories.sum() == sum(map(len, split.seen))
+        assert split.likes.shape[1] == FILMS
+        assert len(split.seen) == len(split.liked)
 
 
 def test_recall_counts_what_stands_first(both: tuple[Split, Split]) -> None:
@@ -76,17 +76,22 @@ def test_factorisations_learn_a_taste(both: tuple[Split, Split], peer: Als | Bpr
     # Half of the films are of the wrong kind, so that guessing the kind doubles the recall.
     final = both[1]
     rank = peer.fit(final.likes, 0)
-    assert final.recall(rank(final.histories)) > 1.4 * popularity(final)
-    assert np.array_equal(rank(final.histories), peer.fit(final.likes, 0)(final.histories))
+    assert final.recall(rank(final.seen)) > 1.4 * popularity(final)
+    assert np.array_equal(rank(final.seen), peer.fit(final.likes, 0)(final.seen))
 
 
 def test_without_a_history_films_are_ranked_by_likes() -> None:
-    likes = _ones(np.array([0, 0, 1, 2]), np.array([1, 2, 1, 1]), (3, 4))
-    empty = _ones(np.array([], int), np.array([], int), (2, 4))
+    likes = sparse_rows([np.array([1, 2]), np.array([1]), np.array([1])], 4)
+    empty = [np.array([], int)] * 2
     assert Als(2, 0.1, 1.0).fit(likes, 0)(empty).tolist() == [[0, 3, 1, 0]] * 2
     biased = Bpr(2, 0.1, 0.01).fit(likes, 0)(empty)
     assert (biased[0] == biased[1]).all()
     assert biased[0].argmax() == 1
+
+
+def test_only_the_latest_likes_count() -> None:
+    rows = sparse_rows([np.array([3, 1, 0]), np.array([], int), np.array([2])], 4, latest=2)
+    assert rows.toarray().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
 
 
 def test_tuning_takes_the_best_of_the_validation_split(both: tuple[Split, Split]) -> None:
@@ -118,7 +123,8 @@ def test_requests_take_fewer_bytes(both: tuple[Split, Split], items: ItemTable, 
     assert rows["whole file"]["impressions"] == (tmp_path / "repeated.parquet").stat().st_size
     assert rows["user side in the file"]["requests"] < rows["whole file"]["requests"]
     # A length and a value for age, gender and occupation; a length and the films of a history.
-    histories = sum(map(len, pq.read_table(files.requests).column("history").to_pylist()))
+    lengths = map(len, pq.read_table(files.requests).column("history").to_pylist())
+    histories = sum(min(length, format.user.history.length) for length in lengths)
     assert rows["user side as tensors, an epoch"]["requests"] == 8 * (7 * len(table) + histories)
     reading = compare_reading(files, format, items, 16, tmp_path, 1)
     assert [row["what"] for row in reading] == ["by impression", "by request"]

@@ -30,6 +30,7 @@ COMMANDS = [
     "loadtest",
     "status",
     "stop",
+    "train",
     "demo",
     "verify",
     "export",

@@ -53,7 +53,7 @@ def config(towers: Path) -> ServeConfig:
 
 @pytest.fixture(scope="module")
 def service(address: str, config: ServeConfig) -> Iterator[Service]:
-    service = start(config, address, timeout_s=150)
+    service = start(config, address, timeout_s=200)
     yield service
     service.detach()
 

@@ -42,7 +42,15 @@ def test_two_workers_compute_what_one_does(tmp_path: Path) -> None:
     # Its checkpoint can be continued by one process, and the other way round.
     longer = train(TrainConfig.load(path, out="together", epochs=3), Alone(), lambda _: None, resume=True)
     assert longer.steps == 24
-    (tmp_path / "together/checkpoint/checkpoint.pt").write_bytes(b"damaged")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(280)
+def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
+    config = TrainConfig.load(write_all(tmp_path), workers=2)
+    damaged = config.out / "checkpoint/checkpoint.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"damaged")
     with pytest.raises(TrainingFailed, match=r"checkpoint\.pt: not a readable checkpoint"):
-        train_on_ray(config, told.append, resume=True, address=None)
+        train_on_ray(config, lambda _: None, resume=True, address=None)
     assert not ray.is_initialized()
