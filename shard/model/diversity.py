@@ -42,8 +42,8 @@ class Diversity(nn.Module):
     Source:
         Huang et al., Sliding spectrum decomposition for diversified recommendation, KDD 2021 (arXiv 2107.05204). There
         novelty is multiplied by the volume that the items in the window span, a factor that all candidates share and
-        that falls towards 0 as the list grows: left out, so that a strength means the same at every place. Items that
-        leave the window are forgotten entirely; the paper adds back projections on what was left of them.
+        that falls towards 0 as the list grows: left out, so that a strength means the same at every place. An item that
+        leaves the window is forgotten entirely: the window is solved anew instead of keeping a queue of projections.
     """
 
     weights: Tensor

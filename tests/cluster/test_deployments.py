@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from silverray.cluster.applications import describe_applications
-from silverray.cluster.config import ServeConfig
+from silverray.cluster.config import ConfigError, ServeConfig
 from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica
 from silverray.cluster.layout import Layout
+from silverray.cluster.service import start
 from silverray.router.settings import DiversitySettings
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest
@@ -34,6 +35,12 @@ def test_a_router_gets_the_diversity_of_the_configuration(store: Path) -> None:
     config = ServeConfig(snapshots=store, shards=2, diversity=diversity)
     *_, router = describe_applications(config, catalog, layout)
     assert RouterArgs.model_validate(router.args).settings.diversity == diversity
+
+
+def test_spacing_of_an_unknown_category_is_refused_before_anything_starts(store: Path) -> None:
+    config = ServeConfig(snapshots=store, diversity=DiversitySettings(spacing={"genres": 0.5}))
+    with pytest.raises(ConfigError, match=r"diversity\.spacing\.genres: expected a filterable category .* \(country\)"):
+        start(config)
 
 
 @pytest.mark.parametrize("item_cache", ["device", "host"])
