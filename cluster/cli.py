@@ -93,6 +93,8 @@ def search(
     n_probe: Annotated[int | None, typer.Option(help="Clusters to scan; planned by default.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline in milliseconds.")] = None,
     diversify: Annotated[float | None, typer.Option(help="Strength at which the list is diversified.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Name of the formula that values the items.")] = None,
+    context: Annotated[str | None, typer.Option(help="What formulas read of the request, as JSON.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say how the answer was found.")] = False,
     json: Json = False,
 ) -> None:
@@ -100,7 +102,9 @@ def search(
     with one_line_errors():
         from silverray.cluster.commands.search import make_body, run_search
 
-        body = make_body(vector, user, filter, k, fields, n_probe, deadline_ms, diversify, explain=explain)
+        body = make_body(
+            vector, user, filter, k, fields, n_probe, deadline_ms, diversify, variant, context, explain=explain
+        )
         run_search(url, body, as_json=json)
 
 
