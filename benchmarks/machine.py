@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from silverray.benchmarks.measure import interleave
+
+Result = TypeVar("Result")
 
 PACKAGES = ("silverray", "torch", "triton", "numba", "numpy", "pyarrow", "ray", "faiss-cpu", "hnswlib", "usearch")
 FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_vpopcntdq", "amx_int8", "asimddp")
@@ -84,10 +86,10 @@ def readers(data: NDArray[Any], threads: int) -> dict[str, Callable[[], object]]
     }
 
 
-def with_threads(call: Callable[[], object], threads: int) -> Callable[[], object]:
+def with_threads(call: Callable[[], Result], threads: int) -> Callable[[], Result]:
     """The same call with so many threads for torch and for Numba."""
 
-    def run() -> object:
+    def run() -> Result:
         torch.set_num_threads(threads)
         numba.set_num_threads(threads)
         return call()

@@ -50,6 +50,7 @@ def _shard(
         item_cache=config.item_cache,
         log=config.name if config.log else None,
         slack=config.log.slack if config.log else None,
+        value=config.value,
     )
     options = {
         "num_replicas": config.replicas,
@@ -89,6 +90,7 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
         assignments=layout.assignments,
         applications=tuple(names),
         takes_writes=config.log is not None,
+        value=config.value,
         encoder=_encoder_name(config) if catalog.has_user_tower else None,
         settings=RouterSettings(
             deadline_s=config.deadline_ms / 1e3,
@@ -100,6 +102,8 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
             max_pending=limits.max_pending,
             max_queries=limits.max_queries,
             max_body_bytes=limits.max_body_bytes,
+            diversity=config.diversity,
+            quotas=config.quotas,
         ),
     )
     options = {

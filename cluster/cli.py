@@ -92,6 +92,9 @@ def search(
     fields: Annotated[str, typer.Option(help="Fields to show, separated by commas.")] = "",
     n_probe: Annotated[int | None, typer.Option(help="Clusters to scan; planned by default.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline in milliseconds.")] = None,
+    diversify: Annotated[float | None, typer.Option(help="Strength at which the list is diversified.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Name of the formula that values the items.")] = None,
+    context: Annotated[str | None, typer.Option(help="What formulas read of the request, as JSON.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say how the answer was found.")] = False,
     json: Json = False,
 ) -> None:
@@ -99,7 +102,9 @@ def search(
     with one_line_errors():
         from silverray.cluster.commands.search import make_body, run_search
 
-        body = make_body(vector, user, filter, k, fields, n_probe, deadline_ms, explain=explain)
+        body = make_body(
+            vector, user, filter, k, fields, n_probe, deadline_ms, diversify, variant, context, explain=explain
+        )
         run_search(url, body, as_json=json)
 
 
@@ -215,7 +220,9 @@ def inspect(snapshot: Snapshot, json: Json = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="scan, filter, build, http, glove, roo or tables.")],
+    name: Annotated[
+        str, typer.Argument(help="scan, filter, build, http, glove, roo, tables, value, diversity or ranking.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")] = Path("benchmarks/results"),
     work: Annotated[Path, typer.Option(help="Folder that keeps data and indexes between runs.")] = Path("data/bench"),
     quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that it works; never to quote.")] = False,

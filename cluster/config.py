@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from silverray.cluster.sections import Section, read_section
+from silverray.router.settings import DiversitySettings
 from silverray.shard.index.placement import ItemCache
+from silverray.shard.value.settings import ValueSettings
 
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -167,6 +169,9 @@ class ServeConfig(Section):
         deadline_ms: time that a request has when its body names none.
         limits: what the router refuses.
         batching: how the router batches.
+        value: the formulas that value candidates.
+        diversity: how lists are diversified where a search asks for it.
+        quotas: by task, places of every list that are kept for what the task predicts best.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
         log: the durable log of live updates; None takes none.
@@ -186,6 +191,9 @@ class ServeConfig(Section):
     deadline_ms: Positive = 100.0
     limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig = BatchingConfig()
+    value: ValueSettings = ValueSettings()
+    diversity: DiversitySettings = DiversitySettings()
+    quotas: dict[str, Count] = Field(default_factory=dict)
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()
     log: LogConfig | None = None

@@ -25,10 +25,13 @@ from silverray.router.item_writer import ItemWriter
 from silverray.router.log import Reader
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
+from silverray.shard.admission import Admission
 from silverray.shard.api import SearchError, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.value.settings import ValueSettings
+from silverray.shard.value.valuer import Valuer
 
 SHARD_DEPLOYMENT = "shard"
 ROUTER_DEPLOYMENT = "router"
@@ -36,6 +39,7 @@ ROUTER_DEPLOYMENT = "router"
 _BY_REFERENCE_BYTES = 1 << 20
 _ITEM_BYTES = 20
 _FIELD_BYTES = 64
+_TASK_BYTES = 8
 _STATUS_S = 2.0
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +58,7 @@ class ShardArgs(BaseModel):
         item_cache: where item vectors lie if `device` is a GPU.
         log: the service whose update log the shard follows; None for no updates.
         slack: free slots for each item when it is loaded; None for no updates.
+        value: the formulas that value candidates.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -67,6 +72,7 @@ class ShardArgs(BaseModel):
     item_cache: ItemCache
     log: str | None
     slack: float | None
+    value: ValueSettings
 
 
 class RouterArgs(BaseModel):
@@ -78,6 +84,7 @@ class RouterArgs(BaseModel):
         assignments: the layout's map of partitions to shards.
         applications: the shards' applications, in the layout's order.
         takes_writes: whether the service has an update log.
+        value: the formulas that value candidates.
         encoder: the encoder's application; None where the snapshot has no user tower.
         settings: limits and defaults of the router.
     """
@@ -89,6 +96,7 @@ class RouterArgs(BaseModel):
     assignments: tuple[tuple[int, ...], ...]
     applications: tuple[str, ...]
     takes_writes: bool
+    value: ValueSettings
     encoder: str | None
     settings: RouterSettings
 
@@ -112,6 +120,7 @@ class ShardReplica:
                 device=args.device,
                 item_cache=args.item_cache,
                 slack=args.slack,
+                value=args.value,
             )
 
         # The replica's event loop also answers health checks: nothing slow may run on it.
@@ -125,6 +134,7 @@ class ShardReplica:
         return {
             "items": engine.items,
             "kernels": engine.kernels,
+            "scorer": engine.scorer,
             "threads": self._threads,
             "memory": engine.memory.describe(),
             "updates": self._describe_updates(),
@@ -196,11 +206,12 @@ class RouterReplica:
         self._layout = Layout(catalog.version, args.assignments)
         self._shards = {name: ShardCaller(name, self._layout.tag) for name in args.applications}
         backends = [
-            Backend(name, caller, catalog.items_in(held))
+            Backend(name, caller, catalog.items_in(held), held)
             for (name, caller), held in zip(self._shards.items(), args.assignments, strict=True)
         ]
         self._encoder = EncoderCaller(args.encoder, catalog.version) if args.encoder else None
-        self._router = Router(catalog, backends, self._encoder, settings=args.settings)
+        admission = Admission(catalog, Valuer(args.value, catalog.tasks, catalog.schema))
+        self._router = Router(catalog, backends, self._encoder, settings=args.settings, admission=admission)
         self._log = ActorLog(args.name) if args.takes_writes else None
         self._items = ItemWriter(catalog, self._log, args.applications) if self._log else None
 
@@ -264,4 +275,12 @@ def router_application(args: dict[str, Any]) -> serve.Application:
 
 
 def _reply_bytes(requests: Sequence[SearchRequest]) -> int:
-    return sum(request.k * (_ITEM_BYTES + _FIELD_BYTES * len(request.fields)) for request in requests)
+    return sum(request.k * _item_bytes(request) for request in requests)
+
+
+def _item_bytes(request: SearchRequest) -> int:
+    size = _ITEM_BYTES + _FIELD_BYTES * len(request.fields)
+    if request.vectors is not None:
+        tasks, dimension = request.vectors.shape
+        size += _TASK_BYTES * tasks + (0 if request.traits is None else 4 * dimension + 8 * len(request.traits))
+    return size

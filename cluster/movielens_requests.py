@@ -84,10 +84,22 @@ def write_requests(data: MovieLens, folder: Path, *, held_out: float, span_s: in
     made = RequestFiles(*(folder / f"{name}.parquet" for name in RequestFiles._fields))
     _write_impressions(made.impressions, data, format, likes, np.flatnonzero(~from_then_on), STORED_HISTORY)
     convert(made.impressions, format, made.requests, span_s=span_s)
-    _write_impressions(made.held_out, data, format, likes, np.flatnonzero(from_then_on & liked), None)
-    convert(made.held_out, format, made.held_out, span_s=1)
+    _write_held_out(made.held_out, data, format, likes, np.flatnonzero(from_then_on & liked))
     pq.write_table(films_table(data), made.items, compression=COMPRESSION)
     return made
+
+
+def write_held_out_ratings(data: MovieLens, file: Path, *, held_out: float) -> None:
+    """Write all ratings of the held-out time, likes or not, in the form of `RequestFiles.held_out`."""
+    rows = np.flatnonzero(data.times >= split_time(data, held_out))
+    _write_held_out(file, data, movielens_format(), _likes(data), rows)
+
+
+def _write_held_out(
+    file: Path, data: MovieLens, format: RequestFormat, likes: Interactions, rows: NDArray[np.int64]
+) -> None:
+    _write_impressions(file, data, format, likes, rows, None)
+    convert(file, format, file, span_s=1)
 
 
 def _likes(data: MovieLens) -> Interactions:

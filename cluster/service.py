@@ -20,12 +20,15 @@ from silverray.cluster.log.actor import start_writer, stop_writer, trim_writer
 from silverray.cluster.log.claim import claim_store
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.signals import kept_handlers
+from silverray.router.diversifier import check_spacing
 from silverray.router.log import LogUnavailable
-from silverray.shard.api import ShardTooLarge, SnapshotError
+from silverray.router.quotas import check_quotas
+from silverray.shard.api import FormulaError, ShardTooLarge, SnapshotError
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import least_seq, newest_version
 from silverray.shard.model.tables import TablesTooLarge, TablesUnavailable
+from silverray.shard.value.valuer import Valuer
 
 Progress = Callable[[str], None]
 
@@ -104,8 +107,13 @@ def start(
     catalog = Catalog.open(config.snapshots / (config.version or newest_version(config.snapshots)))
     try:
         layout = Layout.spread(catalog.version, catalog.partitions, config.shards)
+        Valuer(config.value, catalog.tasks, catalog.schema)
+        check_spacing(config.diversity, catalog)
+        check_quotas(config.quotas, catalog)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except FormulaError as error:
+        raise ConfigError(f"value.{error}") from None
     if address is None:
         # Once, so that the shards of this machine find the kernels compiled and do not all compile them at a time.
         tell("compiling kernels")

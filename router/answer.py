@@ -83,7 +83,10 @@ def _judge(request: SearchRequest, shares: Sequence[Share], version: str) -> Mer
             f" got {coverage.items_fraction:.4g} from {coverage.answered} of {coverage.shards} shards",
             "min_coverage",
         )
-    return MergeTask([reply for _, reply in answered], request.k, coverage)
+    replies = [reply for _, reply in answered]
+    # Quotas are filled from all that the shards have sent.
+    k = sum(len(reply.keys) for reply in replies) if request.quotas else request.k
+    return MergeTask(replies, k, coverage)
 
 
 def _explained(reply: SearchReply, request: SearchRequest, shares: Sequence[Share], version: str) -> SearchReply:

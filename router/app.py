@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from silverray.router.endpoint import SearchEndpoint
+from silverray.router.endpoint import RankEndpoint, SearchEndpoint
 from silverray.router.errors import to_document
 from silverray.router.item_endpoint import ItemsEndpoint
 from silverray.router.item_writer import ItemWriter
@@ -31,11 +31,12 @@ def create_app(router: Router, status: Status | None = None, items: ItemWriter |
         items: takes the writes; None where there is no update log, so that writes are refused.
 
     Returns:
-        An application with `/v1/search`, `/v1/items`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and `/docs`.
-        Every error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
+        An application with `/v1/search`, `/v1/rank`, `/v1/items`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and
+        `/docs`. Every error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
     """
     endpoints: dict[str, ASGIApp] = {
         "/v1/search": SearchEndpoint(router),
+        "/v1/rank": RankEndpoint(router),
         "/v1/items": ItemsEndpoint(items, router.settings),
     }
     app = _Application(endpoints)

@@ -6,7 +6,7 @@ of them is one array or one tuple, in which an object that several rows share, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple, Self
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest, TaskScores, Traits
 from silverray.shard.filter.compiler import CompiledFilter
 
 Outcomes = list[SearchReply | SearchError]
@@ -38,6 +38,11 @@ class RequestBatch(NamedTuple):
     min_coverage: tuple[float, ...]
     min_seq: tuple[int, ...]
     explain: tuple[bool, ...]
+    variant: tuple[str | None, ...]
+    context: tuple[Mapping[str, Any] | None, ...]
+    keys: tuple[NDArray[np.int64] | None, ...]
+    quotas: tuple[tuple[int, ...], ...]
+    traits: tuple[tuple[str, ...] | None, ...]
 
     @classmethod
     def of(cls, requests: Sequence[SearchRequest]) -> Self:
@@ -60,11 +65,17 @@ class RequestBatch(NamedTuple):
                 min_coverage=min_coverage,
                 min_seq=min_seq,
                 explain=explain,
+                variant=variant,
+                context=context,
+                keys=keys,
+                quotas=quotas,
+                traits=traits,
             )
-            for vectors, filter_, k, fields, mode, n_probe, refine, timeout_s, min_coverage, min_seq, explain in zip(
-                *self, strict=True
-            )
-        ]
+            for (
+                vectors, filter_, k, fields, mode, n_probe, refine, timeout_s, min_coverage, min_seq, explain, variant,
+                context, keys, quotas, traits,
+            ) in zip(*self, strict=True)
+        ]  # fmt: skip
 
 
 _request_columns = attrgetter(*RequestBatch._fields[1:])
@@ -83,6 +94,8 @@ class ReplyBatch(NamedTuple):
         seqs: each reply's log sequence number.
         coverages: each reply's coverage.
         explains: each reply's explanation.
+        tasks: what the tasks make of each reply's items; None where no reply was ranked.
+        traits: each reply's traits.
         errors: error by place in the batch; the replies take the other places in order.
     """
 
@@ -95,6 +108,8 @@ class ReplyBatch(NamedTuple):
     seqs: tuple[int, ...]
     coverages: tuple[Coverage, ...]
     explains: tuple[dict[str, Any] | None, ...]
+    tasks: tuple[TaskScores | None, ...] | None
+    traits: tuple[Traits | None, ...]
     errors: dict[int, SearchError]
 
     @classmethod
@@ -104,8 +119,10 @@ class ReplyBatch(NamedTuple):
         errors = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, SearchError)}
         if not replies:
             no_keys, no_scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-            return cls(no_keys, no_scores, (), None, None, (), (), (), (), errors)
-        keys, scores, fields, versions, seqs, coverages, explains = zip(*map(_reply_columns, replies), strict=True)
+            return cls(no_keys, no_scores, (), None, None, (), (), (), (), None, (), errors)
+        keys, scores, fields, versions, seqs, coverages, explains, tasks, traits = zip(
+            *map(_reply_columns, replies), strict=True
+        )
         texts = [reply.ids for reply in replies if isinstance(reply.ids, list)]
         return cls(
             np.concatenate(keys),
@@ -117,6 +134,8 @@ class ReplyBatch(NamedTuple):
             seqs,
             coverages,
             explains,
+            tasks if any(tasks) else None,
+            traits,
             errors,
         )
 
@@ -126,7 +145,7 @@ class ReplyBatch(NamedTuple):
         edges = list(pairwise(accumulate(self.counts, initial=0)))
         keys = [self.keys[start:stop] for start, stop in edges]
         scores = [self.scores[start:stop] for start, stop in edges]
-        columns = self.versions, self.seqs, self.coverages, self.explains
+        columns = self.versions, self.seqs, self.coverages, self.explains, self.traits
         outcomes: Outcomes = [
             SearchReply(
                 ids=ids,
@@ -137,9 +156,11 @@ class ReplyBatch(NamedTuple):
                 seq=seq,
                 coverage=coverage,
                 explain=explain,
+                tasks=tasks,
+                traits=traits,
             )
-            for ids, keys, scores, fields, version, seq, coverage, explain in zip(
-                self.ids or keys, keys, scores, self.fields or [{}] * n, *columns, strict=True
+            for ids, keys, scores, fields, tasks, version, seq, coverage, explain, traits in zip(
+                self.ids or keys, keys, scores, self.fields or [{}] * n, self.tasks or [None] * n, *columns, strict=True
             )
         ]
         for place in sorted(self.errors):
@@ -147,4 +168,4 @@ class ReplyBatch(NamedTuple):
         return outcomes
 
 
-_reply_columns = attrgetter("keys", "scores", "fields", "version", "seq", "coverage", "explain")
+_reply_columns = attrgetter("keys", "scores", "fields", "version", "seq", "coverage", "explain", "tasks", "traits")

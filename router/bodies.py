@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from silverray.shard.api import MAX_K
+from silverray.shard.api import MAX_K, MAX_STRENGTH, MAX_TRAITS_K
 
 _NUMBERS = {int, float}
 _NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
@@ -46,8 +46,32 @@ def _vectors(value: object) -> Vectors:
     return np.stack(rows)
 
 
-class QueryBody(BaseModel):
-    """One query: exactly one of `vector`, `vectors` and `user` is given."""
+class DiversifyBody(BaseModel):
+    """How a list is diversified."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_STRENGTH,
+        allow_inf_nan=False,
+        description="How much an item may gain by being unlike those before it, in units of the scores; 0 changes"
+        " nothing. null: the server's default.",
+    )
+
+
+def _known_keys(value: object) -> object:
+    # Before validation, which would collect an error for each of a million unknown keys.
+    if isinstance(value, dict) and (unknown := value.keys() - DiversifyBody.model_fields.keys()):
+        raise ValueError(
+            f"unknown key {min(map(str, unknown))[:100]!r}: known are {', '.join(DiversifyBody.model_fields)}"
+        )
+    return value
+
+
+class UserBody(BaseModel):
+    """What searches and rankings have in common; exactly one of `vector`, `vectors` and `user` is given."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -64,23 +88,9 @@ class QueryBody(BaseModel):
     user: dict[str, Any] | None = Field(
         None, description="User features, which the snapshot's user tower turns into vectors."
     )
-    filter: str | None = Field(
-        None, description="Filter text.", examples=['year >= 1990 and genres any ("Comedy", "Drama")']
-    )
-    k: int = Field(10, ge=1, le=MAX_K, description="Number of items wanted.")
     fields: Annotated[list[str], Field(fail_fast=True)] = Field(
         default_factory=list, description="Payload fields to return.", json_schema_extra={"default": []}
     )
-    mode: Literal["exact", "bloom"] = Field(
-        "exact",
-        description="`bloom` leaves positive hashed filter terms unverified: false positives are possible.",
-    )
-    n_probe: int | None = Field(
-        None,
-        ge=1,
-        description="Clusters to scan, no more and no fewer. null: as many as a full answer needs.",
-    )
-    refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")
     deadline_ms: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Time for the answer; null: the server's default."
     )
@@ -93,6 +103,59 @@ class QueryBody(BaseModel):
         description="Least fraction of the items that must have been searched; null: the server's default.",
     )
     explain: bool = Field(False, description="Whether to say how the answer was found.")
+    variant: str | None = Field(None, description="Name of the formula that values the items; null: the default.")
+    context: dict[str, Any] | None = Field(
+        None,
+        description="What formulas read of the request; what they do not read is ignored. Where the body brings"
+        " vectors, user features stand here as `user.NAME`.",
+        examples=[{"hour": 21}],
+    )
+
+
+class QueryBody(UserBody):
+    """One query: exactly one of `vector`, `vectors` and `user` is given."""
+
+    filter: str | None = Field(
+        None, description="Filter text.", examples=['year >= 1990 and genres any ("Comedy", "Drama")']
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of items wanted.")
+    mode: Literal["exact", "bloom"] = Field(
+        "exact",
+        description="`bloom` leaves positive hashed filter terms unverified: false positives are possible.",
+    )
+    n_probe: int | None = Field(
+        None,
+        ge=1,
+        description="Clusters to scan, no more and no fewer. null: as many as a full answer needs.",
+    )
+    refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")
+    diversify: Annotated[DiversifyBody | None, BeforeValidator(_known_keys)] = Field(
+        None,
+        description=f"Choose items that differ from their neighbours in the list; k up to {MAX_TRAITS_K:,}. The items"
+        " stand in the order in which they were chosen, with the scores that they have by themselves.",
+        examples=[{"strength": 0.3}],
+    )
+
+
+def _ids(value: object) -> list[Any] | NDArray[np.int64]:
+    """Ids: a list, or in MessagePack a bin of little-endian int64. What they must be is up to the catalog."""
+    if isinstance(value, bytes):
+        if len(value) % 8:
+            raise ValueError(f"expected a bin of whole int64 values, got {len(value)} bytes")
+        return np.frombuffer(value, dtype="<i8")
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of ids, got {type(value).__name__}")
+    return value
+
+
+class RankBody(UserBody):
+    """Given items to rank for a user; exactly one of `vector`, `vectors` and `user` is given."""
+
+    ids: Annotated[
+        list[Any] | NDArray[np.int64],
+        PlainValidator(_ids),
+        WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}),
+    ] = Field(description=f"1 to {MAX_K:,} item ids. In MessagePack also a bin of little-endian int64.")
 
 
 class SearchBody(QueryBody):
@@ -118,6 +181,12 @@ class ItemResult(BaseModel):
         " read them with a parser that keeps integers, or use string ids."
     )
     score: float
+    tasks: dict[str, float] | None = Field(
+        None, description="Predictions by task; there when items are ranked: by several tasks, a scorer or a formula."
+    )
+    found_by: dict[str, float] | None = Field(
+        None, description="Tasks among whose candidates the item was, with its score there; with `explain` only."
+    )
     fields: dict[str, Any] | None = Field(None, description="Payload; there when fields were asked for.")
 
 
@@ -131,13 +200,21 @@ class CoverageResult(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """The best items of one query, by (score desc, id asc)."""
+    """The best items of one query, by (score desc, id asc), or as diversification has placed them."""
 
     items: list[ItemResult]
     version: str = Field(description="Version of the snapshot that answered.")
     seq: int = Field(description="Log sequence number that the answer includes.")
     coverage: CoverageResult
     explain: dict[str, Any] | None = Field(None, description="There when it was asked for.")
+
+
+class RankResult(SearchResult):
+    """The given items by (score desc, id asc)."""
+
+    unknown: list[int | str] = Field(
+        description="Ids of no item; where the coverage is degraded, also those that were on a shard which is missing."
+    )
 
 
 class ErrorDetail(BaseModel):

@@ -15,7 +15,15 @@ from silverray.router.errors import Unavailable, from_document
 from silverray.router.item_writer import WriteReply
 from silverray.router.items import DEADLINE_S
 from silverray.router.wire import JSON, MESSAGE_PACK, Codec
-from silverray.shard.api import Coverage, DeadlineExceeded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import (
+    Coverage,
+    DeadlineExceeded,
+    InvalidRequest,
+    SearchError,
+    SearchReply,
+    SearchRequest,
+    TaskScores,
+)
 from silverray.shard.index.keys import hash_texts
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
@@ -133,6 +141,14 @@ class SearchClient:
         """
         return self._ask("POST", "/v1/search", body)
 
+    def rank(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Post a body to `/v1/rank` and return the reply's document.
+
+        Raises:
+            SearchError: as in `search`.
+        """
+        return self._ask("POST", "/v1/rank", body)
+
     def write(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Post a body to `/v1/items` and return the reply's document.
 
@@ -188,6 +204,12 @@ def _to_items(writes: Sequence[Write]) -> dict[str, list[Any]]:
 
 
 def _to_query(request: SearchRequest) -> dict[str, Any]:
+    if request.traits is not None:
+        raise InvalidRequest("the traits of items do not travel over HTTP", "traits")
+    if request.quotas:
+        raise InvalidRequest("quotas do not travel over HTTP: they are the server's", "quotas")
+    if request.keys is not None:
+        raise InvalidRequest("keys do not travel over HTTP: given items are ranked by their ids", "keys")
     vectors, text = request.vectors, request.filter
     return {
         "vectors": None if vectors is None else np.ascontiguousarray(vectors, dtype="<f4").tobytes(),
@@ -202,6 +224,9 @@ def _to_query(request: SearchRequest) -> dict[str, Any]:
         "min_seq": request.min_seq,
         "min_coverage": request.min_coverage,
         "explain": request.explain,
+        "variant": request.variant,
+        "context": None if request.context is None else dict(request.context),
+        "diversify": None if request.diversify is None else {"strength": request.diversify},
     }
 
 
@@ -221,4 +246,10 @@ def _to_outcome(result: Mapping[str, Any]) -> SearchReply | SearchError:
         seq=result["seq"],
         coverage=Coverage(coverage["shards"], coverage["answered"], coverage["items_fraction"]),
         explain=result.get("explain"),
+        tasks=_task_scores(result["tasks"], result["found_by"]) if "tasks" in result else None,
     )
+
+
+def _task_scores(predictions: Mapping[str, bytes], found: Mapping[str, bytes]) -> TaskScores:
+    tables = ([np.frombuffer(column, dtype="<f4") for column in part.values()] for part in (predictions, found))
+    return TaskScores(tuple(predictions), *(np.stack(columns, axis=1) for columns in tables))

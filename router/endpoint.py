@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from starlette.types import Receive, Scope, Send
 
 from silverray.router.exchange import exchange
-from silverray.router.parsing import SearchCall, parse_search
+from silverray.router.parsing import SearchCall, parse_rank, parse_search
 from silverray.router.router import Router
-from silverray.router.wire import Codec, encode_outcomes
+from silverray.router.wire import Codec, encode_outcomes, encode_ranking
 from silverray.shard.api import InvalidRequest, SearchError, SearchReply, SearchRequest
 
 _INLINE_BODY = 64 << 10
@@ -70,6 +70,14 @@ class SearchEndpoint:
         return parse_search(codec.decode(body), self._router.catalog.dimension, self._router.settings)
 
 
+class RankEndpoint(SearchEndpoint):
+    """Serves `POST /v1/rank`, likewise: given items are judged for a user, not searched."""
+
+    def _parse(self, codec: Codec, body: bytes) -> SearchCall:
+        catalog = self._router.catalog
+        return parse_rank(codec.decode(body), catalog.dimension, catalog.id_type, self._router.settings)
+
+
 async def _encode(outcomes: Sequence[SearchReply | SearchError], codec: Codec, call: SearchCall) -> bytes:
     errors = [outcome for outcome in outcomes if isinstance(outcome, SearchError)]
     for error in errors:
@@ -78,6 +86,8 @@ async def _encode(outcomes: Sequence[SearchReply | SearchError], codec: Codec, c
     items = sum(len(outcome.keys) for outcome in outcomes if isinstance(outcome, SearchReply))
 
     def encode() -> bytes:
+        if call.ids and isinstance(outcomes[0], SearchReply):
+            return encode_ranking(outcomes[0], call.ids, codec)
         return encode_outcomes(outcomes, codec, alone=call.alone, columns=call.columns)
 
     if items <= _INLINE_REPLY_ITEMS:

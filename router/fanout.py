@@ -11,6 +11,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from silverray.router.answer import Share, combine
 from silverray.router.batches import Outcomes
 from silverray.router.errors import Unavailable, at
@@ -23,6 +26,7 @@ from silverray.shard.api import (
     SearchRequest,
     SequenceNotReached,
 )
+from silverray.shard.index.keys import partition_of
 
 _logger = logging.getLogger(__name__)
 
@@ -41,11 +45,13 @@ class Backend:
         name: what logs, status and explanations call it.
         searcher: answers for the shard; a cancelled call should give up what it waits for.
         items: number of items that the shard holds.
+        partitions: those that it holds, so that it is asked to rank only their items; None asks it about all.
     """
 
     name: str
     searcher: Searcher
     items: int
+    partitions: tuple[int, ...] | None = None
 
 
 class Fanout:
@@ -58,13 +64,14 @@ class Fanout:
     Args:
         backends: at least one; their items are disjoint.
         version: snapshot version that answers must come from.
+        partitions: number of partitions of the snapshot.
         open_calls: most open calls to a hanging backend; one that only was slow for once must not miss a batch.
     """
 
-    def __init__(self, backends: Sequence[Backend], version: str, open_calls: int = 8) -> None:
+    def __init__(self, backends: Sequence[Backend], version: str, partitions: int = 1, open_calls: int = 8) -> None:
         if not backends:
             raise ValueError("backends: expected at least one, got none")
-        self._lanes = [_Lane(backend) for backend in backends]
+        self._lanes = [_Lane(backend, partitions) for backend in backends]
         self._version = version
         self._open_calls = open_calls
         self._flights: set[asyncio.Task[None]] = set()
@@ -112,8 +119,11 @@ class Fanout:
 class _Lane:
     """A backend and how it has been doing."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, partitions: int) -> None:
         self.backend = backend
+        self._holds: NDArray[np.bool_] | None = None
+        if backend.partitions is not None:
+            self._holds = np.isin(np.arange(partitions), backend.partitions)
         self.calls = 0
         self.failures = 0
         self.heard = False
@@ -128,6 +138,18 @@ class _Lane:
         A multiple of the slowest recent answer, so that heavy batches are not taken for a dead process.
         """
         return math.inf if self._slowest is None else max(_HANGING_S, _PATIENCE * self._slowest)
+
+    def part_of(self, requests: Sequence[SearchRequest]) -> Sequence[SearchRequest]:
+        """The requests as this shard is asked: to rank only items that it may hold."""
+        holds = self._holds
+        if holds is None or all(request.keys is None for request in requests):
+            return requests
+        return [
+            request
+            if request.keys is None
+            else replace(request, keys=request.keys[holds[partition_of(request.keys, len(holds))]])
+            for request in requests
+        ]
 
     async def call(self, requests: Sequence[SearchRequest]) -> Outcomes:
         self.calls += 1
@@ -186,7 +208,7 @@ class _Flight:
         requests = [replace(t.request, timeout_s=max(0.0, t.deadline - sent)) for t in self._tickets]
         left_out: Outcomes = [Unavailable("not asked while it hangs")] * len(requests)
         self._said = {lane: left_out for lane in self._lanes if lane not in self._asked}
-        calls = {asyncio.create_task(lane.call(requests)): lane for lane in self._asked}
+        calls = {asyncio.create_task(lane.call(lane.part_of(requests))): lane for lane in self._asked}
         waiting = deque(sorted(enumerate(self._tickets), key=lambda place: place[1].deadline))
         try:
             while waiting and calls:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchReply
+from silverray.shard.api import Coverage, SearchReply, TaskScores, Traits
 
 
 def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
@@ -20,7 +20,8 @@ def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
     is kept.
 
     Args:
-        replies: one or more replies with the same version and the same payload fields.
+        replies: one or more replies with the same version and the same payload fields; all of them ranked or none, and
+            traits in all or in none.
         k: number of items to keep.
 
     Returns:
@@ -96,4 +97,24 @@ def _best(
         version=head.version,
         seq=min([reply.seq for reply in replies]),
         coverage=coverage,
+        tasks=None if head.tasks is None else _tasks(replies, places[:k]),
+        traits=None if head.traits is None else _traits(replies, places[:k]),
     )
+
+
+def _tasks(replies: Sequence[SearchReply], places: NDArray[np.intp]) -> TaskScores:
+    """What the tasks make of the items at `places`, counted through the replies."""
+    parts = [reply.tasks for reply in replies if reply.tasks is not None]
+    if len(parts) != len(replies):
+        raise ValueError(f"replies: expected all {len(replies)} to be ranked, got {len(parts)}")
+    predictions = np.concatenate([part.predictions for part in parts])
+    return TaskScores(parts[0].names, predictions, np.concatenate([part.found for part in parts])).take(places)
+
+
+def _traits(replies: Sequence[SearchReply], places: NDArray[np.intp]) -> Traits:
+    """The traits of the items at `places`, counted through the replies."""
+    parts = [reply.traits for reply in replies if reply.traits is not None]
+    if len(parts) != len(replies):
+        raise ValueError(f"replies: expected traits in all {len(replies)}, got them in {len(parts)}")
+    vectors = np.concatenate([part.vectors for part in parts])
+    return Traits(vectors, np.concatenate([part.codes for part in parts], axis=1)).take(places)

@@ -9,12 +9,12 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, SearchBody, SearchResult
+from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, RankBody, RankResult, SearchBody, SearchResult
 from silverray.router.item_bodies import ItemsBody, ItemsResult, PatchItem, UpsertItem
 from silverray.router.settings import RouterSettings
 
 _MODELS: tuple[type[BaseModel], ...] = (
-    *(SearchBody, BatchBody, SearchResult, BatchResult, ErrorReply),
+    *(SearchBody, BatchBody, RankBody, SearchResult, BatchResult, RankResult, ErrorReply),
     *(ItemsBody, UpsertItem, PatchItem, ItemsResult),
 )
 
@@ -23,7 +23,8 @@ _ABOUT = """Filtered nearest-neighbour search over the shards of one snapshot.
 **Bodies** are JSON or MessagePack by `Content-Type`; a reply is in the form that `Accept` names first, else
 in that of its request. In MessagePack a vector may be a bin of little-endian float32, and `"columns": true`
 asks for results with packed columns: `ids` (bin of little-endian int64; a list where ids are strings),
-`scores` (bin of little-endian float32) and `fields` (a list per field).
+`scores` (bin of little-endian float32), `fields` (a list per field) and, where items are ranked, `tasks` and
+`found_by` (by task a bin of little-endian float32; minus infinity where a task did not find an item).
 
 **Ids**: integer ids are int64. JavaScript's numbers, and whatever else reads JSON numbers as doubles, lose
 precision above 2^53.
@@ -70,7 +71,17 @@ def describe(app: FastAPI, settings: RouterSettings) -> None:
             _, schemas = models_json_schema([(m, "validation") for m in _MODELS], ref_template=template)
             components = document.setdefault("components", {}).setdefault("schemas", {})
             components.update(schemas["$defs"])
-            document["paths"] |= {"/v1/search": {"post": _search()}, "/v1/items": {"post": _write()}}
+            searched = _operation(
+                "search", "Search, one query or several", (SearchBody, BatchBody), (SearchResult, BatchResult)
+            )
+            ranked = _operation(
+                "rank", "Rank given items for a user, by scorer and formula", (RankBody,), (RankResult,)
+            )
+            document["paths"] |= {
+                "/v1/search": {"post": searched},
+                "/v1/rank": {"post": ranked},
+                "/v1/items": {"post": _write()},
+            }
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -84,16 +95,16 @@ def _limits(settings: RouterSettings) -> str:
     )
 
 
-def _search() -> dict[str, Any]:
+def _operation(
+    name: str, summary: str, bodies: tuple[type[BaseModel], ...], results: tuple[type[BaseModel], ...]
+) -> dict[str, Any]:
+    about = "The result" if len(results) == 1 else "The result, or one per query"
     return {
-        "summary": "Search, one query or several",
-        "operationId": "search",
-        "requestBody": {"required": True, "content": _content(SearchBody, BatchBody)},
+        "summary": summary,
+        "operationId": name,
+        "requestBody": {"required": True, "content": _content(*bodies)},
         "responses": {
-            "200": {
-                "description": "The result, or one per query",
-                "content": _content(SearchResult, BatchResult),
-            },
+            "200": {"description": about, "content": _content(*results)},
             **_failures(_ERRORS),
         },
     }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from silverray.router.bodies import BatchBody, QueryBody, SearchBody
+from silverray.router.bodies import BatchBody, DiversifyBody, QueryBody, RankBody, SearchBody, UserBody
 from silverray.router.settings import RouterSettings
-from silverray.shard.api import InvalidRequest, SearchRequest
+from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest
+from silverray.shard.index.catalog import IdType
+from silverray.shard.index.keys import hash_texts
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -25,12 +29,14 @@ class SearchCall:
         wheres: the path of each query in the body.
         alone: whether the body was one query, not a list of them.
         columns: whether columnar results are wanted.
+        ids: what a ranking asks for, by key.
     """
 
     requests: list[SearchRequest]
     wheres: list[str]
     alone: bool
     columns: bool
+    ids: Mapping[int, ItemId] = field(default_factory=dict)
 
 
 def parse_search(document: object, dimension: int, settings: RouterSettings) -> SearchCall:
@@ -88,6 +94,20 @@ def _refuse_unknown(model: type[BaseModel], document: object, where: str) -> Non
 
 
 def _request(body: QueryBody, where: str, dimension: int, settings: RouterSettings) -> SearchRequest:
+    return SearchRequest(
+        **_common(body, where, dimension, settings),
+        filter=body.filter,
+        k=body.k,
+        mode=body.mode,
+        n_probe=body.n_probe,
+        refine=body.refine,
+        diversify=None if body.diversify is None else _strength(body.diversify, settings),
+    )
+
+
+def _common(body: UserBody, where: str, dimension: int, settings: RouterSettings) -> dict[str, Any]:
+    """What a search and a ranking say alike, by the names of `SearchRequest`."""
+
     def path(name: str) -> str:
         return f"{where}.{name}" if where else name
 
@@ -103,20 +123,58 @@ def _request(body: QueryBody, where: str, dimension: int, settings: RouterSettin
     if timeout_s > settings.max_deadline_s:
         message = f"expected at most {settings.max_deadline_s * 1e3:g}, got {body.deadline_ms:g}"
         raise InvalidRequest(message, path("deadline_ms"))
-    return SearchRequest(
-        vectors=vectors,
-        user=body.user,
-        filter=body.filter,
-        k=body.k,
-        fields=tuple(body.fields),
-        mode=body.mode,
-        n_probe=body.n_probe,
-        refine=body.refine,
-        timeout_s=timeout_s,
-        min_coverage=settings.min_coverage if body.min_coverage is None else body.min_coverage,
-        min_seq=body.min_seq,
-        explain=body.explain,
-    )
+    return {
+        "vectors": vectors,
+        "user": body.user,
+        "fields": tuple(body.fields),
+        "timeout_s": timeout_s,
+        "min_coverage": settings.min_coverage if body.min_coverage is None else body.min_coverage,
+        "min_seq": body.min_seq,
+        "explain": body.explain,
+        "variant": body.variant,
+        "context": body.context,
+    }
+
+
+def parse_rank(document: object, dimension: int, id_type: IdType, settings: RouterSettings) -> SearchCall:
+    """Check the body of a ranking and turn it into a request.
+
+    Args:
+        document: the decoded body.
+        dimension: of the catalog's vectors.
+        id_type: of the catalog's ids.
+        settings: defaults and limits.
+
+    Raises:
+        InvalidRequest: the body is wrong; `where` is the path of the first thing that is.
+    """
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"expected an object, got {type(document).__name__}")
+    body = validate_body(RankBody, document)
+    if not 1 <= len(body.ids) <= MAX_K:
+        raise InvalidRequest(f"expected 1 to {MAX_K} ids, got {len(body.ids)}", "ids")
+    keys = _keys(body.ids, id_type)
+    request = SearchRequest(**_common(body, "", dimension, settings), keys=keys, k=len(keys))
+    ids = body.ids if isinstance(body.ids, list) else body.ids.tolist()
+    return SearchCall([request], [""], True, False, dict(zip(keys.tolist(), ids, strict=True)))
+
+
+def _keys(ids: list[Any] | NDArray[np.int64], id_type: IdType) -> NDArray[np.int64]:
+    """The keys of ids, each once or more."""
+    if isinstance(ids, np.ndarray) and id_type == "int":
+        if ids.min() < 0:
+            raise InvalidRequest("expected integers of 0 or more", f"ids[{int(ids.argmin())}]")
+        return ids
+    wanted = "a string" if id_type == "string" else "an integer of 0 to 2^63 - 1"
+    for place, one in enumerate(ids):
+        good = isinstance(one, str) if id_type == "string" else type(one) is int and 0 <= one < 2**63
+        if not good:
+            raise InvalidRequest(f"expected {wanted}, got {one!r:.60}", f"ids[{place}]")
+    return hash_texts(ids) if id_type == "string" else np.array(ids, dtype=np.int64)
+
+
+def _strength(body: DiversifyBody, settings: RouterSettings) -> float:
+    return settings.diversity.strength if body.strength is None else body.strength
 
 
 def _path(location: tuple[int | str, ...]) -> str:

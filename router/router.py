@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silverray.router.batcher import Batcher
+from silverray.router.diversifier import Diversifier
 from silverray.router.encoding import UserEncoding
 from silverray.router.errors import at
 from silverray.router.fanout import Backend, Fanout
 from silverray.router.metrics import RouterMetrics
+from silverray.router.quotas import Quotas
 from silverray.router.settings import RouterSettings
 from silverray.router.ticket import Ticket
 from silverray.shard.admission import Admission
@@ -51,6 +53,9 @@ class Router:
         settings: limits and defaults.
         admission: checks requests and compiles filters; None makes one for the catalog.
 
+    Raises:
+        ValueError: the settings do not fit the catalog.
+
     Attributes:
         catalog: the snapshot.
         settings: limits and defaults.
@@ -70,10 +75,12 @@ class Router:
         self.settings = settings
         self.metrics = RouterMetrics()
         self._admission = admission or Admission(catalog)
-        self._fanout = Fanout(backends, catalog.version)
+        self._fanout = Fanout(backends, catalog.version, catalog.partitions)
         self._searches = self._batcher(self._send)
         self._encoding = UserEncoding(encoder, self._admission) if encoder else None
         self._encodings = self._batcher(self._encode)
+        self._diversifier = Diversifier(settings.diversity, catalog)
+        self._quotas = Quotas(settings.quotas, catalog)
         self._pending = 0
         self._probing = asyncio.Lock()
 
@@ -144,9 +151,11 @@ class Router:
             for _ in requests:
                 self.metrics.answered(error)
             raise error
+        diversified = any(request.diversify is not None for request in requests)
+        asked = self._diversifier.widened(requests) if diversified else requests
         tickets = [
             Ticket(request, received + self._allowed_s(request), where)
-            for request, where in zip(requests, wheres, strict=True)
+            for request, where in zip(self._quotas.widened(asked), wheres, strict=True)
         ]
         self._pending += len(tickets)
         try:
@@ -154,6 +163,10 @@ class Router:
             self._encodings.put(ticket for ticket in tickets if ticket.request.vectors is None)
             outcomes = [await ticket.future for ticket in tickets]
             await self._ask_again(tickets, outcomes)
+            if self._quotas:
+                outcomes = self._quotas.fill(asked, outcomes)
+            if diversified:
+                outcomes = await self._diversifier.choose(requests, wheres, outcomes)
         finally:
             self._pending -= len(tickets)
             for ticket in tickets:
@@ -187,6 +200,7 @@ class Router:
         await self._encodings.close()
         await self._searches.close()
         await self._fanout.close()
+        self._diversifier.close()
 
     async def _ask_again(self, tickets: list[Ticket], outcomes: list[SearchReply | SearchError]) -> None:
         """Ask shards again that had not reached a `min_seq`, until they have or the time is up.
@@ -227,6 +241,8 @@ class Router:
             message = f"version {self.catalog.version!r} is served without a user tower: send vectors"
             return at(where, InvalidRequest(message, "user"))
         try:
+            if request.diversify is not None:
+                request = self._diversifier.admit(request, where)
             return self._admission.admit(request, where)
         except SearchError as error:
             return error

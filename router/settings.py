@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from silverray.shard.api import MAX_STRENGTH
+from silverray.shard.model.diversity import MAX_WINDOW
+
+Strength = Annotated[float, Field(ge=0, le=MAX_STRENGTH, allow_inf_nan=False)]
+
+
+class DiversitySettings(BaseModel):
+    """How lists are diversified where a search asks for it; see `silverray.shard.model.diversity.Diversity`.
+
+    Attributes:
+        strength: where the search names none, in units of the scores.
+        window: consecutive items that must differ.
+        oversample: candidates for each item wanted, among which it is chosen.
+        spacing: weight by category: how much an item loses that follows at once on one with the same value, in
+            units of the strength. The loss falls to none after a window.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    strength: Strength = 0.3
+    window: Annotated[int, Field(ge=2, le=MAX_WINDOW)] = 10
+    oversample: Annotated[int, Field(ge=1)] = 4
+    spacing: dict[str, Strength] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +46,8 @@ class RouterSettings:
         max_pending: most requests that may wait or be in flight; more are refused at once.
         max_queries: most queries in an HTTP body.
         max_body_bytes: longest HTTP body.
+        diversity: how lists are diversified.
+        quotas: by task, places of every list that are kept for what the task predicts best.
     """
 
     deadline_s: float = 0.1
@@ -30,3 +59,5 @@ class RouterSettings:
     max_pending: int = 1_024
     max_queries: int = 256
     max_body_bytes: int = 16 << 20
+    diversity: DiversitySettings = field(default_factory=DiversitySettings)
+    quotas: dict[str, int] = field(default_factory=dict)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import msgpack
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from silverray.router.errors import MalformedBody, UnsupportedMediaType, to_document
-from silverray.shard.api import SearchError, SearchReply
+from silverray.shard.api import ItemId, SearchError, SearchReply, TaskScores
 
 
 def _plain(value: object) -> object:
@@ -105,20 +107,41 @@ def to_rows(reply: SearchReply) -> dict[str, Any]:
     if reply.fields:
         names = list(reply.fields)
         rows = zip(*reply.fields.values(), strict=True)
-        items = [
+        items: list[dict[str, Any]] = [
             {"id": key, "score": score, "fields": dict(zip(names, row, strict=True))}
             for key, score, row in zip(ids, scores, rows, strict=True)
         ]
     else:
         items = [{"id": key, "score": score} for key, score in zip(ids, scores, strict=True)]
+    if reply.tasks is not None:
+        for item, told in zip(items, _told(reply.tasks, provenance=reply.explain is not None), strict=True):
+            item.update(told)
     return {"items": items, **_about(reply)}
 
 
 def to_columns(reply: SearchReply) -> dict[str, Any]:
-    """A result with one packed column per part: `ids`, `scores` and payload `fields`."""
+    """A result with one packed column per part: `ids`, `scores`, payload `fields` and, if ranked, those of tasks."""
     ids = reply.ids if isinstance(reply.ids, list) else reply.ids.astype("<i8").tobytes()
-    columns = {"ids": ids, "scores": reply.scores.astype("<f4").tobytes(), "fields": dict(reply.fields)}
+    columns: dict[str, Any] = {"ids": ids, "scores": reply.scores.astype("<f4").tobytes(), "fields": dict(reply.fields)}
+    if reply.tasks is not None:
+        columns["tasks"] = _packed(reply.tasks.names, reply.tasks.predictions)
+        columns["found_by"] = _packed(reply.tasks.names, reply.tasks.found)
     return {**columns, **_about(reply)}
+
+
+def _told(tasks: TaskScores, *, provenance: bool) -> Iterator[dict[str, Any]]:
+    """What stands of tasks in each item: predictions and, for provenance, the score of each task that found it."""
+    for predictions, found in zip(tasks.predictions.tolist(), tasks.found.tolist(), strict=True):
+        told = {"tasks": dict(zip(tasks.names, predictions, strict=True))}
+        if provenance:
+            told["found_by"] = {
+                name: score for name, score in zip(tasks.names, found, strict=True) if score > -math.inf
+            }
+        yield told
+
+
+def _packed(names: Sequence[str], table: NDArray[np.float32]) -> dict[str, bytes]:
+    return {name: table[:, column].astype("<f4").tobytes() for column, name in enumerate(names)}
 
 
 def encode_outcomes(
@@ -135,6 +158,13 @@ def encode_outcomes(
     form = to_columns if columns else to_rows
     results = [to_document(entry) if isinstance(entry, SearchError) else form(entry) for entry in outcomes]
     return codec.dumps(results[0] if alone else {"results": results})
+
+
+def encode_ranking(reply: SearchReply, ids: Mapping[int, ItemId], codec: Codec) -> bytes:
+    """Encode the ranking of given items; `ids` has them by key."""
+    ranked = set(reply.keys.tolist())
+    unknown = [given for key, given in ids.items() if key not in ranked]
+    return codec.dumps({**to_rows(reply), "unknown": unknown})
 
 
 def _about(reply: SearchReply) -> dict[str, Any]:

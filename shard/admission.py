@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import MAX_K, FilterError, InvalidRequest, SearchRequest
+from silverray.shard.api import MAX_K, MAX_TRAITS_K, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
+from silverray.shard.value.settings import ValueSettings
+from silverray.shard.value.valuer import Valuer
 
 CACHED_FILTERS = 4_096
 
@@ -22,10 +24,12 @@ class Admission:
 
     Args:
         catalog: what the requests are about.
+        valuer: the formulas that requests may choose; None is none.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, valuer: Valuer | None = None) -> None:
         self.catalog = catalog
+        self._valuer = valuer or Valuer(ValueSettings(), catalog.tasks, catalog.schema)
         self._payload = [name for name, field in catalog.schema.fields.items() if field.payload]
 
         @lru_cache(maxsize=CACHED_FILTERS)
@@ -51,6 +55,8 @@ class Admission:
         """
         prefix = f"{where}." if where else ""
         self.admit_sizes(request.k, request.n_probe, prefix)
+        if request.traits is not None:
+            self._admit_traits(request.traits, request.k, prefix)
         if not 0 <= request.min_coverage <= 1:
             raise InvalidRequest(f"expected 0 to 1, got {request.min_coverage}", f"{prefix}min_coverage")
         for place, name in enumerate(request.fields):
@@ -63,7 +69,8 @@ class Admission:
         compiled = request.filter
         if not isinstance(compiled, CompiledFilter):
             compiled = self.admit_filter(compiled, prefix)
-        return replace(request, vectors=vectors, filter=compiled)
+        context = self._valuer.admit(request, prefix)
+        return replace(request, vectors=vectors, filter=compiled, context=context)
 
     def admit_sizes(self, k: int, n_probe: int | None, prefix: str = "") -> None:
         """Check the number of items wanted and of clusters to visit.
@@ -75,6 +82,14 @@ class Admission:
             raise InvalidRequest(f"expected 1 to {MAX_K}, got {k}", f"{prefix}k")
         if n_probe is not None and n_probe < 1:
             raise InvalidRequest(f"expected 1 or more, got {n_probe}", f"{prefix}n_probe")
+
+    def _admit_traits(self, traits: Sequence[str], k: int, prefix: str) -> None:
+        if k > MAX_TRAITS_K:
+            raise InvalidRequest(f"expected at most {MAX_TRAITS_K} where traits are asked for, got {k}", f"{prefix}k")
+        for place, name in enumerate(traits):
+            if name not in self.catalog.schema.categories:
+                known = ", ".join(self.catalog.schema.categories) or "none"
+                raise InvalidRequest(f"no filterable category {name!r}; there are: {known}", f"{prefix}traits[{place}]")
 
     def admit_filter(self, text: str | None, prefix: str = "") -> CompiledFilter:
         """Compile a filter, or find it compiled.
@@ -101,14 +116,18 @@ class Admission:
         return self._checked(vectors, lambda row: name)
 
     def admit_queries(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Check queries `[B, D]` of a catalog with one task, all at once; see `admit_vectors`.
+        """Check queries `[B, T, D]`, or `[B, D]` of a catalog with one task, all at once; see `admit_vectors`.
 
         Raises:
             InvalidRequest: `where` names the first bad query.
         """
-        if queries.ndim != 2:
-            raise InvalidRequest(f"expected [B, {self.catalog.dimension}], got {list(queries.shape)}", "queries")
-        return self._checked(queries, lambda row: f"queries[{row}].vector")
+        tasks, dimension = len(self.catalog.tasks), self.catalog.dimension
+        if queries.ndim != (2 if tasks == 1 else 3) or (tasks > 1 and queries.shape[1] != tasks):
+            expected = f"[B, {dimension}]" if tasks == 1 else f"[B, {tasks}, {dimension}]"
+            raise InvalidRequest(f"expected {expected}, got {list(queries.shape)}", "queries")
+        rows = queries.reshape(-1, queries.shape[-1])
+        name = "vector" if tasks == 1 else "vectors"
+        return self._checked(rows, lambda row: f"queries[{row // tasks}].{name}").reshape(queries.shape)
 
     def _checked(self, vectors: NDArray[np.float32], name: Callable[[int], str]) -> NDArray[np.float32]:
         if vectors.shape[1] != self.catalog.dimension:

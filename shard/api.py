@@ -7,8 +7,8 @@ can hold every implementation to the same answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ ItemId = int | str
 
 MAX_K = 10_000
 """Largest k that a search may ask for."""
+MAX_TRAITS_K = 1_000
+"""Largest k of a search that is diversified, or that asks for traits."""
+MAX_STRENGTH = 1e9
+"""Largest strength of diversification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,13 @@ class SearchRequest:
         min_coverage: least fraction of the items that must have been searched, 0 to 1.
         min_seq: least log sequence number that the answer must include.
         explain: whether the reply says how it was found.
+        variant: name of the formula that values the items; None is the default.
+        context: what formulas read of the request, by name; user features under `user.NAME`.
+        keys: `[k]` int64 keys of items to rank, those that there are not left out; None searches.
+        quotas: for each task how many of the items that it predicts best are wanted beside the k; for whoever fills
+            quotas. Empty for none.
+        diversify: strength at which a router diversifies the merged list, 0 to `MAX_STRENGTH`; None leaves it by score.
+        traits: categories to return with the items' vectors, for whoever diversifies; None returns no traits.
     """
 
     vectors: NDArray[np.float32] | None = None
@@ -54,6 +65,28 @@ class SearchRequest:
     min_coverage: float = 0.0
     min_seq: int = 0
     explain: bool = False
+    variant: str | None = None
+    context: Mapping[str, Any] | None = None
+    keys: NDArray[np.int64] | None = None
+    quotas: tuple[int, ...] = ()
+    diversify: float | None = None
+    traits: tuple[str, ...] | None = None
+
+
+class Traits(NamedTuple):
+    """What the items of a list are compared by when it is diversified.
+
+    Attributes:
+        vectors: `[n, D]` float32 item vectors.
+        codes: `[F, n]` int64, a row for each category asked for: hashes of its values; -1 where the value is missing.
+    """
+
+    vectors: NDArray[np.float32]
+    codes: NDArray[np.int64]
+
+    def take(self, places: NDArray[np.intp]) -> Traits:
+        """Those of some of the items."""
+        return Traits(self.vectors[places], self.codes[:, places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +109,28 @@ class Coverage:
         return self.answered < self.shards
 
 
+class TaskScores(NamedTuple):
+    """What the tasks of a model make of the items of a list.
+
+    Attributes:
+        names: the tasks.
+        predictions: `[n, T]` float32.
+        found: `[n, T]` float32, the score with which each task found the item among its candidates; -inf where it did
+            not.
+    """
+
+    names: tuple[str, ...]
+    predictions: NDArray[np.float32]
+    found: NDArray[np.float32]
+
+    def take(self, places: NDArray[np.intp]) -> TaskScores:
+        """Those of some of the items."""
+        return TaskScores(self.names, self.predictions[places], self.found[places])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReply:
-    """The best items of one query, by (score desc, key asc).
+    """The best items of one query, by (score desc, key asc), or in the order of diversification where it was asked for.
 
     Attributes:
         ids: the item ids, best first: `[n]` int64, or a list of n strings where ids are strings.
@@ -89,6 +141,8 @@ class SearchReply:
         seq: log sequence number that the answer includes.
         coverage: what part of the catalog was searched.
         explain: how the answer was found, when asked for.
+        tasks: predictions for every task; None where the items were not ranked, but stand as they were found.
+        traits: of the items, when asked for.
     """
 
     ids: NDArray[np.int64] | list[str]
@@ -99,6 +153,21 @@ class SearchReply:
     seq: int = 0
     coverage: Coverage = Coverage()
     explain: dict[str, Any] | None = None
+    tasks: TaskScores | None = None
+    traits: Traits | None = None
+
+    def take(self, places: NDArray[np.intp]) -> SearchReply:
+        """The items at `[m]` places, in that order."""
+        listed = places.tolist()
+        return replace(
+            self,
+            ids=[self.ids[place] for place in listed] if isinstance(self.ids, list) else self.ids[places],
+            keys=self.keys[places],
+            scores=self.scores[places],
+            fields={name: [values[place] for place in listed] for name, values in self.fields.items()},
+            tasks=self.tasks and self.tasks.take(places),
+            traits=self.traits and self.traits.take(places),
+        )
 
 
 class SearchError(Exception):
@@ -128,16 +197,36 @@ class InvalidRequest(SearchError):
     status = 422
 
 
-class FilterError(InvalidRequest):
-    """The filter text is wrong.
+class TextError(InvalidRequest):
+    """A text of one of the languages is wrong.
 
     Args:
         message: what was wrong.
-        position: 0-based character position in the filter text.
+        position: 0-based character position in the text.
         expected: what would have been accepted there.
         hint: how to mend it.
-        where: path of the filter in the request.
+        where: path of the text in the request or configuration.
     """
+
+    def __init__(
+        self,
+        message: str,
+        position: int,
+        expected: Sequence[str] = (),
+        hint: str | None = None,
+        where: str | None = None,
+    ) -> None:
+        super().__init__(message, where)
+        self.position = position
+        self.expected = tuple(expected)
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.position, self.expected, self.hint, self.where)
+
+
+class FilterError(TextError):
+    """The filter text is wrong; see `TextError`."""
 
     code = "invalid_filter"
 
@@ -149,13 +238,17 @@ class FilterError(InvalidRequest):
         hint: str | None = None,
         where: str | None = "filter",
     ) -> None:
-        super().__init__(message, where)
-        self.position = position
-        self.expected = tuple(expected)
-        self.hint = hint
+        super().__init__(message, position, expected, hint, where)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.position, self.expected, self.hint, self.where)
+
+class FormulaError(TextError):
+    """A formula of the value model is wrong; see `TextError`."""
+
+    code = "invalid_formula"
+
+    def __str__(self) -> str:
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{super().__str__()} (at character {self.position}{hint})"
 
 
 class Overloaded(SearchError):

@@ -11,21 +11,29 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from silverray.kernels.bits import count_ranges
-from silverray.kernels.programs import Opcode, evaluate_programs, instruction
-from silverray.shard.api import SearchReply, SearchRequest
+from silverray.kernels.programs import Opcode, instruction
+from silverray.kernels.topk import top_k
+from silverray.shard.api import SearchReply, SearchRequest, TaskScores, Traits
+from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
-from silverray.shard.index.planner import Plan, coarse_keep
+from silverray.shard.index.planner import coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.model.graphs import Graphs
+from silverray.shard.model.overarch import DotProduct
+from silverray.shard.model.overarch_files import OverArch, load_overarch
+from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.model.search import Answers, Search
+from silverray.shard.ranker import Ranker, Stage, candidates_for
+from silverray.shard.value.settings import ValueSettings
+from silverray.shard.value.valuer import Asked, Valuer
 
 _logger = logging.getLogger(__name__)
 
@@ -52,26 +60,61 @@ class Prepared(NamedTuple):
         return cls(loaded, model, Search(model, graphs))
 
 
+class Best(NamedTuple):
+    """The best items of a batch, and how they were found.
+
+    Attributes:
+        slots: `[B, k]` int64; -1 where there are no more.
+        scores: `[B, k]` float32; -inf where there are no more.
+        found: what the search found for each task of each request, `[B * T, ...]`.
+        ranked: what the ranking stage made of it; None where there is none.
+        stages: the steps.
+    """
+
+    slots: Tensor
+    scores: Tensor
+    found: Answers
+    ranked: Ranked | None
+    stages: list[Stage]
+
+
 class Engine:
     """The model and the payload of a shard's partitions.
+
+    What a search finds is ranked where there is anything to rank by: several tasks, a learned scorer or a formula.
+    Otherwise it stands by its exact scores.
 
     Args:
         catalog: the snapshot's catalog.
         prepared: its partitions held here.
         partitions: which ones these are.
+        overarch: the snapshot's scorer.
+        value: the formulas.
         slack: free slots for each item when they were loaded; None if they take no updates.
 
     Attributes:
         applied: number of the last log entry that answers include.
+
+    Raises:
+        FormulaError: a formula is wrong.
     """
 
     def __init__(
-        self, catalog: Catalog, prepared: Prepared, partitions: Sequence[int], slack: float | None = None
+        self,
+        catalog: Catalog,
+        prepared: Prepared,
+        partitions: Sequence[int],
+        overarch: OverArch,
+        value: ValueSettings,
+        slack: float | None = None,
     ) -> None:
         self.catalog = catalog
         self.partitions = tuple(partitions)
         self.slack = slack
         self.applied = catalog.seq
+        self.scorer = overarch.name
+        self.valuer = Valuer(value, catalog.tasks, catalog.schema)
+        self._overarch = overarch
         self.install(prepared)
 
     def install(self, prepared: Prepared) -> None:
@@ -81,6 +124,10 @@ class Engine:
         self.memory = prepared.loaded.memory
         self.model = prepared.model
         self._search = prepared.search
+        scorer = self._overarch.scorer.to(self.model.lists.keys.device)
+        self._judge = Ranker(Ranking(self.model.lists, scorer, self._overarch.features), self.valuer)
+        plain = len(self.catalog.tasks) == 1 and isinstance(scorer, DotProduct) and self.valuer.models is None
+        self.ranker = None if plain else self._judge
 
     @property
     def items(self) -> int:
@@ -97,6 +144,7 @@ class Engine:
         threads: int | None = None,
         item_cache: ItemCache = "device",
         slack: float | None = None,
+        value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
     ) -> Self:
         """Load partitions of a snapshot.
 
@@ -107,6 +155,7 @@ class Engine:
             threads: of the whole process for computing; None leaves them.
             item_cache: where item vectors lie, if the device is a GPU: in its memory, or pinned in the host's.
             slack: free slots for each item, if there will be updates (see `silverray.shard.live`); None if not.
+            value: the formulas that value candidates.
 
         Returns:
             The engine, ready to answer: its kernels are compiled.
@@ -114,6 +163,7 @@ class Engine:
         Raises:
             SnapshotError: a file is missing or altered; the message names it.
             ShardTooLarge: the partitions do not fit into memory.
+            FormulaError: a formula is wrong.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -123,8 +173,9 @@ class Engine:
         catalog = Catalog.of(files)
         chosen = range(catalog.partitions) if partitions is None else partitions
         placement = Placement(torch.device(device), item_cache)
+        overarch = load_overarch(files, catalog.schema)
         loaded = load_partitions(files, catalog, chosen, placement, slack=slack)
-        engine = cls(catalog, Prepared.of(loaded), chosen, slack)
+        engine = cls(catalog, Prepared.of(loaded), chosen, overarch, value, slack)
         engine.warm_up()
         _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine
@@ -165,6 +216,40 @@ class Engine:
         checks = [plan.check for plan in places]
         return self._search(torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all)
 
+    @torch.inference_mode()
+    def best(
+        self,
+        queries: NDArray[np.float32],
+        plans: Sequence[FilterPlan],
+        ks: Sequence[int],
+        n_probe: int | None = None,
+        refine_all: bool = False,
+        asked: Sequence[Asked] | None = None,
+        quotas: Sequence[int] = (),
+    ) -> Best:
+        """Find the best items of B requests.
+
+        Args:
+            queries: `[B * T, D]` float32, the tasks of a request one after another.
+            plans: of each request's filter.
+            ks: number of items wanted by each; all of one group of `answer`.
+            n_probe: clusters to visit; None lets the planner choose.
+            refine_all: score every visited item exactly.
+            asked: what each request says of its values; None is nothing.
+            quotas: of a model with several tasks, as in `Ranking.forward`.
+        """
+        if self.ranker is None:
+            found = self.find(queries, plans, ks, n_probe, refine_all)
+            return Best(found.slots, found.scores, found, None, [])
+        tasks, count, start = len(self.catalog.tasks), len(plans), perf_counter()
+        wanted = [candidates_for(max(ks), refine_all)] * len(queries)
+        found = self.find(queries, [plan for plan in plans for _ in range(tasks)], wanted, n_probe, refine_all)
+        users = torch.from_numpy(queries).to(found.slots.device).view(count, tasks, -1)
+        slots, scores = (part.view(count, tasks, -1) for part in (found.slots, found.scores))
+        retrieved = Stage("retrieve", perf_counter() - start, (slots >= 0).sum(dim=(1, 2)))
+        ranked, stages = self.ranker.rank(users, slots, scores, asked or [Asked()] * count, ks, quotas)
+        return Best(ranked.slots, ranked.scores, found, ranked, [retrieved, *stages])
+
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         """Answer admitted requests.
 
@@ -174,29 +259,59 @@ class Engine:
         Returns:
             One reply per request, in order.
         """
-        groups = [_group(request) for request in requests]
-        replies: list[SearchReply | None] = [None] * len(requests)
-        for group in set(groups):
+        replies: list[SearchReply | None] = [
+            None if request.keys is None else self.rank_given(request, request.keys) for request in requests
+        ]
+        groups = [self._group(request) if request.keys is None else None for request in requests]
+        for group in set(groups) - {None}:
             places = [place for place, its in enumerate(groups) if its == group]
             for place, reply in zip(places, self._answer_group([requests[p] for p in places]), strict=True):
                 replies[place] = reply
         return [reply for reply in replies if reply is not None]
+
+    @torch.inference_mode()
+    def rank_given(self, request: SearchRequest, keys: NDArray[np.int64]) -> SearchReply:
+        """Rank given items, found or not: all that there are, by (value desc, key asc); filter and k do not matter."""
+        start = perf_counter()
+        slots = np.unique(self.payload.slots(keys))
+        slots = slots[slots >= 0]
+        device = self.model.lists.keys.device
+        users, places = (torch.tensor(array, device=device)[None] for array in (_vectors(request), slots))
+        judged = self._judge.judge(users, places, [Asked.of(request)])
+        order = top_k(judged.values, self.model.lists.keys[places], len(slots)).places[0].cpu().numpy()
+        chosen, predictions = slots[order], judged.predictions[0].cpu().numpy()[order]
+        told = {"ranked": len(slots), "batch_ms": round((perf_counter() - start) * 1e3, 3)}
+        return SearchReply(
+            ids=self.payload.ids(chosen),
+            keys=self.payload.keys(chosen),
+            scores=judged.values[0].cpu().numpy()[order],
+            fields=self.payload.fields(request.fields, chosen),
+            version=self.catalog.version,
+            seq=self.catalog.seq,
+            explain=told if request.explain else None,
+            tasks=TaskScores(self.catalog.tasks, predictions, np.full_like(predictions, -np.inf)),
+        )
 
     def _answer_group(self, requests: list[SearchRequest]) -> Iterator[SearchReply]:
         """Answer requests that share a plan's settings; each gets its own k of the group's largest."""
         start = perf_counter()
         first = requests[0]
         ks = [request.k for request in requests]
-        found = self.find(
+        best = self.best(
             np.concatenate([_vectors(request) for request in requests]),
             [_filter_plan(request) for request in requests],
             ks,
             first.n_probe,
             first.refine == "all",
+            [Asked.of(request) for request in requests] if self.ranker else None,
+            first.quotas,
         )
-        slots, scores = found.slots.cpu().numpy(), found.scores.cpu().numpy()
+        slots, scores = best.slots.cpu().numpy(), best.scores.cpu().numpy()
+        tasks = None if best.ranked is None else self._task_scores(best.ranked)
         elapsed = perf_counter() - start
-        counts = np.minimum((slots >= 0).sum(axis=1), ks)
+        counts = (slots >= 0).sum(axis=1)
+        if not first.quotas:
+            counts = np.minimum(counts, ks)
         mine = slots[np.arange(slots.shape[1]) < counts[:, None]]
         keys, ids = self.payload.keys(mine), self.payload.ids(mine)
         end = 0
@@ -209,35 +324,45 @@ class Engine:
                 fields=self.payload.fields(request.fields, mine[part]),
                 version=self.catalog.version,
                 seq=self.applied,
-                explain=self._explain(request, found, row, count, elapsed) if request.explain else None,
+                explain=self._explain(request, best, row, count, elapsed) if request.explain else None,
+                tasks=tasks
+                and tasks._replace(predictions=tasks.predictions[row, :count], found=tasks.found[row, :count]),
+                traits=None if request.traits is None else self.traits(request.traits, mine[part]),
             )
 
-    @torch.inference_mode()
-    def _explain(self, request: SearchRequest, found: Answers, row: int, count: int, elapsed: float) -> dict[str, Any]:
-        lists, compiled = self.model.lists, _filter_plan(request)
-        device = lists.planes.device
-        programs, filters = _pad_programs([compiled]).to(device), torch.zeros(1, dtype=torch.int64, device=device)
-        passing = count_ranges(evaluate_programs(lists.planes, programs), lists.offsets)[0]
-        plan = Plan(*(part[row : row + 1] for part in found.plan))
-        queries = torch.from_numpy(_vectors(request)).to(device)
-        probes = self.model.planner.probes(plan, queries, programs, filters)[0]
-        everything = bool(plan.survivors | (found.widened[row] & (request.n_probe is None)))
+    def traits(self, names: Sequence[str], slots: NDArray[np.int64]) -> Traits:
+        """Vectors and categories of the items in `slots`, `[n]`."""
+        lists = self.model.lists
+        vectors = lists.vectors[torch.from_numpy(slots).to(lists.vectors.device)].float().cpu().numpy()
+        places = torch.from_numpy(slots).to(lists.keys.device)
+        codes = np.empty((len(names), len(slots)), dtype=np.int64)
+        for row, name in enumerate(names):
+            column = lists.columns.fields[name].take(places)
+            values = column.values if column.present is None else torch.where(column.present, column.values, -1)
+            codes[row] = values.cpu().numpy()
+        return Traits(vectors, codes)
+
+    def _task_scores(self, ranked: Ranked) -> TaskScores:
+        """Those of a whole batch, `[B, k, T]`."""
+        return TaskScores(self.catalog.tasks, ranked.predictions.cpu().numpy(), ranked.found.cpu().numpy())
+
+    def _explain(self, request: SearchRequest, best: Best, row: int, count: int, elapsed: float) -> dict[str, Any]:
+        queries = torch.tensor(_vectors(request), device=self.model.lists.planes.device)
+        rows = slice(row * len(queries), (row + 1) * len(queries))
+        searched = explain_search(self.model, _filter_plan(request), queries, request.n_probe, best.found, rows)
+        stages = best.stages or [Stage("retrieve", elapsed, (best.slots >= 0).sum(dim=1))]
         return {
-            "plan": "survivors" if everything else "probe",
-            "widened": bool(found.widened[row]),
-            "probes": len(passing) if everything else len(probes),
-            "clusters": len(passing),
-            "passing": int(passing.sum()),
-            "selectivity": int(passing.sum()) / max(1, self.items),
-            "scored": int(passing.sum() if everything else passing[probes].sum()),
-            "verified": compiled.check is not None,
+            **searched,
             "short": count < request.k,
             "batch_ms": round(elapsed * 1e3, 3),
+            "stages": explain_stages(stages, row, searched["scored"], count),
         }
 
-
-def _group(request: SearchRequest) -> tuple[int, int, bool]:
-    return coarse_keep(request.k), request.n_probe or 0, request.refine == "all"
+    def _group(self, request: SearchRequest) -> tuple[int, int, bool, tuple[int, ...]]:
+        """Requests of one group can be searched together: the number of candidates is the same for all."""
+        every = request.refine == "all"
+        keep = coarse_keep(request.k) if self.ranker is None else candidates_for(request.k, every)
+        return keep, request.n_probe or 0, every, request.quotas
 
 
 def _filter_plan(request: SearchRequest) -> FilterPlan:

@@ -13,6 +13,7 @@ from silverray.shard.admission import Admission
 from silverray.shard.api import Mode
 from silverray.shard.engine import Engine
 from silverray.shard.filter.compiler import Plan as FilterPlan
+from silverray.shard.value.settings import ValueSettings
 
 BATCH = 512
 """Queries that are searched together."""
@@ -51,9 +52,10 @@ class LocalSearcher:
         partitions: Sequence[int] | None = None,
         device: str = "auto",
         threads: int | None = None,
+        value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
     ) -> Self:
         """Load a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(Engine.open(Path(path), partitions, device=device, threads=threads))
+        return cls(Engine.open(Path(path), partitions, device=device, threads=threads, value=value))
 
     def search_batch(
         self,
@@ -67,7 +69,7 @@ class LocalSearcher:
         """Search many queries.
 
         Args:
-            vectors: `[B, D]` float32, one query a row.
+            vectors: `[B, D]` float32, one query a row; `[B, T, D]` where the model has several tasks.
             filters: one filter for all queries, or one (or None) for each.
             k: number of items wanted, 1 to 10,000.
             n_probe: clusters to scan; None lets the planner choose.
@@ -75,7 +77,8 @@ class LocalSearcher:
             refine: "all" gives every scanned candidate its exact score.
 
         Returns:
-            The items of each query by (score desc, key asc).
+            The items of each query by (score desc, key asc); scores are those of the default formula where there is
+            one.
 
         Raises:
             InvalidRequest: a value is of the wrong shape or outside its range.
@@ -94,7 +97,8 @@ class LocalSearcher:
         for start in range(0, len(queries), BATCH):
             part = slice(start, start + BATCH)
             some = plans[part]
-            found = self.engine.find(queries[part], some, [k] * len(some), n_probe, refine == "all")
+            rows = queries[part].reshape(-1, self.catalog.dimension)
+            found = self.engine.best(rows, some, [k] * len(some), n_probe, refine == "all")
             slots = found.slots.cpu().numpy()
             there = slots >= 0
             counts[part], scores[part] = there.sum(axis=1), found.scores.cpu().numpy()

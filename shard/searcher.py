@@ -12,13 +12,21 @@ from typing import ClassVar, Self
 import torch
 
 from silverray.shard.admission import Admission
-from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest, SequenceNotReached
+from silverray.shard.api import (
+    DeadlineExceeded,
+    InvalidRequest,
+    SearchError,
+    SearchReply,
+    SearchRequest,
+    SequenceNotReached,
+)
 from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.live.updates import Updates
 from silverray.shard.live.writes import Entry
+from silverray.shard.value.settings import ValueSettings
 
 
 class ShardSearcher:
@@ -38,7 +46,7 @@ class ShardSearcher:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog = engine.catalog
-        self._admission = Admission(engine.catalog)
+        self._admission = Admission(engine.catalog, engine.valuer)
         threads = torch.get_num_threads()
         self._thread = ThreadPoolExecutor(1, "shard", initializer=torch.set_num_threads, initargs=(threads,))
         self.updates = None if engine.slack is None else Updates(engine, self._between_searches)
@@ -53,10 +61,11 @@ class ShardSearcher:
         threads: int | None = None,
         item_cache: ItemCache = "device",
         slack: float | None = None,
+        value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
     ) -> Self:
         """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
         engine = cls.engine_type.open(
-            path, partitions, device=device, threads=threads, item_cache=item_cache, slack=slack
+            path, partitions, device=device, threads=threads, item_cache=item_cache, slack=slack, value=value
         )
         return cls(engine)
 
@@ -94,6 +103,9 @@ class ShardSearcher:
             if request.min_seq > self.applied:
                 message = f"the shard is at {self.applied}, not at {request.min_seq} yet"
                 results[place] = SequenceNotReached(message, "min_seq")
+                continue
+            if request.diversify is not None:
+                results[place] = InvalidRequest("a shard knows a part of the items only: ask a router", "diversify")
                 continue
             if isinstance(request.filter, CompiledFilter):  # a router has admitted it
                 admitted[place] = request

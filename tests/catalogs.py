@@ -1,6 +1,8 @@
 """Catalogs and requests for tests: seeded, with every field type, near-duplicates and missing values."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,13 @@ def make_items(n: int, seed: int = 0, strings: bool = False) -> tuple[pa.Table, 
     return table, clustered_vectors(rng, n)
 
 
+def write_tasks(folder: Path, tasks: Sequence[str]) -> Path:
+    """A model directory that says no more than which tasks there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "module_info.json").write_text(json.dumps({"tasks": list(tasks), "dimension": DIMENSION}))
+    return folder
+
+
 FILTERS = [
     None,
     'country = "US"',
@@ -79,13 +88,15 @@ FILTERS = [
 ]
 
 
-def make_requests(count: int, seed: int, ks: Sequence[int] = (1, 10, 100), **options: Any) -> list[SearchRequest]:
+def make_requests(
+    count: int, seed: int, ks: Sequence[int] = (1, 10, 100), tasks: int = 1, **options: Any
+) -> list[SearchRequest]:
     """Seeded requests with mixed filters and k."""
     rng = np.random.default_rng(seed)
-    vectors = clustered_vectors(rng, count)
+    vectors = clustered_vectors(rng, count * tasks).reshape(count, tasks, DIMENSION)
     return [
         SearchRequest(
-            vectors=vectors[row : row + 1],
+            vectors=vectors[row],
             filter=FILTERS[int(rng.integers(len(FILTERS)))],
             k=int(rng.choice(ks)),
             **options,

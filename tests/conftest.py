@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogs import make_items, schema_text
+from catalogs import make_items, schema_text, write_tasks
 
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
@@ -40,3 +40,9 @@ def publish_items(tmp_path_factory: pytest.TempPathFactory) -> Publish:
 def catalog(publish_items: Publish) -> Catalog:
     """3,000 items with integer ids in 8 partitions and 64 clusters."""
     return publish_items(3_000, clusters=64)
+
+
+@pytest.fixture(scope="session")
+def two_tasks(publish_items: Publish, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """The same items, for a model with the tasks click and like."""
+    return publish_items(3_000, clusters=64, model=write_tasks(tmp_path_factory.mktemp("model"), ("click", "like")))

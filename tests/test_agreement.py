@@ -13,13 +13,15 @@ from silverray.router.app import create_app
 from silverray.router.client import HttpSearcher
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
-from silverray.shard.api import Searcher, SearchReply, SearchRequest
+from silverray.router.settings import DiversitySettings, RouterSettings
+from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 
 Make = Callable[[Catalog], Searcher]
 EPSILON = 1e-6
+SETTINGS = RouterSettings(diversity=DiversitySettings(window=8, spacing={"country": 0.3, "artist": 0.6}))
 
 
 def shard(catalog: Catalog) -> Searcher:
@@ -33,7 +35,7 @@ def backends(catalog: Catalog, partitions: Sequence[int], count: int) -> list[Ba
 
 def routed(count: int) -> Make:
     def make(catalog: Catalog) -> Router:
-        return Router(catalog, backends(catalog, range(catalog.partitions), count))
+        return Router(catalog, backends(catalog, range(catalog.partitions), count), settings=SETTINGS)
 
     return make
 
@@ -47,6 +49,7 @@ def nested(catalog: Catalog) -> Searcher:
             Backend(f"half {n}", router, catalog.items_in(tuple(half)))
             for n, (router, half) in enumerate(zip(inner, halves, strict=True))
         ],
+        settings=SETTINGS,
     )
 
 
@@ -86,42 +89,85 @@ def assert_same(reply: SearchReply, truth: SearchReply) -> None:
     """The same answer: ids differ only where scores are within epsilon of each other."""
     np.testing.assert_allclose(reply.scores, truth.scores, rtol=EPSILON, atol=EPSILON)
     differ = np.flatnonzero(reply.keys != truth.keys)
+    if truth.tasks is not None:
+        assert reply.tasks is not None and reply.tasks.names == truth.tasks.names
+        same = reply.keys == truth.keys
+        for mine, its in zip(reply.tasks[1:], truth.tasks[1:], strict=True):
+            np.testing.assert_allclose(mine[same], its[same], rtol=EPSILON, atol=EPSILON)
     for place in differ:
         near = np.abs(truth.scores - reply.scores[place]) <= EPSILON * max(1, abs(reply.scores[place]))
         assert near.sum() > 1, f"place {place}: {reply.keys[place]} is not {truth.keys[place]}"
 
 
+@pytest.fixture(scope="module", params=["one task", "two tasks"])
+def served(request: pytest.FixtureRequest) -> Catalog:
+    """A catalog of which, with two tasks, every item that is visited is a candidate."""
+    found: Catalog = request.getfixturevalue("catalog" if request.param == "one task" else "two_tasks")
+    return found
+
+
 @pytest.fixture(scope="module")
-def requests() -> list[SearchRequest]:
-    """500 requests with mixed filters, k and a fixed number of probes."""
-    asked = make_requests(500, seed=20, ks=(1, 10, 100, 1_000, 10_000), timeout_s=60.0)
+def requests(served: Catalog) -> list[SearchRequest]:
+    """Requests with mixed filters, k and a fixed number of probes."""
+    count, tasks = (500, 1) if len(served.tasks) == 1 else (100, 2)
+    asked = make_requests(count, seed=20, ks=(1, 10, 100, 1_000, 10_000), tasks=tasks, timeout_s=60.0)
     return [replace(request, n_probe=20, refine="all") for request in asked]
 
 
 @pytest.fixture(scope="module")
-def truth(catalog: Catalog, requests: list[SearchRequest]) -> list[SearchReply]:
-    return ask(shard, catalog, requests, seed=1)
+def truth(served: Catalog, requests: list[SearchRequest]) -> list[SearchReply]:
+    return ask(shard, served, requests, seed=1)
 
 
 @pytest.mark.parametrize("name", list(MAKERS))
-def test_500_requests_get_the_same_answers_from_every_searcher(
-    catalog: Catalog, requests: list[SearchRequest], truth: list[SearchReply], name: str
+def test_many_requests_get_the_same_answers_from_every_searcher(
+    served: Catalog, requests: list[SearchRequest], truth: list[SearchReply], name: str
 ) -> None:
-    for reply, true in zip(ask(MAKERS[name], catalog, requests), truth, strict=True):
+    for reply, true in zip(ask(MAKERS[name], served, requests), truth, strict=True):
         assert_same(reply, true)
         assert reply.coverage.items_fraction == 1
         assert not reply.coverage.degraded
 
 
 @pytest.mark.parametrize("name", list(MAKERS))
-def test_all_clusters_refined_is_brute_force(catalog: Catalog, name: str) -> None:
-    requests = make_requests(64, seed=21, ks=(1, 50, 5_000), n_probe=64, refine="all", fields=("title",))
+def test_all_clusters_refined_is_brute_force(served: Catalog, name: str) -> None:
+    requests = make_requests(
+        64 // len(served.tasks), seed=21, ks=(1, 50, 5_000), tasks=len(served.tasks), n_probe=64, refine="all",
+        fields=("title",),
+    )  # fmt: skip
     for reply, true in zip(
-        ask(MAKERS[name], catalog, requests), ask(lambda c: ExactSearch.open(c.path), catalog, requests), strict=True
+        ask(MAKERS[name], served, requests), ask(lambda c: ExactSearch.open(c.path), served, requests), strict=True
     ):
         assert_same(reply, true)
         assert list(reply.fields) == ["title"]
         assert reply.fields["title"] == [f"title {key} é" for key in reply.ids]
+
+
+def exactly_routed(catalog: Catalog) -> Searcher:
+    whole = Backend("whole", ExactSearch.open(catalog.path), catalog.items)
+    return Router(catalog, [whole], settings=SETTINGS)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "shard"])
+def test_diversified_answers_are_those_of_brute_force_on_any_number_of_shards(catalog: Catalog, name: str) -> None:
+    requests = make_requests(48, seed=23, ks=(1, 10, 60), n_probe=64, refine="all", timeout_s=60.0)
+    varied = [replace(request, diversify=strength) for request in requests for strength in (0.0, 0.5, 8.0)]
+    truth = ask(exactly_routed, catalog, varied)
+    for reply, true in zip(ask(MAKERS[name], catalog, varied), truth, strict=True):
+        np.testing.assert_array_equal(reply.keys, true.keys)
+        np.testing.assert_array_equal(reply.scores, true.scores)
+    plain = ask(shard, catalog, requests)
+    moved = 0
+    for place, by_score in enumerate(plain):
+        np.testing.assert_array_equal(truth[3 * place].keys, by_score.keys)
+        moved += set(truth[3 * place + 2].keys.tolist()) != set(by_score.keys.tolist())
+    assert moved > len(plain) // 2
+
+
+def test_a_shard_alone_does_not_diversify_in_silence(catalog: Catalog) -> None:
+    (request,) = make_requests(1, seed=24, diversify=0.5)
+    (error,) = asyncio.run(shard(catalog).search([request]))
+    assert isinstance(error, InvalidRequest) and error.where == "diversify"
 
 
 def test_recall_with_default_settings_is_no_lower_on_more_shards(

@@ -12,14 +12,17 @@ from silverray.cluster.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+    blocks = [
+        (file, block) for file in DOCUMENTS for block in re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)
+    ]
+    assert {file.name for file, _ in blocks} >= {"README.md", "value.md"}
+    for file, block in blocks:
+        exec(compile(block, file.name, "exec"), {})
 
 
 def test_commands_and_options_exist() -> None:
@@ -33,8 +36,8 @@ def test_commands_and_options_exist() -> None:
 
 
 def test_the_files_that_documents_name_are_there() -> None:
-    for document in (README, *(file.read_text() for file in (ROOT / "docs").glob("*.md"))):
-        for name in re.findall(r"(?:configs|requirements|benchmarks|docs|tests)/[\w/.-]*\w\.\w+", document):
+    for document in DOCUMENTS:
+        for name in re.findall(r"(?:configs|requirements|benchmarks|docs|tests)/[\w/.-]*\w\.\w+", document.read_text()):
             assert (ROOT / name).exists(), name
 
 

@@ -21,6 +21,9 @@ def make_body(
     fields: str,
     n_probe: int | None,
     deadline_ms: float | None,
+    diversify: float | None,
+    variant: str | None,
+    context: str | None,
     *,
     explain: bool,
 ) -> dict[str, Any]:
@@ -36,9 +39,12 @@ def make_body(
         "fields": [name.strip() for name in fields.split(",") if name.strip()],
         "n_probe": n_probe,
         "deadline_ms": deadline_ms,
+        "diversify": None if diversify is None else {"strength": diversify},
+        "variant": variant,
+        "context": None if context is None else _object("--context", context),
         "explain": explain,
     }
-    query = _vector(vector) if vector is not None else {"user": _user(user or "")}
+    query = _vector(vector) if vector is not None else {"user": _object("--user", user or "")}
     return {**query, "k": k, **{key: value for key, value in optional.items() if value}}
 
 
@@ -72,14 +78,14 @@ def _vector(file: Path) -> dict[str, Any]:
     return {"vector" if values.ndim == 1 else "vectors": values.tolist()}
 
 
-def _user(text: str) -> dict[str, Any]:
+def _object(option: str, text: str) -> dict[str, Any]:
     try:
-        user = json.loads(text)
+        given = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--user: not JSON: {error}") from None
-    if not isinstance(user, dict):
-        raise ValueError(f"--user: expected an object of features, got {text!r}")
-    return user
+        raise ValueError(f"{option}: not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{option}: expected an object, got {text!r}")
+    return given
 
 
 def _text(value: object) -> str:

@@ -72,6 +72,28 @@ class BinaryCrossEntropyConfig(Section):
     weight: Positive = 1.0
 
 
+class ScorerConfig(Section):
+    """A scorer on top of the towers; see `silverray.shard.model.overarch` and `silverray.shard.train.scoring`.
+
+    Attributes:
+        kind: which one.
+        hidden: width of its hidden layers.
+        item_features: what it reads of the items' columns; see `silverray.shard.model.item_features`.
+        temperature: scores are divided by it.
+        sampled: items of the batch that an item must be told from.
+        balance: weight of the load-balancing loss of a mixture.
+        weight: factor of the loss.
+    """
+
+    kind: Literal["mlp", "mixture_of_logits"]
+    hidden: Count = 64
+    item_features: list[dict[str, Any]] = Field(default_factory=list)
+    temperature: Positive = 0.1
+    sampled: Count = 128
+    balance: Annotated[float, Field(ge=0)] = 0.01
+    weight: Positive = 1.0
+
+
 Objective = Annotated[SampledSoftmaxConfig | BinaryCrossEntropyConfig, Field(discriminator="loss")]
 
 
@@ -107,6 +129,7 @@ class TrainConfig(Section):
         out: folder for the model, the item vectors, metrics and checkpoints.
         widths: how wide the model is.
         objectives: what it is trained for; at least one.
+        scorer: learned with the towers, to rank what they find; it scores all tasks, so all must be served.
         batch: how requests become batches.
         epochs: passes over the requests.
         learning_rate: of AdamW.
@@ -128,6 +151,7 @@ class TrainConfig(Section):
     out: File
     widths: WidthsConfig = WidthsConfig()
     objectives: Annotated[list[Objective], Field(min_length=1)]
+    scorer: ScorerConfig | None = None
     batch: BatchConfig
     epochs: Count
     learning_rate: Positive = 3e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import SampledSoftmaxConfig, TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress, Tell
+from silverray.cluster.training.scorer import make_scoring, save_scorer
 from silverray.shard.model.encoder import save_model
 from silverray.shard.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from silverray.shard.train.codes import HashedIds, Keys, id_keys
@@ -28,6 +29,7 @@ from silverray.shard.train.items import ItemTable
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.objectives import BinaryCrossEntropy, SampledSoftmax
 from silverray.shard.train.requests import RequestTable, open_parquet
+from silverray.shard.train.scoring import SampledScoring
 from silverray.shard.train.shapes import Widths, make_towers
 from silverray.shard.train.trainer import Recipe, Step, Trainer
 from silverray.shard.train.workers import Workers
@@ -36,6 +38,7 @@ MODEL_FOLDER = "model"
 METRICS_FOLDER = "metrics"
 CHECKPOINT_FOLDER = "checkpoint"
 VECTORS_FILE = "item_vectors.npy"
+SCORER = "scorer"
 
 # It warns of a question that TorchRec asks it.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
@@ -153,11 +156,28 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._model = make_towers(data.format, data.items, Widths(**config.widths.model_dump()))
+            self._scoring = self._make_scoring()
         objectives = _objectives(config, data.format, self._counts.shares)
+        if self._scoring is not None:
+            objectives[SCORER] = self._scoring
         self._trainer = Trainer(self._model, objectives, loader.batches, _recipe(config), workers)
         self._first_step = 1
         if resume:
             self._restore()
+
+    def _make_scoring(self) -> SampledScoring | None:
+        config, data = self._config, self._data
+        if config.scorer is None:
+            return None
+        return make_scoring(
+            config.scorer,
+            len(data.format.tasks),
+            config.widths.dimension,
+            config.items.file,
+            data.items.ids,
+            data.keys,
+            self._counts.shares,
+        )
 
     def finish(self, tell: Tell) -> Trained:
         """Train to the end; process 0 writes metrics, checkpoints and what there is to publish."""
@@ -204,6 +224,8 @@ class _Run:
         ids = data.keys if config.items.buckets is None else HashedIds(config.items.buckets)
         heads = {task: data.format.tasks.index(task) for task in tasks}
         save_model(config.out / MODEL_FOLDER, self._model.users, data.format.user, ids, heads)
+        if config.scorer is not None and self._scoring is not None:
+            save_scorer(config.out / MODEL_FOLDER, config.scorer, self._scoring)
         if data.held_out is None or config.recall is None:
             return None
         task = data.format.tasks.index(config.recall.task)
@@ -251,7 +273,9 @@ def _named(config: TrainConfig) -> dict[str, Any]:
 
 
 def _recipe(config: TrainConfig) -> Recipe:
-    weights: Mapping[str, float] = {name: objective.weight for name, objective in _named(config).items()}
+    weights: dict[str, float] = {name: objective.weight for name, objective in _named(config).items()}
+    if config.scorer is not None:
+        weights[SCORER] = config.scorer.weight
     return Recipe(
         epochs=config.epochs,
         learning_rate=config.learning_rate,
@@ -271,6 +295,10 @@ def _check_names(config: TrainConfig, format: RequestFormat) -> None:
             raise ConfigError(f"{key}: expected one of the tasks {', '.join(format.tasks)}, got {task!r}")
     if len(_named(config)) < len(config.objectives):
         raise ConfigError("objectives: expected each loss of a task once")
+    if config.scorer is not None and tuple(config.serve_tasks or format.tasks) != format.tasks:
+        raise ConfigError(
+            f"serve_tasks: expected all of {', '.join(format.tasks)} with a scorer, which scores them all"
+        )
     for name in config.dropout:
         if name not in format.user.names:
             raise ConfigError(f"dropout: expected one of the features {', '.join(format.user.names)}, got {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from difflib import get_close_matches
 from typing import Literal
@@ -47,7 +47,7 @@ class Value:
     """A literal: a str, an int, a float, a bool or a date, and where it stands."""
 
     value: str | int | float | bool | date
-    position: int
+    position: int = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,12 @@ class Column:
 
     def take(self, index: Tensor) -> Column:
         """Gather the items `index`, `[m]` int64."""
-        present = None if self.present is None else self.present[index]
+        # On a CPU `index_select` takes an eighth of the time of `[index]`.
+        present = None if self.present is None else self.present.index_select(0, index)
         if self.offsets is None:
-            return Column(self.values[index], present)
+            return Column(self.values.index_select(0, index), present)
         ragged = self.tags_of(index)
-        return Column(self.values[ragged.values], present, ragged.offsets)
+        return Column(self.values.index_select(0, ragged.values), present, ragged.offsets)
 
     def tags_of(self, index: Tensor) -> Ragged:
         """Find the tags of the items `index`, `[m]` int64."""

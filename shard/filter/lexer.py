@@ -1,23 +1,21 @@
-"""Splits a filter text into tokens."""
+"""Splits a text of the filter language, or of one akin to it, into tokens."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from silverray.shard.api import FilterError
+from silverray.shard.api import FilterError, TextError
 from silverray.shard.filter.schema import KEYWORDS
 
 MAX_BYTES = 16 * 1024
-"""Longest filter text, in bytes of UTF-8."""
+"""Longest text, in bytes of UTF-8."""
 
 TokenKind = Literal["name", "keyword", "text", "int", "float", "symbol", "end"]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_SYMBOL = re.compile(r"!=|<=|>=|[=<>(),]")
 _PLAIN = re.compile(r"[^\\\"'\x00-\x1f]*")
 _UNICODE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 _ESCAPES = {
@@ -31,8 +29,7 @@ _ESCAPES = {
     "r": "\r",
     "t": "\t",
 }
-_HINTS = {
-    "==": "use `=`",
+HINTS = {
     "<>": "use `!=`",
     "!": "use `not` or `!=`",
     "&&": "use `and`",
@@ -41,15 +38,46 @@ _HINTS = {
     "|": "use `or`",
     "[": "write lists in ( )",
     "{": "write lists in ( )",
-    "+": "write numbers without +",
     ".": "write a digit before the point",
     "“": "use straight quotes, \" or '",
 }
+"""What to write instead of what no language has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What sets one language's tokens apart from another's; strings, keywords and the forms of numbers are common.
+
+    Attributes:
+        name: what messages call a text.
+        error: what is raised.
+        word: a keyword or a name.
+        number: a number, its fraction and exponent as groups 1 and 2.
+        symbol: any other token.
+        hints: how to mend what is no token, by its first two characters or the first alone.
+    """
+
+    name: str
+    error: type[TextError]
+    word: re.Pattern[str]
+    number: re.Pattern[str]
+    symbol: re.Pattern[str]
+    hints: Mapping[str, str]
+
+
+FILTER = Dialect(
+    name="filter",
+    error=FilterError,
+    word=re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
+    number=re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
+    symbol=re.compile(r"!=|<=|>=|[=<>(),]"),
+    hints=HINTS | {"==": "use `=`", "+": "write numbers without +"},
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a filter.
+    """A piece of a text.
 
     Attributes:
         kind: what it is.
@@ -64,108 +92,115 @@ class Token:
     value: str | int | float | None = None
 
 
-def tokenize(text: str) -> list[Token]:
-    """Split a filter text; the last token is the "end".
+def tokenize(text: str, dialect: Dialect) -> list[Token]:
+    """Split a text; the last token is the "end".
 
     Raises:
-        FilterError: the text is too long, or holds something that is no token.
+        TextError: the text is too long, or holds something that is no token; of the dialect's own type.
     """
-    _check_size(text)
-    tokens, position = [], _skip_space(text, 0)
-    while position < len(text):
-        token, end = _token(text, position)
-        tokens.append(token)
-        position = _skip_space(text, end)
-    return [*tokens, Token("end", "end of filter", len(text))]
+    return _Lexer(text, dialect).tokens()
 
 
-def _check_size(text: str) -> None:
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise FilterError("half of a surrogate pair is no character", error.start) from None
-    if size > MAX_BYTES:
-        position = len(text.encode()[:MAX_BYTES].decode(errors="ignore"))
-        raise FilterError(f"the filter has {size:,} bytes, the limit is {MAX_BYTES:,}", position)
+class _Lexer:
+    def __init__(self, text: str, dialect: Dialect) -> None:
+        self._text = text
+        self._dialect = dialect
+        self._error = dialect.error
 
+    def tokens(self) -> list[Token]:
+        self._check_size()
+        tokens, position = [], self._skip_space(0)
+        while position < len(self._text):
+            token, end = self._token(position)
+            tokens.append(token)
+            position = self._skip_space(end)
+        return [*tokens, Token("end", f"end of {self._dialect.name}", len(self._text))]
 
-def _skip_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    assert match is not None
-    return match.end()
+    def _check_size(self) -> None:
+        try:
+            encoded = self._text.encode()
+        except UnicodeEncodeError as error:
+            raise self._error("half of a surrogate pair is no character", error.start) from None
+        if len(encoded) > MAX_BYTES:
+            position = len(encoded[:MAX_BYTES].decode(errors="ignore"))
+            message = f"the {self._dialect.name} has {len(encoded):,} bytes, the limit is {MAX_BYTES:,}"
+            raise self._error(message, position)
 
-
-def _token(text: str, position: int) -> tuple[Token, int]:
-    if match := _WORD.match(text, position):
-        word = match.group()
-        if word.lower() in KEYWORDS:
-            return Token("keyword", word.lower(), position), match.end()
-        return Token("name", word, position), match.end()
-    if match := _NUMBER.match(text, position):
-        return _number(text, match), match.end()
-    if text[position] in "\"'":
-        value, end = _text(text, position)
-        return Token("text", text[position:end], position, value), end
-    pair = text[position : position + 2]
-    match = _SYMBOL.match(text, position)
-    if match is None or pair in _HINTS:
-        hint = _HINTS.get(pair, _HINTS.get(text[position]))
-        raise FilterError(f"unexpected {pair if pair in _HINTS else text[position]!r}", position, hint=hint)
-    return Token("symbol", match.group(), position), match.end()
-
-
-def _number(text: str, match: re.Match[str]) -> Token:
-    digits, start = match.group(), match.start()
-    following = text[match.end() : match.end() + 1]
-    if following and (following.isalnum() or following in "._"):
-        raise FilterError(f"unexpected character {following!r} in a number", match.end())
-    if match.group(1) is None and match.group(2) is None:
-        # int() refuses thousands of digits, zeros included; int64 has at most 19.
-        significant = digits.lstrip("-0") or "0"
-        number = int(significant[:20]) * (-1 if digits[0] == "-" else 1)
-        if not -(2**63) <= number < 2**63:
-            raise FilterError("the integer does not fit in 64 bits", start)
-        return Token("int", digits, start, number)
-    value = float(digits)
-    if value in (float("inf"), float("-inf")):
-        raise FilterError("the number is too large", start)
-    return Token("float", digits, start, value)
-
-
-def _text(text: str, start: int) -> tuple[str, int]:
-    quote, position, pieces = text[start], start + 1, []
-    while True:
-        match = _PLAIN.match(text, position)
+    def _skip_space(self, position: int) -> int:
+        match = _SPACE.match(self._text, position)
         assert match is not None
-        pieces.append(match.group())
-        position = match.end()
-        if position == len(text):
-            raise FilterError("the string is not closed", start, expected=[quote])
-        character = text[position]
-        if character == quote:
-            return "".join(pieces), position + 1
-        if character == "\\":
-            piece, position = _escape(text, position)
-        elif character in "\"'":
-            piece, position = character, position + 1
-        else:
-            hint = "use an escape such as \\n"
-            raise FilterError(f"control character {character!r} in a string", position, hint=hint)
-        pieces.append(piece)
+        return match.end()
 
+    def _token(self, position: int) -> tuple[Token, int]:
+        text, dialect = self._text, self._dialect
+        if match := dialect.word.match(text, position):
+            word = match.group()
+            if word.lower() in KEYWORDS:
+                return Token("keyword", word.lower(), position), match.end()
+            return Token("name", word, position), match.end()
+        if match := dialect.number.match(text, position):
+            return self._number(match), match.end()
+        if text[position] in "\"'":
+            value, end = self._string(position)
+            return Token("text", text[position:end], position, value), end
+        pair, hints = text[position : position + 2], dialect.hints
+        match = dialect.symbol.match(text, position)
+        if match is None or pair in hints:
+            hint = hints.get(pair, hints.get(text[position]))
+            raise self._error(f"unexpected {pair if pair in hints else text[position]!r}", position, hint=hint)
+        return Token("symbol", match.group(), position), match.end()
 
-def _escape(text: str, position: int) -> tuple[str, int]:
-    code = text[position + 1 : position + 2]
-    if code in _ESCAPES:
-        return _ESCAPES[code], position + 2
-    match = _UNICODE.match(text, position)
-    if match is None:
-        expected = [*("\\" + escape for escape in _ESCAPES), "\\uXXXX"]
-        raise FilterError("unknown escape in a string", position, expected)
-    unit, end = int(match.group(1), 16), match.end()
-    if not 0xD800 <= unit < 0xE000:
-        return chr(unit), end
-    low = _UNICODE.match(text, end)
-    if unit >= 0xDC00 or low is None or not 0xDC00 <= int(low.group(1), 16) < 0xE000:
-        raise FilterError("half of a surrogate pair is no character", position)
-    return chr(0x10000 + (unit - 0xD800 << 10) + int(low.group(1), 16) - 0xDC00), low.end()
+    def _number(self, match: re.Match[str]) -> Token:
+        digits, start = match.group(), match.start()
+        following = self._text[match.end() : match.end() + 1]
+        if following and (following.isalnum() or following in "._"):
+            raise self._error(f"unexpected character {following!r} in a number", match.end())
+        if match.group(1) is None and match.group(2) is None:
+            # int() refuses thousands of digits, zeros included; int64 has at most 19.
+            significant = digits.lstrip("-0") or "0"
+            number = int(significant[:20]) * (-1 if digits[0] == "-" else 1)
+            if not -(2**63) <= number < 2**63:
+                raise self._error("the integer does not fit in 64 bits", start)
+            return Token("int", digits, start, number)
+        value = float(digits)
+        if value in (float("inf"), float("-inf")):
+            raise self._error("the number is too large", start)
+        return Token("float", digits, start, value)
+
+    def _string(self, start: int) -> tuple[str, int]:
+        text, quote, position, pieces = self._text, self._text[start], start + 1, []
+        while True:
+            match = _PLAIN.match(text, position)
+            assert match is not None
+            pieces.append(match.group())
+            position = match.end()
+            if position == len(text):
+                raise self._error("the string is not closed", start, expected=[quote])
+            character = text[position]
+            if character == quote:
+                return "".join(pieces), position + 1
+            if character == "\\":
+                piece, position = self._escape(position)
+            elif character in "\"'":
+                piece, position = character, position + 1
+            else:
+                hint = "use an escape such as \\n"
+                raise self._error(f"control character {character!r} in a string", position, hint=hint)
+            pieces.append(piece)
+
+    def _escape(self, position: int) -> tuple[str, int]:
+        text = self._text
+        code = text[position + 1 : position + 2]
+        if code in _ESCAPES:
+            return _ESCAPES[code], position + 2
+        match = _UNICODE.match(text, position)
+        if match is None:
+            expected = [*("\\" + escape for escape in _ESCAPES), "\\uXXXX"]
+            raise self._error("unknown escape in a string", position, expected)
+        unit, end = int(match.group(1), 16), match.end()
+        if not 0xD800 <= unit < 0xE000:
+            return chr(unit), end
+        low = _UNICODE.match(text, end)
+        if unit >= 0xDC00 or low is None or not 0xDC00 <= int(low.group(1), 16) < 0xE000:
+            raise self._error("half of a surrogate pair is no character", position)
+        return chr(0x10000 + (unit - 0xD800 << 10) + int(low.group(1), 16) - 0xDC00), low.end()

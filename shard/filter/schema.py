@@ -84,6 +84,11 @@ class Schema(BaseModel):
         """The fields that filters may use, in the schema's order."""
         return {name: field for name, field in self.fields.items() if field.filter}
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the filterable fields that hold one category each; their values' hashes lie on the shards."""
+        return tuple(name for name, field in self.filterable.items() if field.type == "category")
+
     @classmethod
     def load(cls, path: Path) -> Schema:
         """Read a schema from a YAML file.

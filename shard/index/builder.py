@@ -29,6 +29,7 @@ from silverray.shard.index.snapshot import (
     LAYOUT,
     MODEL,
     PAYLOAD,
+    SCORER_WEIGHTS,
     new_snapshot,
     partition_folder,
     write_manifest,
@@ -65,7 +66,8 @@ def publish(
         schema: the items' schema.
         out: the snapshot store, a directory of versions.
         vectors: `[N, D]` float32 in row order.
-        model: directory of a trained user tower with its `module_info.json`, copied into the snapshot.
+        model: directory of a trained user tower, or a scorer, or both, with their `module_info.json`; copied into the
+            snapshot.
         partitions: number of partitions, the most shards that can serve the snapshot.
         clusters: number of k-means clusters; by default about twice the square root of the number of items.
         seed: of sampling and training.
@@ -143,7 +145,8 @@ def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
     if info.get("dimension") != schema.vector.dimension:
         raise ValueError(f"model: {file} says dimension {info.get('dimension')}, the schema {schema.vector.dimension}")
     digest = sha256()
-    for path in sorted(model.rglob("*.safetensors")):
+    # A scorer leaves the vectors as they are.
+    for path in sorted(path for path in model.rglob("*.safetensors") if path.name != SCORER_WEIGHTS):
         with path.open("rb") as weights:
             while block := weights.read(_READ_BYTES):
                 digest.update(block)

@@ -77,7 +77,7 @@ class Catalog:
             layout=PlaneLayout.from_json(json.loads(files.read(LAYOUT))),
             id_type=manifest["id_type"],
             tasks=tuple(manifest["tasks"]),
-            has_user_tower=manifest["model"] is not None,
+            has_user_tower="tower" in (manifest["model"] or {}),
             vector_space=manifest["vector_space"],
         )
 

@@ -82,7 +82,8 @@ class MemoryPlan:
         lasting = {name: size for name, size in sizes.items() if placement.on_host(name)}
         device = {name: size for name, size in sizes.items() if name not in lasting}
         # Replies name items by their keys: a device's are kept on the host as well.
-        host = lasting | {"payload": payload + (sizes["keys"] if device else 0)}
+        # So is the slot of each key, by which given items are found.
+        host = lasting | {"payload": payload + (sizes["keys"] if device else 0), "lookup": 16 * items}
         if slack is not None:
             # Beside the copy: the slot of each key, and what is known of each slot.
             host["compaction"] = sum(host.values()) + 16 * items + slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -12,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from silverray.shard.filter.schema import FieldType, Schema
+from silverray.shard.index.key_slots import FREE, KeySlots
 
 ARROW_TYPES: dict[FieldType, pa.DataType] = {
     "category": pa.large_string(),
@@ -39,13 +41,14 @@ class Payload:
         id_column: name of the id column in `table`, or None when the keys are the ids.
 
     Attributes:
-        slot_keys: `keys`, which whoever writes items changes as well.
+        slot_keys: `keys`, as they are now.
         names: the columns of `table`.
     """
 
     def __init__(self, table: pa.Table, keys: NDArray[np.int64], id_column: str | None) -> None:
         self._table = table.combine_chunks()
         self.slot_keys = keys
+        self._index = KeySlots(keys)
         self._id_column = id_column
         self.names: list[str] = table.column_names
         self._written: dict[int, Row] = {}
@@ -66,9 +69,20 @@ class Payload:
         """Keys of slots: `[m]` int64."""
         return self.slot_keys[slots]
 
+    def slots(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slots of items: `[m]` int64; -1 for keys of no item."""
+        return self._index.find(keys)
+
     def fields(self, names: Sequence[str], slots: NDArray[np.int64]) -> dict[str, list[Any]]:
         """Values of payload fields as JSON values (dates as ISO text, missing as None), one list of m a field."""
         return {name: [_plain(value) for value in self._values(name, slots)] for name in names}
+
+    def place(self, keys: NDArray[np.int64], slots: NDArray[np.int64], freed: NDArray[np.int64]) -> None:
+        """Note which items slots `[m]` hold now, and that other slots hold none."""
+        self.slot_keys[freed] = FREE
+        self.slot_keys[slots] = keys
+        for key, slot in zip(keys.tolist(), slots.tolist(), strict=True):
+            self._index.move(key, slot)
 
     def write(self, rows: Mapping[int, Row], changed: Mapping[int, Row]) -> None:
         """Write rows to slots: whole ones, and new values of those that stay."""
@@ -99,9 +113,9 @@ class Payload:
 
     def still(self) -> Payload:
         """The same payload, whatever is written from now on."""
-        copy = Payload(self._table, self.slot_keys, self._id_column)
-        copy._written = self._written.copy()
-        return copy
+        still = copy.copy(self)
+        still._written = self._written.copy()
+        return still
 
     def _spread(self, name: str, sources: NDArray[np.int64], slots: NDArray[np.int64], width: int) -> pa.ChunkedArray:
         """One column of `arranged`."""

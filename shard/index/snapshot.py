@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 INDEX = "index.safetensors"
 LAYOUT = "layout.json"
 MODEL = "model"
+SCORER_WEIGHTS = "overarch.safetensors"
 # The files of a partition.
 KEYS = "keys.safetensors"
 ITEMS = "items.safetensors"

@@ -14,10 +14,11 @@ from torch import Tensor
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.engine import Prepared
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.key_slots import FREE, Ints
 from silverray.shard.index.payload import Row
 from silverray.shard.live.changes import Changes
 from silverray.shard.live.edit import ColumnEdit, Edit, PlaneEdit
-from silverray.shard.live.slots import FREE, Ints, Slots
+from silverray.shard.live.slots import Slots
 
 
 class Outcome(NamedTuple):
@@ -133,8 +134,7 @@ class LiveArrays:
         """Write what was planned; no search may be going on."""
         edit.apply(self.lists)
         freed = edit.freed.numpy()
-        self.payload.slot_keys[freed] = FREE
-        self.payload.slot_keys[edit.slots.numpy()] = edit.keys.numpy()
+        self.payload.place(edit.keys.numpy(), edit.slots.numpy(), freed)
         self.payload.forget(freed.tolist())
         self.payload.write(edit.rows, edit.changed)
         if edit.curve is not None:

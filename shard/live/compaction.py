@@ -21,10 +21,10 @@ from silverray.kernels.rows import aligned_planes, empty_rows
 from silverray.shard.engine import Prepared
 from silverray.shard.filter.columns import Column, Columns
 from silverray.shard.index.arrangement import Arrangement, count_spare_tags
+from silverray.shard.index.key_slots import FREE, Ints
 from silverray.shard.index.lists import Lists
 from silverray.shard.index.payload import Payload
 from silverray.shard.live.arrays import LiveArrays
-from silverray.shard.live.slots import FREE, Ints
 
 BLOCK = 4_096
 """Rows that are copied at a time."""

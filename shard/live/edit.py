@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from silverray.shard.filter.columns import Column, Columns
+from silverray.shard.index.key_slots import Ints
 from silverray.shard.index.lists import Lists
 from silverray.shard.index.payload import Row
-from silverray.shard.live.slots import Ints
 
 
 class PlaneEdit(NamedTuple):

@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-FREE = -1
-"""The key of a slot without an item; also the slot of an item that is not there."""
+from silverray.shard.index.key_slots import FREE, Ints, KeySlots
 
 
 class Slots:
@@ -32,27 +29,16 @@ class Slots:
     def __init__(self, keys: Ints, offsets: Ints) -> None:
         self._keys = keys
         self._offsets = offsets
-        taken = np.flatnonzero(keys != FREE)
-        order = np.argsort(keys[taken])
-        self._places = taken[order]
-        self._sorted = keys[self._places]
-        self._moved: dict[int, int] = {}
+        self._index = KeySlots(keys)
         before = np.concatenate([[0], np.cumsum(keys == FREE)])
         self.room: Ints = np.diff(before[offsets])
         self._stacks: dict[int, list[int]] = {}
-        self.free = len(keys) - len(taken)
+        self.free = int(before[-1])
         self.strays: dict[int, int] = {}
 
     def find(self, keys: Ints) -> Ints:
         """The slots of items, `[m]` int64; `FREE` for those that there are not."""
-        slots = np.full(len(keys), FREE)
-        if len(self._sorted):
-            near = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
-            slots = np.where(self._sorted[near] == keys, self._places[near], FREE)
-        if self._moved:
-            moved = np.array([self._moved.get(key, FREE) for key in keys.tolist()], dtype=np.int64)
-            slots = np.where(moved == FREE, slots, moved)
-        return np.where((slots != FREE) & (self._keys[slots] == keys), slots, FREE)
+        return self._index.find(keys)
 
     def clusters(self, slots: Ints) -> Ints:
         """The clusters of slots, `[m]` int64."""
@@ -70,7 +56,7 @@ class Slots:
         slot = self._stack(cluster).pop()
         self.room[cluster] -= 1
         self.free -= 1
-        self._moved[key] = slot
+        self._index.move(key, slot)
         return slot
 
     def settle(self, slot: int, cluster: int, home: int) -> None:

@@ -60,6 +60,12 @@ class Objective(Protocol):
         ...
 
 
+def log_chance_missed(shares: Tensor) -> Tensor:
+    """Log of the chance that one impression is not of an item: `[N]` float64 from each item's share of impressions."""
+    # At least one impression in 2^40, so that an item never counted has a finite correction.
+    return torch.log1p(-shares.double().clamp(min=2.0**-40, max=1 - 2.0**-40))
+
+
 class SampledSoftmax(nn.Module):
     """Cross-entropy of a positive impression's item among the items of the batch (sampled softmax).
 
@@ -85,9 +91,7 @@ class SampledSoftmax(nn.Module):
         super().__init__()
         self.task = task
         self.temperature = temperature
-        # At least one impression in 2^40, so that an item never counted has a finite correction.
-        log_missed = torch.log1p(-shares.double().clamp(min=2.0**-40, max=1 - 2.0**-40))
-        self.register_buffer("log_missed", log_missed)
+        self.register_buffer("log_missed", log_chance_missed(shares))
 
     def forward(self, encoded: Encoded, batch: Batch, item_ids: Tensor, candidates: Candidates) -> Loss:
         """See the class; examples are the impressions whose label is above 0."""

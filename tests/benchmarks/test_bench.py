@@ -78,8 +78,18 @@ def test_filter_writes_its_files(tmp_path: Path) -> None:
     assert [row["planes"] for row in table["rows"][:6:3]] == [5, 13]
 
 
+def test_diversity_writes_its_files(tmp_path: Path) -> None:
+    code, output = bench("diversity", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path))
+    assert code == 0, output
+    times, effects = json.loads((tmp_path / "diversity.json").read_text())["tables"]
+    assert all(0 < row["ms_p20"] <= row["ms_p50"] <= row["ms_p80"] for row in times["rows"])
+    for name in ("similarity", "score"):
+        values = [row[name] for row in effects["rows"]]
+        assert values == sorted(values, reverse=True) and values[0] > values[-1]
+
+
 def test_mistakes_are_one_line() -> None:
-    known = "scan, filter, build, http, glove, roo, tables, live"
+    known = "scan, filter, build, http, glove, roo, tables, value, diversity, ranking, live"
     assert bench("nothing") == (2, f"error: there is no benchmark 'nothing'; there are {known}\n")
     assert bench("filter", "--peers", "ivf") == (2, "error: --peers is for `silverray bench scan`\n")
     assert bench("scan", "--data", "noise") == (2, "error: data: there is no 'noise'; there are clustered, glove\n")
@@ -122,3 +132,12 @@ def test_every_reader_sums_all_bytes() -> None:
         assert {int(value) for name, value in sums.items() if "float" not in name} == {int(data.sum())}  # type: ignore[call-overload]
     assert read_bandwidth(1, 1 << 16) > 1e8
     assert copy_bandwidth(1, 1 << 16) > 1e8
+
+
+def test_value_compares_with_numpy(tmp_path: Path) -> None:
+    code, output = bench("value", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path))
+    assert code == 0, output
+    (table,) = json.loads((tmp_path / "value.json").read_text())["tables"]
+    names = ["silverray", "silverray, fields gathered", "NumPy"]
+    assert [row["contender"] for row in table["rows"]] == names * 2
+    assert [row["threads"] for row in table["rows"]] == [1, 1, 1, 2, 2, 1]

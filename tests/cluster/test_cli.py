@@ -9,6 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
+from silverray.cluster.commands.search import make_body
 from silverray.cluster.records import ServiceRecord, hold_record, is_held, read_records, records_folder
 
 pytestmark = pytest.mark.timeout(90)
@@ -157,3 +158,19 @@ def test_records_of_dead_processes_are_forgotten() -> None:
     assert (records_folder() / "b.json").exists()
     assert read_records() == [] and not (records_folder() / "b.json").exists()
     assert run("status")[1] == "no service was started from here\n"
+
+
+def test_a_search_says_how_it_is_diversified() -> None:
+    given: dict[str, Any] = {"filter_text": None, "k": 3, "fields": "", "n_probe": None, "deadline_ms": None}
+    for diversify, expected in ((None, {}), (0.0, {"diversify": {"strength": 0.0}})):
+        body = make_body(None, "{}", **given, diversify=diversify, variant=None, context=None, explain=False)
+        assert body == {"user": {}, "k": 3, **expected}
+
+
+def test_a_search_says_how_its_items_are_valued() -> None:
+    given: dict[str, Any] = {"filter_text": None, "k": 3, "fields": "", "n_probe": None, "deadline_ms": None}
+    asked = given | {"diversify": None, "variant": "late", "explain": False}
+    body = make_body(None, "{}", **asked, context='{"hour": 21}')
+    assert body == {"user": {}, "k": 3, "variant": "late", "context": {"hour": 21}}
+    with pytest.raises(ValueError, match=r"--context: expected an object, got '3'"):
+        make_body(None, "{}", **asked, context="3")

@@ -52,6 +52,16 @@ def test_overrides_replace_values_unless_none(tmp_path: Path) -> None:
             "encoder: value error, int8 tables",
         ),
         ("{snapshots: s, name: 'a b'}", "name: string should match pattern"),
+        (
+            "{snapshots: s, diversity: {window: 1}}",
+            "diversity.window: input should be greater than or equal to 2, got 1",
+        ),
+        ("{snapshots: s, diversity: {strength: -1}}", "diversity.strength: input should be greater than or equal to 0"),
+        (
+            "{snapshots: s, diversity: {spacing: {artist: x}}}",
+            "diversity.spacing.artist: input should be a valid number",
+        ),
+        ("{snapshots: s, diversity: {spaces: {}}}", "diversity.spaces: unknown key"),
         ("- a", "expected keys and values, got list"),
         ("a: [", "not YAML"),
     ],

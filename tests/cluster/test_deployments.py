@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from silverray.cluster.applications import describe_applications
-from silverray.cluster.config import ServeConfig
-from silverray.cluster.deployments import ShardArgs, ShardReplica
+from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica
 from silverray.cluster.layout import Layout
+from silverray.cluster.service import start
+from silverray.router.settings import DiversitySettings
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached
 from silverray.shard.index.catalog import Catalog
@@ -25,6 +27,20 @@ def test_no_application_logs_every_request(store: Path) -> None:
     applications = describe_applications(config, catalog, Layout.spread("v1", catalog.partitions, 2))
     levels = [one.logging_config.log_level for app in applications for one in app.deployments]
     assert levels == ["WARNING"] * 3
+
+
+def test_a_router_gets_the_diversity_of_the_configuration(store: Path) -> None:
+    catalog, layout = Catalog.open(store / "v1"), Layout.spread("v1", 16, 2)
+    diversity = DiversitySettings(strength=1, window=5, oversample=2, spacing={"country": 0.5})
+    config = ServeConfig(snapshots=store, shards=2, diversity=diversity)
+    *_, router = describe_applications(config, catalog, layout)
+    assert RouterArgs.model_validate(router.args).settings.diversity == diversity
+
+
+def test_spacing_of_an_unknown_category_is_refused_before_anything_starts(store: Path) -> None:
+    config = ServeConfig(snapshots=store, diversity=DiversitySettings(spacing={"genres": 0.5}))
+    with pytest.raises(ConfigError, match=r"diversity\.spacing\.genres: expected a filterable category .* \(country\)"):
+        start(config)
 
 
 @pytest.mark.parametrize("item_cache", ["device", "host"])

@@ -22,6 +22,7 @@ from silverray.cluster.training.metrics import Progress
 from silverray.cluster.training.run import train
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
+from silverray.shard.local import LocalSearcher
 from silverray.shard.model.encoder import TowerEncoder
 from silverray.shard.train.workers import Alone
 
@@ -46,6 +47,41 @@ def figures(folder: Path, tag: str) -> dict[int, float]:
     return {
         event.step: value.simple_value for event in events(folder) for value in event.summary.value if value.tag == tag
     }
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mixture_of_logits"])
+def test_a_scorer_is_trained_and_served(tmp_path: Path, kind: str) -> None:
+    config = write_all(tmp_path)
+    scorer = f"{{kind: {kind}, hidden: 8, item_features: [{{field: id, transform: log1p, scale: 7}}]}}"
+    text = config.read_text().replace("serve_tasks: [liked]\n", f"scorer: {scorer}\n")
+    config.write_text(text)
+    done = run(str(config), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["losses"]["scorer"] < 5
+    items = pq.read_table(tmp_path / "items.parquet")
+    schema = SCHEMA.replace("id: id,", "id: key,").replace("fields: {", "fields: {id: {type: int}, ")
+    vectors = np.load(tmp_path / "out" / "item_vectors.npy")
+    catalog = publish(
+        items.append_column("key", items.column("id")), Schema.parse(schema), tmp_path / "snapshots",
+        vectors=vectors, model=tmp_path / "out" / "model", partitions=2, clusters=4, version="v1",
+    )  # fmt: skip
+    assert catalog.tasks == ("liked", "watched")
+    searcher = LocalSearcher.open(catalog.path)
+    assert (searcher.engine.scorer, searcher.engine.ranker is None) == (kind, False)
+    users = asyncio.run(TowerEncoder.load(catalog.path / "model").encode([{"seen": [10, 20, 30], "age": 25}]))
+    found = searcher.search_batch(users, k=10)
+    assert (found.ids[0] < 500).sum() >= 9  # of the half that the user likes
+
+
+def test_a_scorer_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
+    config = write_all(tmp_path)
+    text = config.read_text()
+    config.write_text(text + "scorer: {kind: mlp}\n")
+    assert "serve_tasks: expected all of liked, watched with a scorer" in run(str(config)).output
+    every = text.replace("serve_tasks: [liked]\n", "")
+    for field, message in (("nosuch", "expected columns of"), ("half", "item_features[0].field: expected one of")):
+        config.write_text(every + f"scorer: {{kind: mlp, item_features: [{{field: {field}, transform: log1p}}]}}\n")
+        assert message in run(str(config)).output
 
 
 def test_a_run_writes_what_publish_takes(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_lists_take_what_was_planned_to_the_byte(
     planned = dict(loaded.memory.host)
     assert loaded.memory.device == {}
     assert planned.pop("payload") == pytest.approx(loaded.payload._table.nbytes, rel=0.2)
+    assert planned.pop("lookup") == loaded.payload._order.nbytes
     assert taken(loaded.lists) == {"cpu": planned}
     items = sum(catalog.partition_items[number] for number in partitions)
     assert (planned["codes"], planned["vectors"], planned["keys"]) == (64 * items, 64 * items, 8 * items)
@@ -64,7 +65,7 @@ def test_an_item_cache_on_the_host_is_pinned_and_the_rest_is_on_the_device(
     monkeypatch.setattr(placements, "unpin_memory", pinned.pop)
     loaded = load(catalog, range(8), Placement(torch.device("meta"), "host"))
     planned = dict(loaded.memory.host)
-    del planned["payload"]
+    del planned["payload"], planned["lookup"]
     assert list(planned) == ["vectors"]
     assert taken(loaded.lists) == {"cpu": planned, "meta": loaded.memory.device}
     assert pinned == {loaded.lists.vectors.untyped_storage().data_ptr(): planned["vectors"]}
@@ -78,7 +79,7 @@ def test_an_item_cache_on_the_host_is_pinned_and_the_rest_is_on_the_device(
 def test_an_item_cache_on_the_device_leaves_the_payload_on_the_host(catalog: Catalog) -> None:
     loaded = load(catalog, range(8), Placement(torch.device("meta")))
     assert taken(loaded.lists) == {"meta": loaded.memory.device}
-    assert list(loaded.memory.host) == ["payload"]
+    assert list(loaded.memory.host) == ["payload", "lookup"]
 
 
 @pytest.mark.parametrize("partitions", [range(8), (5, 0, 3), (2,)])

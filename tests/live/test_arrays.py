@@ -11,10 +11,10 @@ from silverray.kernels.bits import read_bits
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.key_slots import FREE
 from silverray.shard.live.arrays import LiveArrays, Outcome
 from silverray.shard.live.changes import Changes, merge
 from silverray.shard.live.compaction import Still, compact
-from silverray.shard.live.slots import FREE
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
 N, CLUSTERS = 400, 10

@@ -24,6 +24,7 @@ from silverray.shard.api import (
     SearchError,
     SearchReply,
     SearchRequest,
+    Traits,
 )
 from silverray.shard.index.keys import hash_texts
 
@@ -112,7 +113,12 @@ class StubShard:
             version=self.version,
             seq=self.seq,
             explain={"plan": "stub"} if request.explain else None,
+            traits=None if request.traits is None else self._traits(request.traits, order),
         )
+
+    def _traits(self, names: Sequence[str], order: NDArray[np.intp]) -> Traits:
+        codes = [self.keys[order] % 5 for _ in names]
+        return Traits(self.vectors[order], np.array(codes, dtype=np.int64).reshape(len(names), len(order)))
 
 
 @dataclass
@@ -140,11 +146,13 @@ def make_shards(n: int = 400, shards: int = 4, text_ids: bool = False) -> tuple[
 
 
 def make_catalog(items: int) -> Any:
-    schema = SimpleNamespace(model_dump=lambda mode: {"id": "item", "fields": {"title": {"type": "category"}}})
+    fields = {"title": {"type": "category"}}
+    schema = SimpleNamespace(model_dump=lambda mode: {"id": "item", "fields": fields}, categories=("artist",))
     return SimpleNamespace(
         version=VERSION,
         seq=7,
         items=items,
+        partitions=8,
         id_type="int",
         dimension=DIMENSION,
         metric="ip",

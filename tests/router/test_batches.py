@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from silverray.router.batches import ReplyBatch, RequestBatch
-from silverray.shard.api import Coverage, FilterError, Overloaded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import Coverage, FilterError, Overloaded, SearchError, SearchReply, SearchRequest, Traits
 
 
 def make_requests() -> list[SearchRequest]:
@@ -16,7 +16,7 @@ def make_requests() -> list[SearchRequest]:
     return [
         SearchRequest(vectors=vectors[0], timeout_s=0.25),
         SearchRequest(vectors=vectors[1], filter="a = 1", k=7, fields=("title", "year"), mode="bloom", n_probe=3),
-        SearchRequest(vectors=vectors[2], refine="all", min_coverage=0.5, min_seq=9, explain=True),
+        SearchRequest(vectors=vectors[2], refine="all", min_coverage=0.5, min_seq=9, explain=True, traits=("artist",)),
     ]
 
 
@@ -31,6 +31,8 @@ def same(one: object, other: object) -> bool:
     """Equal, field by field, where fields may be arrays."""
     if isinstance(one, SearchRequest | SearchReply) and type(one) is type(other):
         return all(same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+    if isinstance(one, Traits) and isinstance(other, Traits):
+        return all(same(its, part) for its, part in zip(one, other, strict=True))
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     return type(one) is type(other) and one == other
@@ -41,7 +43,7 @@ def travelled(batch: RequestBatch | ReplyBatch) -> RequestBatch | ReplyBatch:
 
 
 def test_every_field_of_a_request_travels() -> None:
-    named = {field.name for field in fields(SearchRequest)} - {"user"}
+    named = {field.name for field in fields(SearchRequest)} - {"user", "diversify"}  # which the router deals with
     assert set(RequestBatch._fields) == named
     requests = make_requests()
     batch = travelled(RequestBatch.of(requests))
@@ -64,6 +66,7 @@ def test_every_field_of_a_reply_travels(texts: bool) -> None:
     outcomes: list[SearchReply | SearchError] = [
         make_reply([5, 3, 9], texts, fields={"title": ["a", None, "c"]}, seq=4),
         make_reply([], texts, fields={"title": []}),
+        make_reply([4, 2], texts, traits=Traits(np.ones((2, 4), dtype=np.float32), np.array([[1, -1]]))),
         make_reply([7], texts, fields={"title": ["d"]}, coverage=Coverage(4, 3, 0.75), explain={"plan": "probe"}),
     ]
     batch = travelled(ReplyBatch.of(outcomes))

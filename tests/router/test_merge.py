@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silverray.router.merge import MergeTask, merge_batch, merge_replies
-from silverray.shard.api import Coverage, SearchReply
+from silverray.shard.api import Coverage, SearchReply, Traits
 
 Item = tuple[int, float]
 
@@ -21,8 +21,9 @@ def ranked(found: list[Item]) -> list[Item]:
     return sorted(best.items(), key=lambda item: (-item[1], item[0]))
 
 
-def reply(found: list[Item], text: bool = False, seq: int = 0) -> SearchReply:
+def reply(found: list[Item], text: bool = False, seq: int = 0, traits: bool = False) -> SearchReply:
     keys = [key for key, _ in found]
+    array = np.array(keys, dtype=np.int64)
     return SearchReply(
         ids=[f"id {key}" for key in keys] if text else np.array(keys, dtype=np.int64),
         keys=np.array(keys, dtype=np.int64),
@@ -30,6 +31,7 @@ def reply(found: list[Item], text: bool = False, seq: int = 0) -> SearchReply:
         fields={"title": [f"title {key}" for key in keys]},
         version="v1",
         seq=seq,
+        traits=Traits(array[:, None].astype(np.float32) / 2, np.stack([array, -array])) if traits else None,
     )
 
 
@@ -90,3 +92,14 @@ def test_a_reply_without_a_score_for_each_key_is_refused() -> None:
     broken = SearchReply(ids=np.arange(2), keys=np.arange(2), scores=np.zeros(1, dtype=np.float32), version="v1")
     with pytest.raises(ValueError, match="expected 2 scores, got 1"):
         merge_replies([broken], 3)
+
+
+def test_traits_follow_their_items() -> None:
+    parts = [reply([(4, 2.0), (1, 0.5)], traits=True), reply([], traits=True), reply([(4, 3.0), (2, 1.5)], traits=True)]
+    traits = merge_replies(parts, 2).traits
+    assert traits is not None
+    assert traits.vectors.tolist() == [[2.0], [1.0]] and traits.vectors.dtype == np.float32
+    assert traits.codes.tolist() == [[4, 2], [-4, -2]]
+    assert merge_replies([reply([(1, 1.0)])], 2).traits is None
+    with pytest.raises(ValueError, match="expected traits in all 2, got them in 1"):
+        merge_replies([reply([(4, 2.0)], traits=True), reply([(1, 1.0)])], 3)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from two_tastes import FORMAT, ITEMS, items, requests_table
 
+from silverray.shard.model.overarch import load_imbalance
+from silverray.shard.model.overarch_files import make_scorer
 from silverray.shard.model.two_tower import Encoded, TwoTower
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.joint import JointModel, distinct
@@ -15,6 +17,7 @@ from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.objectives import BinaryCrossEntropy, SampledSoftmax
 from silverray.shard.train.parts import by_impression, part_of, thinned
 from silverray.shard.train.requests import RequestTable
+from silverray.shard.train.scoring import SampledScoring
 from silverray.shard.train.shapes import Widths, make_towers
 
 
@@ -91,6 +94,66 @@ def test_binary_cross_entropy_is_its_formula(batch: Batch, model: TwoTower) -> N
     wanted = -torch.where(batch.labels[:, 1] > 0, chance.log(), (1 - chance).log()).sum()
     assert float(loss.total) == pytest.approx(float(wanted), rel=1e-5)
     assert float(loss.examples) == len(batch.request)
+
+
+def scoring(kind: str, *, sampled: int = 1_000, balance: float = 0.0) -> SampledScoring:
+    torch.manual_seed(3)
+    features = torch.randn(ITEMS + 1, 2)
+    scorer = make_scorer(kind, 2, 8, 2, {"hidden": 8})
+    with torch.no_grad():
+        for weight in scorer.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape))
+    return SampledScoring(scorer, features, shares(), temperature=0.2, sampled=sampled, balance=balance)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mixture_of_logits"])
+def test_scoring_among_all_items_is_the_sampled_softmax_of_its_scores(batch: Batch, model: TwoTower, kind: str) -> None:
+    encoded = model(batch.user, batch.items, batch.request)
+    ids = item_ids(batch)
+    candidates, objective = distinct(ids, encoded.items), scoring(kind)
+    loss = objective(encoded, batch, ids, candidates)
+    places = torch.ones(len(batch.times), len(candidates.ids), dtype=torch.bool)
+    vectors, features = (
+        part.expand(len(batch.times), -1, -1) for part in (candidates.vectors, objective.features[candidates.ids])
+    )
+    scores = objective.scorer(encoded.users, vectors, features, places).double() / 0.2
+    log_q = torch.log(1 - (1 - shares()[candidates.ids]) ** len(ids))
+    logs = (scores - log_q[:, None]).log_softmax(dim=1)
+    own = torch.searchsorted(candidates.ids, ids)
+    wanted = -(logs[batch.request, own] * (batch.labels > 0)).sum()
+    assert loss.total.item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert float(loss.examples) == float((batch.labels > 0).sum())
+
+
+def test_scoring_samples_and_balances(batch: Batch, model: TwoTower) -> None:
+    encoded = model(batch.user, batch.items, batch.request)
+    ids = item_ids(batch)
+    candidates = distinct(ids, encoded.items)
+
+    def total(objective: SampledScoring) -> float:
+        torch.manual_seed(0)
+        return objective(encoded, batch, ids, candidates).total.item()
+
+    few, all_of_them = (total(scoring("mixture_of_logits", sampled=sampled)) for sampled in (5, 1_000))
+    assert 0 < few < all_of_them
+    examples = float((batch.labels > 0).sum())
+    balanced = scoring("mixture_of_logits", balance=2.0)
+    gates = balanced.scorer.mixture(encoded.users, candidates.vectors[None], balanced.features[candidates.ids][None])[1]
+    extra = 2.0 * examples * float(load_imbalance(gates.flatten(0, 2)))
+    assert total(balanced) == pytest.approx(all_of_them + extra, rel=1e-4)
+
+
+def test_scorers_learn_and_towers_do_not_learn_from_them(batch: Batch, model: TwoTower) -> None:
+    objective = scoring("mlp", sampled=20)
+    joint = JointModel(model, {"scorer": objective}, lambda rows: rows)
+    torch.autograd.backward(joint(batch)[:, 0].sum())
+    assert all(weight.grad is None for weight in model.parameters())
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in objective.scorer.parameters())
+
+
+def test_a_set_wise_scorer_has_no_sampled_objective() -> None:
+    with pytest.raises(ValueError, match="scorer: expected a pointwise one, got SelfAttention"):
+        scoring("self_attention")
 
 
 def gradients(model: TwoTower, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

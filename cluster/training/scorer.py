@@ -1,0 +1,93 @@
+"""The scorer of a training run: made untrained, and saved beside the towers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from silverray.cluster.sections import ConfigError
+from silverray.cluster.training.config import ScorerConfig
+from silverray.shard.filter.columns import ColumnError, Columns
+from silverray.shard.filter.schema import Field, FieldType, Schema, VectorSpec
+from silverray.shard.model.item_features import ItemFeatures
+from silverray.shard.model.overarch_files import make_scorer, save_overarch
+from silverray.shard.train.codes import HashedIds, Keys, Vocabulary
+from silverray.shard.train.requests import open_parquet
+from silverray.shard.train.scoring import SampledScoring
+
+
+def make_scoring(
+    config: ScorerConfig,
+    tasks: int,
+    dimension: int,
+    file: Path,
+    ids: Vocabulary | HashedIds,
+    keys: Keys,
+    shares: Tensor,
+) -> SampledScoring:
+    """An untrained scorer and its objective.
+
+    Args:
+        config: of the scorer.
+        tasks: of the towers.
+        dimension: of their vectors.
+        file: the item table, which has the columns that the scorer reads.
+        ids: gives items their rows.
+        keys: `[N]` int64 key of each item of the file.
+        shares: share of all impressions by item id.
+
+    Raises:
+        ConfigError: a feature cannot be read.
+    """
+    features = _features(config)
+    scorer = make_scorer(config.kind, tasks, dimension, features.width, {"hidden": config.hidden})
+    table = torch.zeros(ids.size, features.width)
+    if features.width:
+        table[torch.from_numpy(ids.rows(keys))] = _read(features, file)
+    return SampledScoring(
+        scorer, table, shares, temperature=config.temperature, sampled=config.sampled, balance=config.balance
+    )
+
+
+def save_scorer(model_dir: Path, config: ScorerConfig, scoring: SampledScoring) -> None:
+    """Add the trained scorer to a model directory."""
+    save_overarch(model_dir, config.kind, {"hidden": config.hidden}, scoring.scorer, _features(config))
+
+
+def _features(config: ScorerConfig) -> ItemFeatures:
+    try:
+        return ItemFeatures.of(config.item_features)
+    except ValueError as error:
+        raise ConfigError(f"scorer.{error}") from None
+
+
+def _read(features: ItemFeatures, file: Path) -> Tensor:
+    """The features of all items of a file: `[N, F]` float32."""
+    names = list(dict.fromkeys(transformation.field for transformation in features.transformations))
+    with open_parquet(file) as parquet:
+        known = parquet.schema_arrow
+        if missing := [name for name in names if name not in known.names]:
+            raise ConfigError(f"scorer.item_features: expected columns of {file}, got {missing[0]!r}")
+        table = parquet.read(columns=names)
+    fields = {name: Field(type=_type(known.field(name).type), nullable=True) for name in names}
+    schema = Schema(id="id of an item", vector=VectorSpec(dimension=1, metric="ip"), fields=fields)
+    try:
+        features.check(schema)
+        columns = Columns.from_arrow(table, schema)
+    except (ColumnError, ValueError) as error:
+        raise ConfigError(f"scorer.{error}") from None
+    made: Tensor = features(columns, torch.arange(columns.items)[None])
+    return made[0]
+
+
+def _type(column: pa.DataType) -> FieldType:
+    if pa.types.is_boolean(column):
+        return "bool"
+    if pa.types.is_date(column):
+        return "date"
+    if pa.types.is_floating(column):
+        return "float"
+    return "int" if pa.types.is_integer(column) else "category"

@@ -1,0 +1,91 @@
+"""Quotas: places of a merged list that are kept for what single tasks predict best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from silverray.shard.api import SearchError, SearchReply, SearchRequest
+
+if TYPE_CHECKING:
+    from silverray.shard.index.catalog import Catalog
+
+
+class Quotas:
+    """Asks shards for what quotas need, and fills the merged lists.
+
+    The q items with the best prediction of a task have a place in the list, whatever they are worth; the other places
+    go to the items of the highest value. Where quotas ask for more than k, tasks take turns, in the model's order. The
+    list stays in the order of values. A shard sends its k best by value and its q best of each task, so that the list
+    does not depend on how the catalog is cut.
+
+    Args:
+        least: places by task.
+        catalog: whose tasks these are.
+
+    Raises:
+        ValueError: a name is no task, or the model has one task only.
+    """
+
+    def __init__(self, least: Mapping[str, int], catalog: Catalog) -> None:
+        check_quotas(least, catalog)
+        self._least = tuple(least.get(task, 0) for task in catalog.tasks) if least else ()
+
+    def widened(self, requests: Sequence[SearchRequest]) -> Sequence[SearchRequest]:
+        """What shards are asked; a request that says quotas itself is another router's, which fills its list."""
+        if not self._least:
+            return requests
+        return [
+            request if request.quotas or request.keys is not None else replace(request, quotas=self._least)
+            for request in requests
+        ]
+
+    def fill(
+        self, requests: Sequence[SearchRequest], outcomes: Sequence[SearchReply | SearchError]
+    ) -> list[SearchReply | SearchError]:
+        """Cut the lists of requests, as they were before `widened`, to their k."""
+        return [
+            outcome
+            if isinstance(outcome, SearchError) or request.quotas or request.keys is not None
+            else filled(outcome, request.k, self._least)
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._least)
+
+
+def filled(reply: SearchReply, k: int, least: Sequence[int]) -> SearchReply:
+    """The k items of a list, which is in order of value, that quotas and then values choose.
+
+    Args:
+        reply: a ranked list.
+        k: places.
+        least: for each task how many places are kept for its best predictions.
+    """
+    assert reply.tasks is not None, "quotas need several tasks, whose lists are ranked"
+    orders = [
+        np.lexsort((reply.keys, -predictions))[:count].tolist()
+        for predictions, count in zip(reply.tasks.predictions.T, least, strict=True)
+    ]
+    turns = chain.from_iterable([own[turn] for own in orders if turn < len(own)] for turn in range(max(least)))
+    kept = list(dict.fromkeys(chain(turns, range(len(reply.keys)))))[:k]
+    return reply.take(np.sort(np.array(kept, dtype=np.intp)))
+
+
+def check_quotas(least: Mapping[str, int], catalog: Catalog) -> None:
+    """Refuse quotas of what is no task, or of the only one.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    for name in least:
+        if len(catalog.tasks) == 1:
+            raise ValueError(f"quotas.{name}: expected none for a model with one task")
+        if name not in catalog.tasks:
+            raise ValueError(f"quotas.{name}: expected one of the tasks {', '.join(catalog.tasks)}")

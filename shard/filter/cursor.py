@@ -1,0 +1,148 @@
+"""Reading tokens one by one: what the parsers of filters and of formulas have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from silverray.shard.api import TextError
+from silverray.shard.filter.binder import Value, parse_date
+from silverray.shard.filter.lexer import Dialect, Token, tokenize
+
+MAX_LIST = 1_000
+"""Most values in a list."""
+
+VALUES = ("a string", "a number", "true", "false", 'date("YYYY-MM-DD")')
+
+T = TypeVar("T")
+
+
+class Cursor:
+    """A place among the tokens of a text.
+
+    Args:
+        text: the text.
+        dialect: its language.
+
+    Raises:
+        TextError: the text is too long, or holds something that is no token.
+    """
+
+    def __init__(self, text: str, dialect: Dialect) -> None:
+        self._tokens = tokenize(text, dialect)
+        self._dialect = dialect
+        self._next = 0
+
+    @property
+    def token(self) -> Token:
+        """The token that comes next."""
+        return self._tokens[self._next]
+
+    def take(self) -> Token:
+        """Go past the next token, which must not be the end."""
+        token = self.token
+        self._next += 1
+        return token
+
+    def at(self, *texts: str) -> bool:
+        """Whether a symbol or keyword of these comes next."""
+        return self.token.kind in ("symbol", "keyword") and self.token.text in texts
+
+    def at_end(self) -> bool:
+        """Whether nothing comes next."""
+        return self.token.kind == "end"
+
+    def at_call(self) -> bool:
+        """Whether a name and an opening parenthesis come next."""
+        if self.token.kind != "name":
+            return False
+        following = self._tokens[self._next + 1]
+        return following.kind == "symbol" and following.text == "("
+
+    def accept(self, text: str) -> bool:
+        """Go past a symbol or keyword if it comes next, and say whether it did."""
+        found = self.at(text)
+        self._next += found
+        return found
+
+    def expect(self, text: str, *others: str) -> None:
+        """Go past a symbol or keyword; raises TextError, which also names the `others`, where it does not come next."""
+        if not self.accept(text):
+            raise self.unexpected([text, *others])
+
+    def unexpected(self, expected: list[str], hint: str | None = None) -> TextError:
+        """The error that the next token is."""
+        token = self.token
+        what = token.text if token.kind == "end" else f"`{token.text}`"
+        wanted = expected[0] if len(expected) == 1 else f"{', '.join(expected[:-1])} or {expected[-1]}"
+        return self._dialect.error(f"unexpected {what}: expected {wanted}", token.position, expected, hint)
+
+    def expect_end(self, *others: str) -> None:
+        """Check that nothing follows; raises TextError, which also names the `others`, otherwise."""
+        if not self.at_end():
+            hint = "this parenthesis was never opened" if self.at(")") else None
+            raise self.unexpected([*others, f"end of {self._dialect.name}"], hint)
+
+    def joined(self, separator: str, part: Callable[[], T]) -> list[T]:
+        """Read one part or more with a symbol or keyword between them."""
+        parts = [part()]
+        while self.accept(separator):
+            parts.append(part())
+        return parts
+
+    def values(self, operator: str) -> list[Value]:
+        """Read a list of literals in parentheses.
+
+        Raises:
+            TextError: it is empty, too long or no list; `operator` is what stands before it.
+        """
+        self.expect("(")
+        if self.at(")"):
+            raise self._dialect.error(f"`{operator} ()`: an empty list", self.token.position, VALUES)
+        values = [self.value()]
+        while self.accept(","):
+            if len(values) == MAX_LIST:
+                raise self._dialect.error(f"more than {MAX_LIST:,} values in a list", self.token.position)
+            values.append(self.value())
+        self.expect(")", ",")
+        return values
+
+    def value(self) -> Value:
+        """Read a literal; raises TextError where none comes next."""
+        token = self.token
+        if token.kind in ("text", "int", "float"):
+            self._next += 1
+            assert token.value is not None
+            return Value(token.value, token.position)
+        if self.accept("-"):  # where numbers have no sign of their own
+            return Value(-self._number(), token.position)
+        if self.at("true", "false"):
+            return Value(self.take().text == "true", token.position)
+        if self.at_date():
+            return self._date()
+        hint = None
+        if token.kind == "keyword" and token.text == "null":
+            hint = "use `is null` or `is not null`"
+        elif token.kind == "name":
+            hint = f'write "{token.text}" for the text {token.text}'
+        raise self.unexpected([*VALUES], hint)
+
+    def _number(self) -> int | float:
+        if self.token.kind not in ("int", "float"):
+            raise self.unexpected(["a number"])
+        value = self.take().value
+        assert isinstance(value, int | float)
+        return value
+
+    def at_date(self) -> bool:
+        """Whether a date literal comes next."""
+        return self.at_call() and self.token.text.lower() == "date"
+
+    def _date(self) -> Value:
+        position = self.take().position
+        self.expect("(")
+        if self.token.kind != "text":
+            raise self.unexpected(['"YYYY-MM-DD"'])
+        day = parse_date(self.take())
+        self.expect(")")
+        return Value(day, position)

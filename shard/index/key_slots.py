@@ -1,0 +1,45 @@
+"""Where items are: from keys to slots, on the host. Letters: N slots, n items, m keys of one call."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+FREE = -1
+"""The key of a slot without an item; also the slot of an item that is not there."""
+
+
+class KeySlots:
+    """Finds the slots of items by key.
+
+    Args:
+        keys: `[N]` int64 keys by slot, `FREE` where there is no item. The array is the caller's, who may change it: a
+            key that is no longer in its slot is not found there.
+
+    Cost:
+        16 bytes an item.
+    """
+
+    def __init__(self, keys: Ints) -> None:
+        self._keys = keys
+        taken = np.flatnonzero(keys != FREE)
+        order = np.argsort(keys[taken])
+        self._places = taken[order]
+        self._sorted = keys[self._places]
+        self._moved: dict[int, int] = {}
+
+    def find(self, keys: Ints) -> Ints:
+        """The slots of items, `[m]` int64; `FREE` for those that there are not."""
+        slots = np.full(len(keys), FREE)
+        if len(self._sorted):
+            near = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
+            slots = np.where(self._sorted[near] == keys, self._places[near], FREE)
+        if self._moved:
+            moved = np.array([self._moved.get(key, FREE) for key in keys.tolist()], dtype=np.int64)
+            slots = np.where(moved == FREE, slots, moved)
+        return np.where((slots != FREE) & (self._keys[slots] == keys), slots, FREE)
+
+    def move(self, key: int, slot: int) -> None:
+        """Note that an item is in another slot now, or has come."""
+        self._moved[key] = slot

@@ -1,0 +1,146 @@
+"""The ranker: runs the ranking stage on batches, a part at a time, and says what each step did.
+
+Letters: B requests, T tasks, D dimensions, N slots found by a task, K candidates, k items of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from silverray.shard.api import MAX_K
+from silverray.shard.index.planner import K_STEPS
+from silverray.shard.model.candidates import unite
+from silverray.shard.model.ranking import Ranked, Ranking
+from silverray.shard.value.valuer import Asked, Valuer
+
+PLACES = 1 << 15
+"""Most candidates that are ranked together: what is computed of them then stays near the processor's caches."""
+
+
+def candidates_for(k: int, refine_all: bool) -> int:
+    """How many items each task of a request finds, to be ranked.
+
+    4 times k, at least 250, in steps, so that an answer does not depend on the batch that its request shares; as many
+    as a request may ever ask for where every visited item is to be scored exactly.
+    """
+    return MAX_K if refine_all else next(step for step in K_STEPS[2:] if min(4 * k, MAX_K) <= step)
+
+
+class Stage(NamedTuple):
+    """What one step did for a batch.
+
+    Attributes:
+        name: of the step.
+        seconds: that it took.
+        left: `[B]` int64 candidates that it left to each request; places of all tasks before they are united.
+    """
+
+    name: str
+    seconds: float
+    left: Tensor
+
+
+class Judged(NamedTuple):
+    """What is thought of items, whether they are good or not.
+
+    Attributes:
+        predictions: `[B, K, T]` float32.
+        values: `[B, K]` float32.
+    """
+
+    predictions: Tensor
+    values: Tensor
+
+
+class Ranker:
+    """Ranks candidates.
+
+    Args:
+        ranking: the stage.
+        valuer: gives each request its formula.
+    """
+
+    def __init__(self, ranking: Ranking, valuer: Valuer) -> None:
+        self.ranking = ranking
+        self._valuer = valuer
+
+    def rank(
+        self,
+        users: Tensor,
+        slots: Tensor,
+        scores: Tensor,
+        asked: Sequence[Asked],
+        ks: Sequence[int],
+        quotas: Sequence[int] = (),
+    ) -> tuple[Ranked, list[Stage]]:
+        """Rank what the tasks of a batch have found.
+
+        Args:
+            users: `[B, T, D]` float32.
+            slots: `[B, T, N]` int64, each at most once for a task; -1 where there are no more.
+            scores: `[B, T, N]` float32 of them.
+            asked: what each request says of its values.
+            ks: number of items wanted by each request.
+            quotas: as in `Ranking.forward`.
+
+        Returns:
+            The best items, and the steps that led to them. On a GPU a step's time is that of its launches.
+        """
+        wanted = torch.tensor(ks, device=users.device)
+        rows = torch.split(torch.arange(len(users)), max(1, PLACES // max(1, slots[0].numel())))
+        parts = [slice(int(some[0]), int(some[-1]) + 1) for some in rows]
+        ranked, stages = zip(
+            *(
+                self._rank(users[part], slots[part], scores[part], asked[part], wanted[part], max(ks), quotas)
+                for part in parts
+            ),
+            strict=True,
+        )
+        joined = Ranked(*(torch.cat(column) for column in zip(*ranked, strict=True)))
+        return joined, [_joined(column) for column in zip(*stages, strict=True)]
+
+    def judge(self, users: Tensor, slots: Tensor, asked: Sequence[Asked]) -> Judged:
+        """Predict and value given items, `[B, K]` slots of 0 or more."""
+        valuations = self._valuer.valuations(asked, users.device)
+        parts = []
+        for some in torch.split(slots, max(1, PLACES // len(slots)), dim=1):
+            predictions = self.ranking.predict(users, some)
+            parts.append(Judged(predictions, self.ranking.value(predictions, some, valuations)))
+        return Judged(*(torch.cat(column, dim=1) for column in zip(*parts, strict=True)))
+
+    def _rank(
+        self,
+        users: Tensor,
+        slots: Tensor,
+        scores: Tensor,
+        asked: Sequence[Asked],
+        wanted: Tensor,
+        k: int,
+        quotas: Sequence[int],
+    ) -> tuple[Ranked, list[Stage]]:
+        """As `Ranking.forward`, step by step."""
+        times = [perf_counter()]
+        candidates = unite(slots, scores)
+        left = (candidates.slots >= 0).sum(dim=1)
+        times.append(perf_counter())
+        predictions = self.ranking.predict(users, candidates.slots)
+        times.append(perf_counter())
+        values = self.ranking.value(predictions, candidates.slots, self._valuer.valuations(asked, users.device))
+        times.append(perf_counter())
+        ranked = self.ranking.select(candidates, predictions, values, wanted, k, quotas)
+        times.append(perf_counter())
+        names = ("unite", "score", "value", "select")
+        lefts = (left, left, left, (ranked.slots >= 0).sum(dim=1))
+        return ranked, [
+            Stage(name, end - start, its) for name, start, end, its in zip(names, times, times[1:], lefts, strict=False)
+        ]
+
+
+def _joined(parts: Sequence[Stage]) -> Stage:
+    """One step over all parts of a batch."""
+    return Stage(parts[0].name, sum(part.seconds for part in parts), torch.cat([part.left for part in parts]))

@@ -1,0 +1,281 @@
+"""The ranking stage in a shard: what it predicts, how it values, and what replies and explanations say."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from catalogs import DIMENSION, make_requests, schema_text, write_tasks
+
+from silverray.shard.api import FormulaError, InvalidRequest, SearchError, SearchReply, SearchRequest, SnapshotError
+from silverray.shard.filter.schema import Schema
+from silverray.shard.index import planner
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.local import LocalSearcher
+from silverray.shard.model.item_features import ItemFeatures
+from silverray.shard.model.overarch import SelfAttention
+from silverray.shard.model.overarch_files import make_scorer, save_overarch
+from silverray.shard.model.ranking import Ranking
+from silverray.shard.ranker import candidates_for
+from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.value.settings import ValueSettings
+
+EPSILON = 1e-6
+TASKS = ("click", "like")
+FEATURES = [
+    {"field": "rank", "transform": "log1p", "scale": 8.0},
+    {"field": "year", "transform": "buckets", "boundaries": [1970, 1990, 2010]},
+]
+VALUE = ValueSettings.model_validate(
+    {
+        "default": "click + 2 * like",
+        "variants": {
+            "fresh": "if(year >= 2000, 2, 1) * click",
+            "mine": "click * (country == user.country) + context.hour",
+        },
+        "user": {"country": {"type": "category"}},
+        "context": {"hour": {"type": "int"}},
+    }
+)
+
+
+def outcomes(searcher: ShardSearcher, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
+    return asyncio.run(searcher.search(requests))
+
+
+def ask(searcher: ShardSearcher, requests: Sequence[SearchRequest]) -> list[SearchReply]:
+    replies = outcomes(searcher, requests)
+    for reply in replies:
+        assert isinstance(reply, SearchReply), reply
+    return [reply for reply in replies if isinstance(reply, SearchReply)]
+
+
+def every(count: int, seed: int, **options: Any) -> list[SearchRequest]:
+    """Requests of which every matching item is a candidate."""
+    return make_requests(count, seed, tasks=2, refine="all", n_probe=64, **options)
+
+
+def predictions(reply: SearchReply) -> np.ndarray:
+    assert reply.tasks is not None
+    return reply.tasks.predictions
+
+
+@pytest.fixture(scope="module")
+def scored(publish_items: Callable[..., Catalog], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """3,000 items with two tasks and an MLP that matters."""
+    folder = write_tasks(tmp_path_factory.mktemp("model"), TASKS)
+    torch.manual_seed(0)
+    features = ItemFeatures.of(FEATURES).check(Schema.parse(schema_text()))
+    scorer = make_scorer("mlp", 2, DIMENSION, features.width, {"hidden": 16})
+    with torch.no_grad():
+        for weight in scorer.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape))
+    save_overarch(folder, "mlp", {"hidden": 16}, scorer, features)
+    return publish_items(3_000, clusters=64, model=folder)
+
+
+def test_without_a_formula_an_item_is_worth_the_mean_of_its_tasks_scores(two_tasks: Catalog) -> None:
+    lists = ShardSearcher.open(two_tasks.path).engine.model.lists
+    vectors, keys = lists.vectors.double().numpy(), lists.keys.numpy()
+    requests = [replace(request, filter=None) for request in every(8, seed=1)]
+    for request, reply in zip(requests, ask(ShardSearcher.open(two_tasks.path), requests), strict=True):
+        scores = vectors @ request.vectors.T.astype(np.float64)  # type: ignore[union-attr]
+        order = np.lexsort((keys, -scores.mean(axis=1)))[: request.k]
+        np.testing.assert_allclose(reply.scores, scores[order].mean(axis=1), rtol=1e-5, atol=1e-5)
+        assert (reply.keys == keys[order]).mean() > 0.95
+        slots = {key: slot for slot, key in enumerate(keys)}
+        own = scores[[slots[key] for key in reply.keys]]
+        np.testing.assert_allclose(predictions(reply), own, rtol=1e-5, atol=1e-5)
+        assert reply.tasks is not None
+        assert reply.tasks.names == TASKS
+        np.testing.assert_array_equal(reply.tasks.found, predictions(reply))  # all tasks found all items
+
+
+def test_one_task_without_scorer_or_formula_is_not_ranked(catalog: Catalog) -> None:
+    searcher = ShardSearcher.open(catalog.path)
+    assert searcher.engine.ranker is None
+    assert all(reply.tasks is None for reply in ask(searcher, make_requests(3, seed=1)))
+
+
+@pytest.mark.parametrize("shards", [2, 8])
+@pytest.mark.parametrize("variant", [None, "fresh", "mine"])
+def test_predictions_and_values_depend_on_neither_shards_nor_batch(
+    scored: Catalog, shards: int, variant: str | None
+) -> None:
+    requests = every(24, seed=2, variant=variant, context={"hour": 3, "user.country": "US"})
+    whole = ask(ShardSearcher.open(scored.path, value=VALUE), requests)
+    parts = [ShardSearcher.open(scored.path, range(n, 8, shards), value=VALUE) for n in range(shards)]
+    told: list[dict[int, tuple[float, Any]]] = [{} for _ in requests]
+    for part in parts:
+        for request, of_all in zip(requests, told, strict=True):
+            (reply,) = ask(part, [request])
+            of_all |= {k: (s, p) for k, s, p in zip(reply.keys.tolist(), reply.scores, predictions(reply), strict=True)}
+    for reply, of_all in zip(whole, told, strict=True):
+        best = sorted(of_all, key=lambda key: (-of_all[key][0], key))[: len(reply.keys)]
+        np.testing.assert_allclose([of_all[key][0] for key in best], reply.scores, rtol=EPSILON, atol=EPSILON)
+        for key, score, own in zip(reply.keys.tolist(), reply.scores, predictions(reply), strict=True):
+            assert abs(of_all[key][0] - score) <= EPSILON * max(1, abs(score))
+            np.testing.assert_allclose(of_all[key][1], own, rtol=EPSILON, atol=EPSILON)
+
+
+def test_all_candidates_ranked_is_brute_force(scored: Catalog) -> None:
+    for variant in (None, "fresh"):
+        requests = every(16, seed=3, variant=variant, ks=(1, 50, 5_000))
+        searchers = (kind.open(scored.path, value=VALUE) for kind in (ShardSearcher, ExactSearch))
+        for reply, truth in zip(*(ask(searcher, requests) for searcher in searchers), strict=True):
+            np.testing.assert_allclose(reply.scores, truth.scores, rtol=EPSILON, atol=EPSILON)
+            assert (reply.keys == truth.keys).mean() > 0.99 if len(reply.keys) else len(truth.keys) == 0
+
+
+def test_fewer_candidates_can_only_lack_items(two_tasks: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "SURVIVORS", 100)
+    requests = [replace(request, filter=None) for request in make_requests(32, 4, ks=(10,), tasks=2, explain=True)]
+    truths = ask(ExactSearch.open(two_tasks.path), requests)
+    hits = 0
+    for reply, truth in zip(ask(ShardSearcher.open(two_tasks.path), requests), truths, strict=True):
+        known = dict(zip(truth.keys.tolist(), truth.scores.tolist(), strict=True))
+        hits += sum(key in known for key in reply.keys.tolist())
+        assert all(abs(known.get(k, s) - s) <= 1e-5 for k, s in zip(reply.keys.tolist(), reply.scores, strict=True))
+        assert reply.tasks is not None and reply.explain is not None
+        assert (reply.tasks.found > -np.inf).any(axis=1).all()
+        stages = {stage["stage"]: stage for stage in reply.explain["stages"]}
+        assert list(stages) == ["retrieve", "unite", "score", "value", "select"]
+        assert stages["retrieve"]["out"] == stages["unite"]["in"] == 2 * candidates_for(10, False)
+        assert 250 <= stages["unite"]["out"] == stages["value"]["in"] <= 500
+        assert stages["select"]["out"] == 10
+        assert all(stage["ms"] >= 0 for stage in stages.values())
+    assert hits > 0.8 * 320
+
+
+def test_a_variant_values_by_its_own_formula(scored: Catalog) -> None:
+    searcher = ShardSearcher.open(scored.path, value=VALUE)
+    base = replace(every(1, seed=5)[0], filter=None, k=50)
+    context = {"hour": 3, "user.country": "US", "unknown": "ignored"}
+    plain, fresh, mine = ask(
+        searcher, [base, replace(base, variant="fresh"), replace(base, variant="mine", context=context)]
+    )
+    np.testing.assert_allclose(plain.scores, predictions(plain) @ [1, 2], rtol=1e-5)
+    table = {
+        int(key): column
+        for key, *column in zip(
+            searcher.engine.model.lists.keys.tolist(),
+            *(searcher.engine.payload.fields(["year", "country"], np.arange(3_000))[n] for n in ("year", "country")),
+            strict=True,
+        )
+    }
+    factors = [2 if (table[key][0] or 0) >= 2000 else 1 for key in fresh.keys.tolist()]
+    np.testing.assert_allclose(fresh.scores, predictions(fresh)[:, 0] * factors, rtol=1e-5)
+    home = [table[key][1] == "US" for key in mine.keys.tolist()]
+    np.testing.assert_allclose(mine.scores, predictions(mine)[:, 0] * home + 3, rtol=1e-5)
+
+
+def test_a_batch_of_many_variants_is_answered_as_each_alone(scored: Catalog) -> None:
+    searcher = ShardSearcher.open(scored.path, value=VALUE)
+    requests = [
+        replace(request, variant=(None, "fresh", "mine")[row % 3], context={"hour": row, "user.country": "DE"})
+        for row, request in enumerate(make_requests(30, 6, tasks=2))
+    ]
+    for request, reply in zip(requests, ask(searcher, requests), strict=True):
+        (alone,) = ask(searcher, [request])
+        np.testing.assert_allclose(reply.scores, alone.scores, rtol=EPSILON, atol=EPSILON)
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "message"),
+    [
+        ({"variant": "nosuch"}, "variant", "no variant 'nosuch'; there are: default, fresh, mine"),
+        ({"variant": "mine", "context": {"user.country": "US"}}, "context.hour", "hour: expected a value, got none"),
+        ({"variant": "mine", "context": {"hour": "3", "user.country": "US"}}, "context.hour", "expected an integer"),
+        ({"variant": "mine", "context": {"hour": 3, "user.country": 7}}, "user.country", "expected a string, got 7"),
+    ],
+)
+def test_what_a_formula_cannot_read_is_refused(
+    scored: Catalog, asked: dict[str, Any], where: str, message: str
+) -> None:
+    searcher = ShardSearcher.open(scored.path, value=VALUE)
+    good = every(1, seed=7)[0]
+    refused, answered = outcomes(searcher, [replace(good, **asked), good])
+    assert isinstance(refused, InvalidRequest)
+    assert (refused.where, message in refused.message) == (where, True), refused
+    assert isinstance(answered, SearchReply)
+
+
+def test_a_variant_without_formulas_is_refused(two_tasks: Catalog) -> None:
+    (refused,) = outcomes(ShardSearcher.open(two_tasks.path), [replace(every(1, seed=7)[0], variant="a")])
+    assert isinstance(refused, InvalidRequest)
+    assert str(refused) == "variant: no variant 'a'; there are no formulas"
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "position"),
+    [
+        ({"default": "click + 2 * likes"}, "default", 12),
+        ({"default": "click", "variants": {"b": "click +"}}, "variants.b", 7),
+        ({"default": "click * (country > 3)"}, "default", 17),
+    ],
+)
+def test_a_wrong_formula_is_refused_with_its_place(
+    two_tasks: Catalog, value: dict[str, Any], where: str, position: int
+) -> None:
+    with pytest.raises(FormulaError) as raised:
+        ShardSearcher.open(two_tasks.path, value=ValueSettings.model_validate(value))
+    assert (raised.value.where, raised.value.position) == (where, position)
+
+
+def test_embedded_search_takes_a_vector_for_each_task(scored: Catalog) -> None:
+    local, shard = LocalSearcher.open(scored.path, value=VALUE), ShardSearcher.open(scored.path, value=VALUE)
+    requests = [replace(request, filter=None, k=20) for request in make_requests(5, seed=8, tasks=2)]
+    found = local.search_batch(np.stack([request.vectors for request in requests]), k=20)  # type: ignore[misc]
+    for row, reply in enumerate(ask(shard, requests)):
+        np.testing.assert_array_equal(found.ids[row], reply.keys)
+        np.testing.assert_array_equal(found.scores[row], reply.scores)
+    with pytest.raises(InvalidRequest, match=r"queries: expected \[B, 2, 16\], got \[5, 16\]"):
+        local.search_batch(np.ones((5, DIMENSION), np.float32))
+    bad = np.ones((5, 2, DIMENSION), np.float32)
+    bad[3, 1, 0] = np.nan
+    with pytest.raises(InvalidRequest, match=r"queries\[3\].vectors: holds NaN"):
+        local.search_batch(bad)
+
+
+def test_the_steps_are_the_module(scored: Catalog) -> None:
+    engine = ShardSearcher.open(scored.path).engine
+    assert engine.ranker is not None
+    ranking, g = engine.ranker.ranking, torch.Generator().manual_seed(0)
+    users = torch.randn(3, 2, DIMENSION, generator=g)
+    slots = torch.stack([torch.randperm(3_000, generator=g)[:40] for _ in range(6)]).view(3, 2, 40)
+    scores = torch.randn(3, 2, 40, generator=g)
+    valuations = engine.valuer.valuations([], users.device)
+    with torch.inference_mode():
+        wanted = torch.tensor([10, 4, 7])
+        expected = ranking(users, slots, scores, valuations, wanted, 10, (3, 0))
+        ranked, _ = engine.ranker.rank(users, slots, scores, [], wanted.tolist(), (3, 0))
+    for mine, its in zip(ranked, expected, strict=True):
+        torch.testing.assert_close(mine, its)
+    torch.compiler.reset()
+    compiled = torch.compile(ranking, fullgraph=True, backend="aot_eager")
+    with torch.inference_mode():
+        again = compiled(users, slots, scores, valuations, wanted, 10, (3, 0))
+        torch.testing.assert_close(again.scores, expected.scores)
+
+
+def test_a_damaged_scorer_is_refused_by_name(publish_items: Callable[..., Catalog], tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path / "model", TASKS)
+    save_overarch(folder, "mlp", {"hidden": 16}, make_scorer("mlp", 2, DIMENSION, 0, {"hidden": 8}), ItemFeatures())
+    damaged = publish_items(50, model=folder)
+    with pytest.raises(SnapshotError, match=r"module_info.json: no usable scorer: .*size mismatch"):
+        ShardSearcher.open(damaged.path)
+
+
+def test_a_set_wise_scorer_cannot_run_on_a_shard(two_tasks: Catalog) -> None:
+    lists = ShardSearcher.open(two_tasks.path).engine.model.lists
+    with pytest.raises(ValueError, match="scorer: expected a pointwise one, got SelfAttention"):
+        Ranking(lists, SelfAttention(2, DIMENSION, 0), ItemFeatures())
+
+
+def test_the_number_of_candidates_goes_in_steps() -> None:
+    assert [candidates_for(k, False) for k in (1, 62, 63, 250, 251, 10_000)] == [250, 250, 1_000, 1_000, 2_500, 10_000]
+    assert candidates_for(1, True) == 10_000
