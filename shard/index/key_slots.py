@@ -29,6 +29,11 @@ class KeySlots:
         self._sorted = keys[self._places]
         self._moved: dict[int, int] = {}
 
+    @property
+    def bytes(self) -> int:
+        """What it took when it was made."""
+        return self._places.nbytes + self._sorted.nbytes
+
     def find(self, keys: Ints) -> Ints:
         """The slots of items, `[m]` int64; `FREE` for those that there are not."""
         slots = np.full(len(keys), FREE)

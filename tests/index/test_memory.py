@@ -51,7 +51,7 @@ def test_lists_take_what_was_planned_to_the_byte(
     planned = dict(loaded.memory.host)
     assert loaded.memory.device == {}
     assert planned.pop("payload") == pytest.approx(loaded.payload._table.nbytes, rel=0.2)
-    assert planned.pop("lookup") == loaded.payload._order.nbytes
+    assert planned.pop("lookup") == loaded.payload._index.bytes
     assert taken(loaded.lists) == {"cpu": planned}
     items = sum(catalog.partition_items[number] for number in partitions)
     assert (planned["codes"], planned["vectors"], planned["keys"]) == (64 * items, 64 * items, 8 * items)
@@ -94,6 +94,7 @@ def test_slack_is_planned_to_the_byte(catalog: Catalog, partitions: Sequence[int
     assert int(lists.offsets.diff().min()) >= 8
     compaction = planned.pop("compaction")
     assert compaction == sum(planned.values()) + 16 * items + len(lists)
+    assert planned.pop("lookup") == loaded.payload._index.bytes
     del planned["payload"]
     assert taken(lists) == {"cpu": planned}
     free = lists.keys < 0
