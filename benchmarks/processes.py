@@ -1,4 +1,4 @@
-"""CPU time and memory of processes; Linux only, elsewhere there are no figures."""
+"""The processes that serve: their CPU time by what they are, and Ray's actors, and this one's memory; Linux only."""
 
 from __future__ import annotations
 
@@ -32,6 +32,25 @@ def resident_bytes(line: str = "VmRSS") -> float:
         return float("nan")
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(text.split()[1]) for text in lines if text.startswith(line)) * 1024
+
+
+def own_actors(kind: str) -> list[int]:
+    """Processes of the actors of a class on the Ray cluster that this process has started."""
+    found, todo = [], [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            todo += [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
+        except OSError:  # it has ended
+            continue
+        if command.startswith(f"ray::{kind}"):
+            found.append(pid)
+    return found
+
+
+def _children(task: Path) -> list[str]:
+    return (task / "children").read_text().split()
 
 
 def _name(command: str) -> str | None:

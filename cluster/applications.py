@@ -1,4 +1,4 @@
-"""The declarative form of a service: one Ray Serve application per shard and one for the router."""
+"""The declarative form of a service: a Ray Serve application per shard, one for the router and one for the encoder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from ray.serve.schema import ServeApplicationSchema
 
 from silverray.cluster.config import ServeConfig
 from silverray.cluster.deployments import ROUTER_DEPLOYMENT, SHARD_DEPLOYMENT, RouterArgs, ShardArgs
+from silverray.cluster.encoders import ENCODER_DEPLOYMENT, EncoderArgs
 from silverray.cluster.layout import Layout
 from silverray.router.settings import RouterSettings
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.snapshot import MODEL
 
-_MODULE = "silverray.cluster.deployments"
-_SHARD_CALLS = 16
+_DEPLOYMENTS = "silverray.cluster.deployments"
+_ENCODERS = "silverray.cluster.encoders"
+_CALLS = 16
 
 
 def describe_applications(config: ServeConfig, catalog: Catalog, layout: Layout) -> list[ServeApplicationSchema]:
@@ -25,12 +28,13 @@ def describe_applications(config: ServeConfig, catalog: Catalog, layout: Layout)
     """
     names = [f"{config.name}-shard-{shard}" for shard in range(layout.shards)]
     shards = [_shard(config, catalog, layout, name, held) for name, held in zip(names, layout.assignments, strict=True)]
-    return [*shards, _router(config, catalog, layout, names)]
+    encoder = [_encoder(config, catalog)] if catalog.has_user_tower else []
+    return [*shards, *encoder, _router(config, catalog, layout, names)]
 
 
 def belongs_to(application: str, service: str) -> bool:
     """Whether a Serve application is part of a service."""
-    return re.fullmatch(rf"{re.escape(service)}-(router|shard-\d+)", application) is not None
+    return re.fullmatch(rf"{re.escape(service)}-(router|encoder|shard-\d+)", application) is not None
 
 
 def _shard(
@@ -44,13 +48,37 @@ def _shard(
         threads=config.threads,
         device=config.device,
         item_cache=config.item_cache,
+        log=config.name if config.log else None,
+        slack=config.log.slack if config.log else None,
     )
     options = {
         "num_replicas": config.replicas,
-        "max_ongoing_requests": _SHARD_CALLS,
+        "max_ongoing_requests": _CALLS,
         "ray_actor_options": {"num_cpus": config.reserve.shard_cpus, "num_gpus": config.reserve.shard_gpus},
     }
-    return _application(config, name, None, "shard_application", args, SHARD_DEPLOYMENT, options)
+    return _application(config, name, None, f"{_DEPLOYMENTS}:shard_application", args, SHARD_DEPLOYMENT, options)
+
+
+def _encoder(config: ServeConfig, catalog: Catalog) -> ServeApplicationSchema:
+    encoder, reserve = config.encoder, config.reserve
+    args = EncoderArgs(
+        model=catalog.path / MODEL,
+        version=catalog.version,
+        int8=encoder.int8,
+        group=encoder.group,
+        rank_cpus=reserve.rank_cpus,
+    )
+    options = {
+        "num_replicas": encoder.replicas,
+        "max_ongoing_requests": _CALLS,
+        "ray_actor_options": {"num_cpus": reserve.encoder_cpus},
+    }
+    builder = f"{_ENCODERS}:encoder_application"
+    return _application(config, _encoder_name(config), None, builder, args, ENCODER_DEPLOYMENT, options)
+
+
+def _encoder_name(config: ServeConfig) -> str:
+    return f"{config.name}-encoder"
 
 
 def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[str]) -> ServeApplicationSchema:
@@ -60,6 +88,8 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
         snapshot=catalog.path,
         assignments=layout.assignments,
         applications=tuple(names),
+        takes_writes=config.log is not None,
+        encoder=_encoder_name(config) if catalog.has_user_tower else None,
         settings=RouterSettings(
             deadline_s=config.deadline_ms / 1e3,
             max_deadline_s=limits.max_deadline_ms / 1e3,
@@ -80,7 +110,9 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
         "backpressure_config": {"status_code": 503, "retry_after_s": 1},
         "ray_actor_options": {"num_cpus": config.reserve.router_cpus},
     }
-    return _application(config, f"{config.name}-router", "/", "router_application", args, ROUTER_DEPLOYMENT, options)
+    return _application(
+        config, f"{config.name}-router", "/", f"{_DEPLOYMENTS}:router_application", args, ROUTER_DEPLOYMENT, options
+    )
 
 
 def _application(
@@ -88,7 +120,7 @@ def _application(
     name: str,
     route_prefix: str | None,
     builder: str,
-    args: ShardArgs | RouterArgs,
+    args: ShardArgs | EncoderArgs | RouterArgs,
     deployment: str,
     options: dict[str, Any],
 ) -> ServeApplicationSchema:
@@ -103,7 +135,7 @@ def _application(
     document = {
         "name": name,
         "route_prefix": route_prefix,
-        "import_path": f"{_MODULE}:{builder}",
+        "import_path": builder,
         "args": args.model_dump(mode="json"),
         "deployments": [{"name": deployment, **options, **health, **quiet}],
     }

@@ -45,6 +45,26 @@ def publish(
 
 
 @app.command()
+def convert(
+    impressions: Annotated[Path, typer.Argument(help="Parquet file with a row per impression, in the order of time.")],
+    features: Annotated[Path, typer.Option(help="YAML file: tasks, and what is known of users.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write, with a row per request.")],
+    span: Annotated[
+        float, typer.Option(parser=parse_duration, help="Longest time from a request's first impression to its last.")
+    ] = "30m",  # type: ignore[assignment]
+    json: Json = False,
+) -> None:
+    """Gather impressions into requests, the rows that towers are trained on.
+
+    By the column `request`; without one, what a user saw within a span is a request.
+    """
+    with one_line_errors():
+        from silverray.cluster.commands.convert import run_convert
+
+        run_convert(impressions, features, out, span, as_json=json)
+
+
+@app.command()
 def serve(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
     shards: Annotated[int | None, typer.Option(min=1, help="Number of shards, instead of the file's.")] = None,
@@ -130,6 +150,24 @@ def stop(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/movielens-train.yaml.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of the file's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Train user and item towers on requests; writes a model and item vectors to publish.
+
+    Needs TorchRec. With several workers, or --address, it runs on Ray.
+    """
+    with one_line_errors():
+        from silverray.cluster.commands.train import run_train
+
+        run_train(config, workers=workers, resume=resume, address=address, as_json=json)
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it serving until Ctrl-C.")] = False,
 ) -> None:
@@ -177,7 +215,7 @@ def inspect(snapshot: Snapshot, json: Json = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="scan, filter, build, http or glove.")],
+    name: Annotated[str, typer.Argument(help="scan, filter, build, http, glove, roo or tables.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")] = Path("benchmarks/results"),
     work: Annotated[Path, typer.Option(help="Folder that keeps data and indexes between runs.")] = Path("data/bench"),
     quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that it works; never to quote.")] = False,

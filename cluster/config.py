@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 
+from silverray.cluster.sections import Section, read_section
 from silverray.shard.index.placement import ItemCache
 
 Count = Annotated[int, Field(ge=1)]
@@ -16,15 +16,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Reserve = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class ConfigError(ValueError):
-    """A configuration cannot be used; the message names the file and the key."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class HttpConfig(_Section):
+class HttpConfig(Section):
     """Where the service listens.
 
     Attributes:
@@ -41,7 +33,7 @@ class HttpConfig(_Section):
     metrics_port: Port | None = None
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """What the router refuses.
 
     Attributes:
@@ -59,7 +51,7 @@ class LimitsConfig(_Section):
     max_body_bytes: Count = 16 << 20
 
 
-class BatchingConfig(_Section):
+class BatchingConfig(Section):
     """How a router batches.
 
     Attributes:
@@ -73,7 +65,7 @@ class BatchingConfig(_Section):
     max_batch_items: Count = 64_000
 
 
-class HealthConfig(_Section):
+class HealthConfig(Section):
     """How soon a dead process is noticed.
 
     Attributes:
@@ -89,21 +81,74 @@ class HealthConfig(_Section):
     proxy_timeout_s: Positive = 5.0
 
 
-class ReserveConfig(_Section):
+class ReserveConfig(Section):
     """What Ray sets aside for each replica; a matter of placement, not a limit on what it uses.
 
     Attributes:
         shard_cpus: for a replica of a shard.
         shard_gpus: for a replica of a shard; at least a fraction of one when `device` is cuda.
         router_cpus: for a router.
+        encoder_cpus: for a replica of the encoder.
+        rank_cpus: for a rank of a table group; it has a GPU to itself where its budget names GPU memory.
     """
 
     shard_cpus: Reserve = 0.1
     shard_gpus: Reserve = 0.0
     router_cpus: Reserve = 0.1
+    encoder_cpus: Reserve = 0.1
+    rank_cpus: Reserve = 0.1
 
 
-class ServeConfig(_Section):
+class LogConfig(Section):
+    """The durable log of live updates.
+
+    Attributes:
+        path: its file, on a disk of one node.
+        node: IP address of that node, as Ray has it; None is the node that `serve` runs on.
+        slack: free slots that shards are loaded with, for each item, and keep up.
+    """
+
+    path: Annotated[Path, Field(strict=False)]
+    node: str | None = None
+    slack: Annotated[float, Field(gt=0, le=10)] = 0.1
+
+
+class TableGroupConfig(Section):
+    """Processes that hold embedding tables between them.
+
+    Attributes:
+        ranks: number of processes.
+        host_bytes: what each may take of its host's memory.
+        hbm_bytes: what each may take of its GPU's memory; 0 keeps tables on the hosts and computes on CPUs.
+    """
+
+    ranks: Count
+    host_bytes: Count
+    hbm_bytes: Annotated[int, Field(ge=0)] = 0
+
+
+class EncoderConfig(Section):
+    """What turns user features into query vectors, where the snapshot has a user tower.
+
+    Attributes:
+        replicas: processes; each has all embedding tables, or a group of its own.
+        int8: whether tables in the encoder's process are kept in int8: a quarter of the memory, for a small error.
+        group: the processes that hold the tables; None keeps them in the encoder's.
+    """
+
+    replicas: Count = 1
+    int8: bool = False
+    group: TableGroupConfig | None = None
+
+    @model_validator(mode="after")
+    def _int8_in_process(self) -> Self:
+        # TorchRec shards quantised tables for GPUs only.
+        if self.int8 and self.group:
+            raise ValueError("int8 tables lie in the encoder's process: expected int8: false or no group")
+        return self
+
+
+class ServeConfig(Section):
     """A snapshot store and how to serve it.
 
     Attributes:
@@ -117,12 +162,14 @@ class ServeConfig(_Section):
         device: where shards compute.
         item_cache: where shards that compute on a GPU keep item vectors: in its memory, or pinned in the host's. On a
             CPU both mean the same.
+        encoder: what turns user features into query vectors.
         http: where the service listens.
         deadline_ms: time that a request has when its body names none.
         limits: what the router refuses.
         batching: how the router batches.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
+        log: the durable log of live updates; None takes none.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "silverray"
@@ -134,12 +181,14 @@ class ServeConfig(_Section):
     threads: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     item_cache: ItemCache = "device"
+    encoder: EncoderConfig = EncoderConfig()
     http: HttpConfig = HttpConfig()
     deadline_ms: Positive = 100.0
     limits: LimitsConfig = LimitsConfig()
     batching: BatchingConfig = BatchingConfig()
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()
+    log: LogConfig | None = None
 
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> ServeConfig:
@@ -152,26 +201,9 @@ class ServeConfig(_Section):
         Raises:
             ConfigError: the file cannot be read, is not YAML, or a key in it is unknown or has a wrong value.
         """
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(document, dict):
-            raise ConfigError(f"{path}: expected keys and values, got {type(document).__name__}")
-        given = {key: value for key, value in overrides.items() if value is not None}
-        try:
-            config = cls.model_validate({**document, **given})
-        except ValidationError as error:
-            raise ConfigError("; ".join(_explain(path, problem) for problem in error.errors())) from None
+        config = read_section(cls, path, overrides)
         folder = path.resolve().parent
-        return config.model_copy(update={"snapshots": (folder / config.snapshots).resolve()})
-
-
-def _explain(path: Path, problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    message = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(problem["type"])
-    if message is None:
-        message = f"{problem['msg'].lower()}, got {problem['input']!r}"
-    return f"{path}: {key}: {message}"
+        paths: dict[str, Any] = {"snapshots": (folder / config.snapshots).resolve()}
+        if config.log is not None:
+            paths["log"] = config.log.model_copy(update={"path": (folder / config.log.path).resolve()})
+        return config.model_copy(update=paths)

@@ -17,27 +17,31 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from silverray.cluster import movielens
 from silverray.cluster.commands.loadtest import run_loadtest
+from silverray.cluster.commands.train import describe, train_with_progress
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.loadtest import LoadPlan
 from silverray.cluster.movielens import LIKED, Film, MovieLens, Rater
+from silverray.cluster.movielens_requests import split_time, write_requests
 from silverray.cluster.records import ServiceRecord, hold_record
 from silverray.cluster.service import Service, start
 from silverray.cluster.signals import stopped_by_signals
-from silverray.cluster.terminal import notes, progress_bar, results
+from silverray.cluster.terminal import notes, results
+from silverray.cluster.training.config import TrainConfig
+from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE
 from silverray.router.client import SearchClient
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
-from silverray.shard.model.encoder import save_model
-from silverray.shard.train.trainer import RECALL_PLACES, TrainingConfig, TrainingResult, train
 
 NAME = "silverray-demo"
 KEPT_FOLDER = Path("silverray-demo")
 SHARDS = 2
+HELD_OUT = 0.1
 LOAD_RATE = 100.0
 LOAD_S = 10.0
 QUESTIONS = (
@@ -53,6 +57,7 @@ _MIN_LIKES = 20
 _DEADLINE_MS = 5_000
 _FIELDS = ["title", "year", "genres", "rating_count"]
 _SCHEMA_FILE = "movielens-schema.yaml"
+_TRAIN_FILE = "movielens-train.yaml"
 _CONFIG_FILE = "serve.yaml"
 
 
@@ -95,10 +100,10 @@ def run_demo(keep: bool = False) -> None:
         holder = stack.enter_context(hold_record(NAME))
         folder = KEPT_FOLDER if keep else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="silverray-")))
         data = _get_data()
-        trained = _train(data, folder)
-        _publish(data, trained, folder)
+        config = _train(data, folder)
+        _publish(config, folder)
         service = stack.enter_context(_serve(folder))
-        askers = _askers(data, trained)
+        askers = _askers(data)
         _ask_all(service.url, data, askers)
         _load(service.url, askers)
         if keep:
@@ -119,39 +124,29 @@ def _get_data() -> MovieLens:
     return data
 
 
-def _train(data: MovieLens, folder: Path) -> TrainingResult:
-    _headline("2. Train a two-tower model")
-    features = movielens.user_features(data)
-    with progress_bar() as bar:
-        task = bar.add_task("training", total=None)
-        result = train(
-            movielens.training_data(data, features),
-            TrainingConfig(),
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    keys = np.array([film.id for film in data.films])
-    save_model(folder / "model", result.user_tower, features, keys)
+def _train(data: MovieLens, folder: Path) -> TrainConfig:
+    _headline("2. Train a two-tower model by request")
     results.print(
-        f"{result.trained:,} likes (ratings of {LIKED} and 5) to train on, the last {result.held_out:,} held out; "
-        f"{result.seconds:.0f} s"
+        f"Ratings of {LIKED} and 5 are likes; the last {HELD_OUT:.0%} of them are held out, and what was rated since. "
+        "What somebody rates within a minute is a request."
     )
-    results.print(
-        f"the next film that someone liked is among the first {RECALL_PLACES}: "
-        f"[bold]{result.recall:.1%}[/] of the time (most liked films: {result.popularity_recall:.1%})"
-    )
-    return result
+    write_requests(data, folder, held_out=HELD_OUT)
+    config = TrainConfig.load(Path(str(files("silverray.configs") / _TRAIN_FILE)), folder=folder.resolve())
+    for line in describe(train_with_progress(config), config):
+        results.print(line)
+    return config
 
 
-def _publish(data: MovieLens, trained: TrainingResult, folder: Path) -> None:
+def _publish(config: TrainConfig, folder: Path) -> None:
     _headline("3. Publish")
     schema = Schema.parse((files("silverray.configs") / _SCHEMA_FILE).read_text(encoding="utf-8"), _SCHEMA_FILE)
     started = time.perf_counter()
     catalog = publish(
-        movielens.films_table(data),
+        pq.read_table(config.items.file),
         schema,
         folder / "snapshots",
-        vectors=trained.item_vectors,
-        model=folder / "model",
+        vectors=np.load(config.out / VECTORS_FILE),
+        model=config.out / MODEL_FOLDER,
     )
     results.print(
         f"{catalog.items:,} films with {', '.join(schema.fields)}: {catalog.dimension} dimensions, "
@@ -173,10 +168,10 @@ def _serve(folder: Path) -> Iterator[Service]:
         yield service
 
 
-def _askers(data: MovieLens, trained: TrainingResult) -> list[Asker]:
+def _askers(data: MovieLens) -> list[Asker]:
     """Everyone with some likes in the training part; those with the most held-out likes come first."""
     liked = data.ratings >= LIKED
-    early = data.times < data.times[liked][trained.trained]
+    early = data.times < split_time(data, HELD_OUT)
     askers = []
     for rater in data.raters:
         own = data.rater_ids == rater.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -12,17 +13,21 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_THROUGHPUT_OPTIMIZED
 
+from silverray.cluster.encoders import EncoderCaller
+from silverray.cluster.handles import ApplicationHandle
 from silverray.cluster.layout import Layout
+from silverray.cluster.log.actor import ActorLog
+from silverray.cluster.log.follower import LogFollower
 from silverray.router.app import create_app
 from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.fanout import Backend
+from silverray.router.item_writer import ItemWriter
+from silverray.router.log import Reader
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import SearchError, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.placement import ItemCache
-from silverray.shard.index.snapshot import MODEL
-from silverray.shard.model.encoder import TowerEncoder
 from silverray.shard.searcher import ShardSearcher
 
 SHARD_DEPLOYMENT = "shard"
@@ -32,6 +37,8 @@ _BY_REFERENCE_BYTES = 1 << 20
 _ITEM_BYTES = 20
 _FIELD_BYTES = 64
 _STATUS_S = 2.0
+
+_logger = logging.getLogger(__name__)
 
 
 class ShardArgs(BaseModel):
@@ -45,6 +52,8 @@ class ShardArgs(BaseModel):
         threads: compute threads; None shares the node's cores among the shards.
         device: where to compute.
         item_cache: where item vectors lie if `device` is a GPU.
+        log: the service whose update log the shard follows; None for no updates.
+        slack: free slots for each item when it is loaded; None for no updates.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +65,8 @@ class ShardArgs(BaseModel):
     threads: int | None
     device: str
     item_cache: ItemCache
+    log: str | None
+    slack: float | None
 
 
 class RouterArgs(BaseModel):
@@ -66,6 +77,8 @@ class RouterArgs(BaseModel):
         snapshot: the snapshot's directory.
         assignments: the layout's map of partitions to shards.
         applications: the shards' applications, in the layout's order.
+        takes_writes: whether the service has an update log.
+        encoder: the encoder's application; None where the snapshot has no user tower.
         settings: limits and defaults of the router.
     """
 
@@ -75,6 +88,8 @@ class RouterArgs(BaseModel):
     snapshot: Path
     assignments: tuple[tuple[int, ...], ...]
     applications: tuple[str, ...]
+    takes_writes: bool
+    encoder: str | None
     settings: RouterSettings
 
 
@@ -91,12 +106,18 @@ class ShardReplica:
 
         def load() -> ShardSearcher:
             return ShardSearcher.open(
-                args.snapshot, args.partitions, threads=threads, device=args.device, item_cache=args.item_cache
+                args.snapshot,
+                args.partitions,
+                threads=threads,
+                device=args.device,
+                item_cache=args.item_cache,
+                slack=args.slack,
             )
 
         # The replica's event loop also answers health checks: nothing slow may run on it.
         self._searcher = await asyncio.to_thread(load)
         self._threads = threads
+        self._follower = await self._follow(args.log) if args.log else None
 
     def describe(self) -> dict[str, Any]:
         """What the replica computes with and what it takes, for a status reply."""
@@ -106,7 +127,14 @@ class ShardReplica:
             "kernels": engine.kernels,
             "threads": self._threads,
             "memory": engine.memory.describe(),
+            "updates": self._describe_updates(),
         }
+
+    def _describe_updates(self) -> dict[str, Any] | None:
+        if self._follower is None or self._searcher.updates is None:
+            return None
+        status = self._searcher.updates.status()
+        return {**self._follower.describe(), **status._asdict(), "outcome": status.outcome._asdict()}
 
     async def search(self, layout: str, batch: RequestBatch) -> ReplyBatch:
         """Answer a batch for a router of the same layout; an error of the whole batch is every request's."""
@@ -119,6 +147,16 @@ class ShardReplica:
             outcomes = [error] * len(requests)
         return ReplyBatch.of(outcomes)
 
+    async def _follow(self, service: str) -> LogFollower:
+        """Follow a service's log; returns once the shard has caught up, or cannot: searches go on without a log."""
+        context = serve.get_replica_context()
+        reader = Reader(context.app_name, context.replica_tag)
+        follower = LogFollower(ActorLog(service), reader, self._searcher.apply, self._searcher.applied)
+        follower.start()
+        if not await follower.settled():
+            _logger.warning("serving without having caught up with the log: %s", follower.describe())
+        return follower
+
 
 class ShardCaller:
     """A `Searcher` that asks a shard's application; a cancelled call is cancelled in the shard too.
@@ -129,37 +167,19 @@ class ShardCaller:
     """
 
     def __init__(self, application: str, layout: str) -> None:
-        self._application = application
+        self._handle = ApplicationHandle(SHARD_DEPLOYMENT, application)
         self._layout = layout
-        self._call: Any = None
 
     async def search(self, requests: Sequence[SearchRequest]) -> Outcomes:
         """Answer a batch; see `Searcher`."""
-        if self._call is None:  # made here, since a handle belongs to the event loop that it is made on
-            handle = serve.get_deployment_handle(SHARD_DEPLOYMENT, self._application)
-            self._call = handle.options(
-                method_name="search", request_serialization="pickle", response_serialization="pickle"
-            )
-        call = self._call
-        if _reply_bytes(requests) > _BY_REFERENCE_BYTES:
-            # Long replies go through the object store: it is faster, and Serve's gRPC bounds a message.
-            call = call.options(_by_reference=True)
-        response = call.remote(self._layout, RequestBatch.of(requests))
-        try:
-            replies: ReplyBatch = await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
+        long = _reply_bytes(requests) > _BY_REFERENCE_BYTES
+        batch = RequestBatch.of(requests)
+        replies: ReplyBatch = await self._handle.call("search", self._layout, batch, by_reference=long)
         return replies.outcomes()
 
     async def describe(self) -> dict[str, Any] | None:
         """What one replica of the shard computes with; None if it does not say so in time."""
-        handle = serve.get_deployment_handle(SHARD_DEPLOYMENT, self._application)
-        try:
-            told: dict[str, Any] = await asyncio.wait_for(handle.describe.remote(), _STATUS_S)
-        except Exception:  # a shard that is down has many ways to fail; the applications' states say which
-            return None
-        return told
+        return await self._handle.describe()
 
 
 @serve.ingress()
@@ -179,24 +199,40 @@ class RouterReplica:
             Backend(name, caller, catalog.items_in(held))
             for (name, caller), held in zip(self._shards.items(), args.assignments, strict=True)
         ]
-        encoder = TowerEncoder.load(args.snapshot / MODEL) if catalog.has_user_tower else None
-        self._router = Router(catalog, backends, encoder, settings=args.settings)
+        self._encoder = EncoderCaller(args.encoder, catalog.version) if args.encoder else None
+        self._router = Router(catalog, backends, self._encoder, settings=args.settings)
+        self._log = ActorLog(args.name) if args.takes_writes else None
+        self._items = ItemWriter(catalog, self._log, args.applications) if self._log else None
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self._router, self._status)
+        return create_app(self._router, self._status, self._items)
 
     async def _status(self) -> dict[str, Any]:
+        encoder, *replicas = await asyncio.gather(self._describe_encoder(), *self._describe())
         return {
             "service": self._name,
             "layout": {"tag": self._layout.tag, "shards": self._layout.shards},
             "router": serve.get_replica_context().replica_tag,
             "throughput_optimized": RAY_SERVE_THROUGHPUT_OPTIMIZED,
-            "replicas": dict(zip(self._shards, await asyncio.gather(*self._describe()), strict=True)),
+            "replicas": dict(zip(self._shards, replicas, strict=True)),
+            "encoder": encoder,
             "applications": await self._applications(),
+            "log": await self._describe_log(),
         }
+
+    async def _describe_log(self) -> dict[str, Any] | None:
+        if self._log is None:
+            return None
+        try:
+            return await self._log.describe()
+        except SearchError as error:
+            return {"error": str(error)}
 
     def _describe(self) -> list[Coroutine[Any, Any, dict[str, Any] | None]]:
         return [caller.describe() for caller in self._shards.values()]
+
+    async def _describe_encoder(self) -> dict[str, Any] | None:
+        return await self._encoder.describe() if self._encoder else None
 
     async def _applications(self) -> dict[str, Any] | None:
         try:

@@ -14,7 +14,8 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDeploySchema
 
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
+from silverray.cluster.sections import ConfigError
 
 _LOCAL = "local"
 _PROXIES = "HeadOnly"
@@ -180,8 +181,10 @@ def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
 
 
 def _reserved_cpus(config: ServeConfig) -> float:
-    reserve = config.reserve
-    return config.shards * config.replicas * reserve.shard_cpus + config.routers * reserve.router_cpus
+    reserve, encoder = config.reserve, config.encoder
+    ranks = encoder.group.ranks if encoder.group else 0
+    encoders = encoder.replicas * (reserve.encoder_cpus + ranks * reserve.rank_cpus)
+    return config.shards * config.replicas * reserve.shard_cpus + config.routers * reserve.router_cpus + encoders
 
 
 def _check_port(host: str, port: int) -> None:

@@ -17,10 +17,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from silverray.shard.model.features import BucketFeature, CategoryFeature, HistoryFeature, UserFeatures
-from silverray.shard.train.interactions import Interactions
-from silverray.shard.train.trainer import TrainingData
-
 _T = TypeVar("_T")
 
 TERMS = (
@@ -40,8 +36,6 @@ _SHA256 = {
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
-_AGES = (18, 25, 35, 45, 50, 56)
-_YEARS = BucketFeature((1940, 1950, 1960, 1970, 1980, 1985, 1990, 1992, 1994, 1995, 1996, 1997, 1998))
 
 
 class MovieLensError(RuntimeError):
@@ -121,43 +115,6 @@ def load(folder: Path) -> MovieLens:
     table = table[np.argsort(table[:, 3], kind="stable")]
     rater_ids, film_ids, ratings, times = np.ascontiguousarray(table.T)
     return MovieLens(tuple(films), tuple(raters), rater_ids, film_ids, ratings, times)
-
-
-def user_features(data: MovieLens) -> UserFeatures:
-    """What a user tower is told of a rater: the films they liked, age, gender and occupation."""
-    categories: dict[str, BucketFeature | CategoryFeature] = {
-        "age": BucketFeature(_AGES),
-        "gender": CategoryFeature(("F", "M")),
-        "occupation": CategoryFeature(tuple(sorted({rater.occupation for rater in data.raters}))),
-    }
-    return UserFeatures("history", HistoryFeature("int"), categories)
-
-
-def training_data(data: MovieLens, features: UserFeatures) -> TrainingData:
-    """The likes as examples; users and items are rows of `data.raters` and `data.films`."""
-    liked = data.ratings >= LIKED
-    rater_ids = [rater.id for rater in data.raters]
-    film_ids = [film.id for film in data.films]
-    rules = features.categories
-    genres = sorted({genre for film in data.films for genre in film.genres})
-    tags = np.zeros((len(data.films), max(len(film.genres) for film in data.films)), dtype=np.int64)
-    for row, film in enumerate(data.films):
-        tags[row, : len(film.genres)] = [genres.index(genre) + 1 for genre in film.genres]
-    return TrainingData(
-        interactions=Interactions(
-            users=np.searchsorted(rater_ids, data.rater_ids[liked]),
-            items=np.searchsorted(film_ids, data.film_ids[liked]),
-            times=data.times[liked],
-        ),
-        user_categories=np.array(
-            [[rule.code(getattr(rater, name)) for name, rule in rules.items()] for rater in data.raters]
-        ),
-        user_category_sizes=tuple(rule.size for rule in rules.values()),
-        item_tags=tags,
-        tag_size=len(genres) + 1,
-        item_categories=np.array([[0 if film.year is None else _YEARS.code(film.year)] for film in data.films]),
-        item_category_sizes=(_YEARS.size,),
-    )
 
 
 def films_table(data: MovieLens) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -12,20 +13,28 @@ import ray
 from ray.serve.exceptions import RayServeException
 
 from silverray.cluster.applications import belongs_to, describe_applications
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
+from silverray.cluster.log.actor import start_writer, stop_writer, trim_writer
+from silverray.cluster.log.claim import claim_store
+from silverray.cluster.sections import ConfigError
 from silverray.cluster.signals import kept_handlers
-from silverray.shard.api import ShardTooLarge
+from silverray.router.log import LogUnavailable
+from silverray.shard.api import ShardTooLarge, SnapshotError
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import newest_version
+from silverray.shard.index.snapshot import least_seq, newest_version
+from silverray.shard.model.tables import TablesTooLarge, TablesUnavailable
 
 Progress = Callable[[str], None]
+
+_logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _STOP_S = 60.0
 _HTTP_S = 5.0
+_REFUSALS = tuple(kind.__name__ for kind in (ShardTooLarge, TablesTooLarge, TablesUnavailable))
 
 
 class ServiceError(RuntimeError):
@@ -106,6 +115,13 @@ def start(
         instance = ServeInstance.connect(config, address)
     service = Service(config.name, layout, instance)
     try:
+        _open_log(config, catalog)
+    except BaseException:
+        if not any(belongs_to(application, config.name) for application in instance.applications()):
+            stop_writer(config.name)
+        instance.close(shut_down=instance.started)  # a service of this name that runs already goes on
+        raise
+    try:
         instance.declare(describe_applications(config, catalog, layout), lambda name: belongs_to(name, config.name))
         _wait_until_ready(service, tell, time.monotonic() + timeout_s)
     except BaseException:
@@ -133,6 +149,7 @@ def withdraw(instance: ServeInstance, name: str, *, end_serve: bool) -> bool:
         return True
     deadline = time.monotonic() + _STOP_S
     found = any(belongs_to(application, name) for application in instance.applications())
+    stop_writer(name)
     if found:
         instance.declare([], lambda application: belongs_to(application, name))
         while any(belongs_to(application, name) for application in instance.applications()):
@@ -159,6 +176,31 @@ def withdraw_from(address: str, name: str, *, end_serve: bool) -> bool:
         ray.shutdown()
 
 
+def _open_log(config: ServeConfig, catalog: Catalog) -> None:
+    """Start the writer of the service's log, if it has one, and end one that it no longer has."""
+    if config.log is None:
+        stop_writer(config.name)
+        return
+    node = config.log.node or ray.util.get_node_ip_address()
+    nodes = [entry["NodeManagerAddress"] for entry in ray.nodes() if entry["Alive"]]
+    if node not in nodes:
+        raise ConfigError(f"log.node: expected a node of the Ray cluster ({', '.join(nodes)}), got {node}")
+    try:
+        log = start_writer(config.name, config.log.path, catalog.seq, node)
+    except LogUnavailable as error:
+        raise ServiceError(error.message) from None
+    if log["path"] != str(config.log.path):
+        raise ConfigError(f"log.path: service {config.name!r} runs with {log['path']}; stop it to use another")
+    if "error" in log:
+        _logger.warning("serving without the update log, which refuses writes: %s", log["error"])
+        return
+    claim_store(config.snapshots, log)
+    try:
+        trim_writer(config.name, least_seq(config.snapshots) + 1)
+    except (LogUnavailable, SnapshotError) as error:
+        _logger.warning("the update log is not trimmed: %s", error)
+
+
 def _wait_until_ready(service: Service, tell: Progress, deadline: float) -> None:
     said = ""
     with httpx.Client(base_url=service.url, timeout=_HTTP_S, trust_env=False) as client:
@@ -177,9 +219,9 @@ def _waiting_for(service: Service, client: httpx.Client) -> str | None:
         if not belongs_to(name, service.name):
             continue
         reasons = [details.message, *(d.message for d in details.deployments.values())]
-        # Serve starts a replica three times before it gives up; one that does not fit will not fit later.
-        too_large = any(ShardTooLarge.__name__ in reason for reason in reasons)
-        if too_large or details.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        # Serve starts a replica three times before it gives up; what cannot be now cannot be later.
+        hopeless = any(refusal in reason for refusal in _REFUSALS for reason in reasons)
+        if hopeless or details.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise ServiceError(f"{name}: {_last_line(reasons)}")
         if details.status != "RUNNING":
             loading.append(name)

@@ -2,62 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from silverray.router.endpoint import SearchEndpoint
 from silverray.router.errors import to_document
+from silverray.router.item_endpoint import ItemsEndpoint
+from silverray.router.item_writer import ItemWriter
 from silverray.router.openapi import describe
 from silverray.router.router import Router
 from silverray.shard.api import Overloaded, SearchError
 
 Status = Callable[[], Awaitable[dict[str, Any]]]
 
-_SEARCH = "/v1/search"
 
-
-def create_app(router: Router, status: Status | None = None) -> FastAPI:
+def create_app(router: Router, status: Status | None = None, items: ItemWriter | None = None) -> FastAPI:
     """Make the ASGI application that serves a router.
 
     Args:
         router: answers the searches; its event loop is the application's.
         status: more entries for `GET /v1/status`, asked for at each call.
+        items: takes the writes; None where there is no update log, so that writes are refused.
 
     Returns:
-        An application with `/v1/search`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and `/docs`. Every
-        error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
+        An application with `/v1/search`, `/v1/items`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and `/docs`.
+        Every error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
     """
-    app = _Application(SearchEndpoint(router))
+    endpoints: dict[str, ASGIApp] = {
+        "/v1/search": SearchEndpoint(router),
+        "/v1/items": ItemsEndpoint(items, router.settings),
+    }
+    app = _Application(endpoints)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
-    _add_reports(app, router, status)
+    _add_reports(app, router, status, items)
     describe(app, router.settings)
     return app
 
 
 class _Application(FastAPI):
-    """FastAPI for all but searches, which go past its middleware and routing: those cost more than half a search."""
+    """FastAPI for all but searches and writes, which go past it: its routing costs more than half a search."""
 
-    def __init__(self, search: SearchEndpoint) -> None:
+    def __init__(self, endpoints: Mapping[str, ASGIApp]) -> None:
         super().__init__(title="Silverray", redoc_url=None, separate_input_output_schemas=False)
-        self._search = search
+        self._endpoints = endpoints
         # First, since Serve tries the routes in order to name each request's in its metrics.
-        self.router.routes.insert(0, Route(_SEARCH, search, methods=["POST"]))
+        self.router.routes[:0] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == _SEARCH and scope["method"] == "POST":
-            await self._search(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._endpoints:
+            await self._endpoints[scope["path"]](scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
-def _add_reports(app: FastAPI, router: Router, status: Status | None) -> None:
+def _add_reports(app: FastAPI, router: Router, status: Status | None, items: ItemWriter | None) -> None:
     catalog = router.catalog
 
     @app.get("/v1/schema", summary="What is served: schema, version, vector space")
@@ -69,6 +74,8 @@ def _add_reports(app: FastAPI, router: Router, status: Status | None) -> None:
             "id_type": catalog.id_type,
             "dimension": catalog.dimension,
             "metric": catalog.metric,
+            "vector_space": catalog.vector_space,
+            "writes": items is not None,
             "tasks": list(catalog.tasks),
             "user_features": router.encodes,
             "schema": catalog.schema.model_dump(mode="json"),
@@ -76,7 +83,8 @@ def _add_reports(app: FastAPI, router: Router, status: Status | None) -> None:
 
     @app.get("/v1/status", summary="Counters and measurements of this router since it started")
     async def report() -> dict[str, Any]:
-        return router.to_document() | (await status() if status else {})
+        writes = {"writes": items.to_document()} if items else {}
+        return router.to_document() | writes | (await status() if status else {})
 
     @app.get("/healthz", summary="Whether the process lives")
     async def health() -> dict[str, str]:

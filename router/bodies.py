@@ -15,8 +15,12 @@ _NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
 Vectors = NDArray[np.float32]
 
 
-def _vector(value: object) -> Vectors:
-    """One vector: a list of numbers, or in MessagePack a bin of little-endian float32."""
+def read_vector(value: object) -> Vectors:
+    """One vector: a list of numbers, or in MessagePack a bin of little-endian float32.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if isinstance(value, bytes):
         if len(value) % 4:
             raise ValueError(f"expected a bin of whole float32 values, got {len(value)} bytes")
@@ -33,10 +37,10 @@ def _vector(value: object) -> Vectors:
 def _vectors(value: object) -> Vectors:
     """A vector per task: a list of vectors; a bin of them all stays flat until the dimension is known."""
     if not isinstance(value, list):
-        return _vector(value)
+        return read_vector(value)
     if not value:
         raise ValueError("expected a vector per task, got none")
-    rows = [_vector(row) for row in value]
+    rows = [read_vector(row) for row in value]
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"expected vectors of one length, got lengths {[len(row) for row in rows][:8]}")
     return np.stack(rows)
@@ -49,7 +53,7 @@ class QueryBody(BaseModel):
 
     vector: Annotated[
         Vectors | None,
-        PlainValidator(lambda value: None if value is None else _vector(value)),
+        PlainValidator(lambda value: None if value is None else read_vector(value)),
         WithJsonSchema({"anyOf": [_NUMBER_LIST, {"type": "null"}]}),
     ] = Field(None, description="The query vector. In MessagePack also a bin of little-endian float32.")
     vectors: Annotated[

@@ -12,9 +12,12 @@ import httpx
 import numpy as np
 
 from silverray.router.errors import Unavailable, from_document
+from silverray.router.item_writer import WriteReply
+from silverray.router.items import DEADLINE_S
 from silverray.router.wire import JSON, MESSAGE_PACK, Codec
 from silverray.shard.api import Coverage, DeadlineExceeded, SearchError, SearchReply, SearchRequest
 from silverray.shard.index.keys import hash_texts
+from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
 _MAX_QUERIES = 256
 _NETWORK_S = 5.0
@@ -62,18 +65,30 @@ class HttpSearcher:
         parts = await asyncio.gather(*(self._search(requests[s : s + _MAX_QUERIES], s) for s in starts))
         return [outcome for part in parts for outcome in part]
 
+    async def write(self, writes: Sequence[Write], *, wait: bool = False, timeout_s: float = DEADLINE_S) -> WriteReply:
+        """Write up to 10,000 items, each id once.
+
+        Args:
+            writes: what to write; their field values are those of JSON, or dates.
+            wait: whether to wait until every shard has applied them.
+            timeout_s: how long it may take.
+
+        Returns:
+            What became of them. An item that is wrong is among its errors, where `index` counts within its kind.
+
+        Raises:
+            SearchError: of the same class as the server's: `LogUnavailable` where nothing is known to be written.
+        """
+        body = {**_to_items(writes), "wait": wait, "deadline_ms": timeout_s * 1e3}
+        response, document = await self._post("/v1/items", body, timeout_s)
+        if response.status_code == 200 and isinstance(document, dict):
+            return WriteReply.from_document(document)
+        raise from_document(document, response.status_code)
+
     async def _search(self, requests: Sequence[SearchRequest], start: int) -> list[SearchReply | SearchError]:
         body = {"queries": [_to_query(request) for request in requests], "columns": True}
         longest = max(_LONGEST_S if request.timeout_s is None else request.timeout_s for request in requests)
-        try:
-            response = await self._client.post(
-                "/v1/search", content=MESSAGE_PACK.dumps(body), timeout=httpx.Timeout(longest + _NETWORK_S)
-            )
-        except httpx.TimeoutException as error:
-            raise DeadlineExceeded(f"the server did not answer in time ({type(error).__name__})") from None
-        except httpx.TransportError as error:
-            raise Unavailable(f"the server cannot be reached: {error}") from None
-        document = _document(response, MESSAGE_PACK)
+        response, document = await self._post("/v1/search", body, longest)
         if response.status_code == 200 and isinstance(document, dict):
             return [_to_outcome(result) for result in document["results"]]
         failure = from_document(document, response.status_code)
@@ -81,6 +96,17 @@ class HttpSearcher:
             return [failure]
         failure.where = _shifted(failure.where, start)
         raise failure
+
+    async def _post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[httpx.Response, Any]:
+        try:
+            response = await self._client.post(
+                path, content=MESSAGE_PACK.dumps(body), timeout=httpx.Timeout(timeout_s + _NETWORK_S)
+            )
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"the server did not answer in time ({type(error).__name__})") from None
+        except httpx.TransportError as error:
+            raise Unavailable(f"the server cannot be reached: {error}") from None
+        return response, _document(response, MESSAGE_PACK)
 
 
 def _shifted(where: str | None, start: int) -> str | None:
@@ -106,6 +132,14 @@ class SearchClient:
             SearchError: of the same class as the server's, or `Unavailable` when there is no server.
         """
         return self._ask("POST", "/v1/search", body)
+
+    def write(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Post a body to `/v1/items` and return the reply's document.
+
+        Raises:
+            SearchError: as in `search`.
+        """
+        return self._ask("POST", "/v1/items", body)
 
     def get(self, path: str) -> dict[str, Any]:
         """Get a document, such as `/v1/status` or `/v1/schema`.
@@ -136,6 +170,21 @@ def _document(response: httpx.Response, codec: Codec) -> Any:
         return codec.loads(response.content)
     except (ValueError, TypeError):
         return None
+
+
+def _to_items(writes: Sequence[Write]) -> dict[str, list[Any]]:
+    items: dict[str, list[Any]] = {"upsert": [], "delete": [], "patch": []}
+    for write in writes:
+        match write:
+            case Upsert():
+                vector = write.vector.astype("<f4", copy=False).tobytes()
+                item = {"id": write.id, "vector": vector, "fields": dict(write.fields), "space": write.space or None}
+                items["upsert"].append(item)
+            case Delete():
+                items["delete"].append(write.id)
+            case Patch():
+                items["patch"].append({"id": write.id, "fields": dict(write.fields)})
+    return items
 
 
 def _to_query(request: SearchRequest) -> dict[str, Any]:

@@ -1,26 +1,21 @@
-"""The search endpoint, in plain ASGI: a framework's request handling would cost more than a search."""
+"""The search endpoint."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.errors import BodyTooLarge, to_document
+from silverray.router.exchange import exchange
 from silverray.router.parsing import SearchCall, parse_search
 from silverray.router.router import Router
-from silverray.router.wire import JSON, Codec, encode_outcomes, reply_codec, request_codec
-from silverray.shard.api import InvalidRequest, Overloaded, SearchError, SearchReply, SearchRequest
-
-_logger = logging.getLogger(__name__)
+from silverray.router.wire import Codec, encode_outcomes
+from silverray.shard.api import InvalidRequest, SearchError, SearchReply, SearchRequest
 
 _INLINE_BODY = 64 << 10
 _INLINE_REPLY_ITEMS = 2_000
-_RETRY_AFTER = (b"retry-after", b"%d" % Overloaded.RETRY_AFTER_S)
 
 
 class SearchEndpoint:
@@ -39,45 +34,17 @@ class SearchEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         received = time.monotonic()
-        headers = dict(scope["headers"])
-        codec = reply_codec(_text(headers, b"accept"), JSON)
         deadline: float | None = None
-        try:
-            request_form = request_codec(_text(headers, b"content-type"))
-            codec = reply_codec(_text(headers, b"accept"), request_form)
-            body = await self._read(headers, receive)
-            call, requests = await self._admit(request_form, codec, body)
+
+        async def answer(request_form: Codec, reply_form: Codec, body: bytes) -> bytes:
+            nonlocal deadline
+            call, requests = await self._admit(request_form, reply_form, body)
             deadline = received + max(request.timeout_s or 0.0 for request in requests)
-            outcomes = await self._router.answer(requests, call.wheres, received)
-            status, content = 200, await _encode(outcomes, codec, call)
-        except SearchError as error:
-            status, content = error.status, codec.dumps(to_document(error))
-        except ClientDisconnect:
-            return
-        except Exception:
-            _logger.exception("a search failed")
-            status, content = 500, codec.dumps(to_document(SearchError("internal error")))
-        await _send(send, status, codec, content)
+            return await _encode(await self._router.answer(requests, call.wheres, received), reply_form, call)
+
+        await exchange(scope, receive, send, self._router.settings.max_body_bytes, answer)
         if deadline is not None:
             self._router.metrics.left(time.monotonic(), received, deadline)
-
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        limit = self._router.settings.max_body_bytes
-        length = _text(headers, b"content-length")
-        if length.isdecimal() and int(length) > limit:
-            raise BodyTooLarge(f"expected at most {limit} bytes, got {length}")
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
-                raise BodyTooLarge(f"expected at most {limit} bytes, got more")
-            if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _admit(
         self, request_form: Codec, reply_form: Codec, body: bytes
@@ -116,15 +83,3 @@ async def _encode(outcomes: Sequence[SearchReply | SearchError], codec: Codec, c
     if items <= _INLINE_REPLY_ITEMS:
         return encode()
     return await asyncio.get_running_loop().run_in_executor(None, encode)
-
-
-async def _send(send: Send, status: int, codec: Codec, content: bytes) -> None:
-    headers = [(b"content-type", codec.media_type.encode()), (b"content-length", b"%d" % len(content))]
-    if status == 503:
-        headers.append(_RETRY_AFTER)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
-
-
-def _text(headers: dict[bytes, bytes], name: bytes) -> str:
-    return headers.get(name, b"").decode("latin-1")

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from silverray.router.log import LogGap, LogUnavailable
 from silverray.shard.api import (
     CoverageTooLow,
     DeadlineExceeded,
@@ -46,6 +47,13 @@ class UnsupportedMediaType(InvalidRequest):
     status = 415
 
 
+class WritesDisabled(InvalidRequest):
+    """The service has no update log."""
+
+    code = "writes_disabled"
+    status = 403
+
+
 _BY_CODE: dict[str, type[SearchError]] = {
     kind.code: kind
     for kind in (
@@ -59,6 +67,9 @@ _BY_CODE: dict[str, type[SearchError]] = {
         MalformedBody,
         BodyTooLarge,
         UnsupportedMediaType,
+        WritesDisabled,
+        LogUnavailable,
+        LogGap,
     )
 }
 

@@ -15,7 +15,14 @@ from silverray.router.answer import Share, combine
 from silverray.router.batches import Outcomes
 from silverray.router.errors import Unavailable, at
 from silverray.router.ticket import Ticket
-from silverray.shard.api import DeadlineExceeded, Searcher, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import (
+    DeadlineExceeded,
+    Searcher,
+    SearchError,
+    SearchReply,
+    SearchRequest,
+    SequenceNotReached,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -156,7 +163,7 @@ class _Lane:
 
     def _look(self, outcomes: Outcomes) -> None:
         for outcome in outcomes:
-            if isinstance(outcome, SearchError) and not isinstance(outcome, DeadlineExceeded):
+            if isinstance(outcome, SearchError) and not isinstance(outcome, (DeadlineExceeded, SequenceNotReached)):
                 self.complain(outcome)
                 return
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description of what FastAPI does not see: the search endpoint and the errors."""
+"""The OpenAPI description of what FastAPI does not see: searches, writes and the errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, SearchBody, SearchResult
+from silverray.router.item_bodies import ItemsBody, ItemsResult, PatchItem, UpsertItem
 from silverray.router.settings import RouterSettings
 
-_MODELS: tuple[type[BaseModel], ...] = (SearchBody, BatchBody, SearchResult, BatchResult, ErrorReply)
+_MODELS: tuple[type[BaseModel], ...] = (
+    *(SearchBody, BatchBody, SearchResult, BatchResult, ErrorReply),
+    *(ItemsBody, UpsertItem, PatchItem, ItemsResult),
+)
 
 _ABOUT = """Filtered nearest-neighbour search over the shards of one snapshot.
 
@@ -27,6 +31,9 @@ precision above 2^53.
 **Deadlines** count from when a request is received. A reply rests on the shards that had answered by then and
 says so in `coverage`.
 
+**Writes** are in the log, on its disk, when they are acknowledged, and searches see them within moments: a
+search waits for that with `min_seq`, a write with `wait`. Writing the same items again does no harm.
+
 **Errors** have the form `{"error": {"code", "message", "where"}}`; those of a filter add `position`,
 `expected` and `hint`. Replies with 503 carry `Retry-After`."""
 
@@ -39,10 +46,16 @@ _ERRORS = {
     503: "`overloaded`, `unavailable`, `coverage_too_low`, `sequence_not_reached`, `encoder_unavailable`",
     504: "`deadline_exceeded`: no shard, or no user vector, in time",
 }
+_WRITE_ERRORS = {
+    **{status: _ERRORS[status] for status in (400, 413, 415, 500)},
+    403: "`writes_disabled`: the service has no update log",
+    422: "`invalid_request`: the body as a whole is wrong, or names an id twice. Nothing was written.",
+    503: "`log_unavailable`, `overloaded`: the log cannot take writes now; write them again later",
+}
 
 
 def describe(app: FastAPI, settings: RouterSettings) -> None:
-    """Give an application a description that holds the search endpoint as well.
+    """Give an application a description that holds searches and writes as well.
 
     Args:
         app: the application; its `openapi` is replaced.
@@ -57,7 +70,7 @@ def describe(app: FastAPI, settings: RouterSettings) -> None:
             _, schemas = models_json_schema([(m, "validation") for m in _MODELS], ref_template=template)
             components = document.setdefault("components", {}).setdefault("schemas", {})
             components.update(schemas["$defs"])
-            document["paths"]["/v1/search"] = {"post": _search()}
+            document["paths"] |= {"/v1/search": {"post": _search()}, "/v1/items": {"post": _write()}}
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -81,12 +94,25 @@ def _search() -> dict[str, Any]:
                 "description": "The result, or one per query",
                 "content": _content(SearchResult, BatchResult),
             },
-            **{
-                str(status): {"description": about, "content": _content(ErrorReply)}
-                for status, about in _ERRORS.items()
-            },
+            **_failures(_ERRORS),
         },
     }
+
+
+def _write() -> dict[str, Any]:
+    return {
+        "summary": "Upsert, delete and patch items",
+        "operationId": "write",
+        "requestBody": {"required": True, "content": _content(ItemsBody)},
+        "responses": {
+            "200": {"description": "What became of each item", "content": _content(ItemsResult)},
+            **_failures(_WRITE_ERRORS),
+        },
+    }
+
+
+def _failures(errors: dict[int, str]) -> dict[str, Any]:
+    return {str(status): {"description": about, "content": _content(ErrorReply)} for status, about in errors.items()}
 
 
 def _content(*models: type[BaseModel]) -> dict[str, Any]:

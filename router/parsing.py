@@ -47,7 +47,7 @@ def parse_search(document: object, dimension: int, settings: RouterSettings) -> 
     if not isinstance(document, dict):
         raise InvalidRequest(f"expected an object, got {type(document).__name__}")
     if "queries" not in document:
-        body = _validate(SearchBody, document)
+        body = validate_body(SearchBody, document)
         return SearchCall([_request(body, "", dimension, settings)], [""], True, body.columns)
     queries = document["queries"]
     if isinstance(queries, list):
@@ -55,13 +55,18 @@ def parse_search(document: object, dimension: int, settings: RouterSettings) -> 
             raise InvalidRequest(f"expected at most {settings.max_queries}, got {len(queries)}", "queries")
         for i, query in enumerate(queries):
             _refuse_unknown(QueryBody, query, f"queries[{i}]")
-    batch = _validate(BatchBody, document)
+    batch = validate_body(BatchBody, document)
     wheres = [f"queries[{i}]" for i in range(len(batch.queries))]
     requests = [_request(q, where, dimension, settings) for q, where in zip(batch.queries, wheres, strict=True)]
     return SearchCall(requests, wheres, False, batch.columns)
 
 
-def _validate(model: type[Body], document: dict[str, Any]) -> Body:
+def validate_body(model: type[Body], document: dict[str, Any]) -> Body:
+    """Validate a body.
+
+    Raises:
+        InvalidRequest: it is wrong; `where` is the path of the first thing that is.
+    """
     _refuse_unknown(model, document, "")
     try:
         return model.model_validate(document)
@@ -71,7 +76,7 @@ def _validate(model: type[Body], document: dict[str, Any]) -> Body:
 
 
 def _refuse_unknown(model: type[BaseModel], document: object, where: str) -> None:
-    # Before validation, which would collect an error for each of a million unknown keys.
+    """Refuse keys that a model has not; before validation, which would collect an error for each of a million."""
     if not isinstance(document, dict):
         return
     unknown = document.keys() - model.model_fields.keys()

@@ -17,7 +17,16 @@ from silverray.router.metrics import RouterMetrics
 from silverray.router.settings import RouterSettings
 from silverray.router.ticket import Ticket
 from silverray.shard.admission import Admission
-from silverray.shard.api import Encoder, InvalidRequest, Overloaded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import (
+    DeadlineExceeded,
+    Encoder,
+    InvalidRequest,
+    Overloaded,
+    SearchError,
+    SearchReply,
+    SearchRequest,
+    SequenceNotReached,
+)
 
 if TYPE_CHECKING:
     from silverray.shard.index.catalog import Catalog
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
 _INLINE_ADMISSION_TEXT = 2_048
 _INLINE_ADMISSIONS = 16
 _PROBE_S = 1.0
+_LAG_S = 0.005
+_LONGEST_LAG_S = 0.04
 
 
 class Router:
@@ -142,6 +153,7 @@ class Router:
             self._searches.put(ticket for ticket in tickets if ticket.request.vectors is not None)
             self._encodings.put(ticket for ticket in tickets if ticket.request.vectors is None)
             outcomes = [await ticket.future for ticket in tickets]
+            await self._ask_again(tickets, outcomes)
         finally:
             self._pending -= len(tickets)
             for ticket in tickets:
@@ -175,6 +187,28 @@ class Router:
         await self._encodings.close()
         await self._searches.close()
         await self._fanout.close()
+
+    async def _ask_again(self, tickets: list[Ticket], outcomes: list[SearchReply | SearchError]) -> None:
+        """Ask shards again that had not reached a `min_seq`, until they have or the time is up.
+
+        The router waits and not the shards, which would hold up the others of a batch for one that waits.
+        """
+        pause_s = _LAG_S
+        while late := [
+            place
+            for place, ticket in enumerate(tickets)
+            if isinstance(outcomes[place], SequenceNotReached) and ticket.deadline - time.monotonic() > 2 * pause_s
+        ]:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_LAG_S)
+            for place in late:
+                ticket = tickets[place]
+                tickets[place] = Ticket(ticket.request, ticket.deadline, ticket.where)
+            self._searches.put(tickets[place] for place in late)
+            for place in late:
+                outcome = await tickets[place].future
+                if not isinstance(outcome, DeadlineExceeded):
+                    outcomes[place] = outcome
 
     def _batcher(self, send: Callable[[list[Ticket]], Awaitable[None]]) -> Batcher:
         settings = self.settings

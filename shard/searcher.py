@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import torch
 
 from silverray.shard.admission import Admission
-from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest, SequenceNotReached
 from silverray.shard.engine import Engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
@@ -90,6 +90,10 @@ class ShardSearcher:
         for place, request in enumerate(requests):
             if request.timeout_s is not None and request.timeout_s <= waited_s:
                 results[place] = DeadlineExceeded("the time was up before the search began")
+                continue
+            if request.min_seq > self.applied:
+                message = f"the shard is at {self.applied}, not at {request.min_seq} yet"
+                results[place] = SequenceNotReached(message, "min_seq")
                 continue
             if isinstance(request.filter, CompiledFilter):  # a router has admitted it
                 admitted[place] = request

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from catalogs import make_items, schema_text
 
 from silverray.shard.filter.schema import Schema
@@ -15,6 +16,9 @@ from silverray.shard.index.catalog import Catalog
 # Ray's default for a cluster that a program starts. Drivers of such a cluster have to say it, and Ray reads it when it
 # is imported: so it is said here, before any test module is.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# Triton reads this when it is imported and when a kernel is defined: without a GPU its interpreter runs kernels.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 Publish = Callable[..., Catalog]
 

@@ -55,12 +55,37 @@ def test_every_module_imports_from_the_wheel_outside_the_checkout(wheel: Path, t
 
 
 def test_shard_and_kernels_import_without_ray_and_torchrec() -> None:
+    modules = [name[:-3].replace("/", ".") for name in tracked_files("shard", "kernels") if name.endswith(".py")]
     program = (
-        "import sys\n"
+        "import importlib, sys\n"
         "for name in ('ray', 'torchrec', 'fbgemm_gpu', 'fastapi', 'httpx'): sys.modules[name] = None\n"
-        "import silverray.shard.local, silverray.shard.searcher, silverray.kernels.scan\n"
+        f"for name in {modules!r}: importlib.import_module('silverray.' + name.removesuffix('.__init__'))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_torchrec_vectors_are_searched_and_towers_say_what_is_missing(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "for name in ('torchrec', 'fbgemm_gpu'): sys.modules[name] = None\n"
+        "import numpy as np, pyarrow as pa\n"
+        "import silverray.cluster.deployments, silverray.cluster.cli, silverray.cluster.commands.train\n"
+        "from silverray.shard.filter.schema import Schema\n"
+        "from silverray.shard.index.builder import publish\n"
+        "from silverray.shard.local import LocalSearcher\n"
+        "from silverray.shard.model.tables import TablesUnavailable\n"
+        "from silverray.shard.model.towers import Table, TowerShape, UserTower\n"
+        "vectors = np.eye(8, dtype=np.float32)\n"
+        "schema = Schema.parse('{id: id, vector: {dimension: 8, metric: ip}, fields: {}}')\n"
+        "publish(pa.table({'id': np.arange(8)}), schema, Path('store'), vectors=vectors, partitions=2, version='v1')\n"
+        "assert LocalSearcher.open('store/v1').search_batch(vectors, k=1).ids[:, 0].tolist() == list(range(8))\n"
+        "try: UserTower(TowerShape((Table('seen', 9, 4, ('seen',), 'mean'),)))\n"
+        "except TablesUnavailable as error: assert 'requirements/torchrec-cpu.txt' in str(error), error\n"
+        "else: raise AssertionError('a tower without tables')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
 
 
@@ -74,5 +99,5 @@ def test_torchrec_loads_beside_this_torch_and_looks_up_embeddings() -> None:
         "weight = bags.embedding_bags['t'].weight\n"
         "assert torch.allclose(bags(ids).values(), torch.stack([weight[1] + weight[2], weight[5]]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr

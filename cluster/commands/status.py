@@ -34,6 +34,9 @@ def run_status(url: str | None, *, as_json: bool) -> None:
     for document in documents:
         table.add_row(*_row(document))
     results.print(table)
+    for document in documents:
+        if encoder := document.get("encoder"):
+            results.print(_tables(document, encoder["tables"]))
 
 
 def _ask(record: ServiceRecord) -> dict[str, Any]:
@@ -51,6 +54,10 @@ def _row(document: dict[str, Any]) -> list[str]:
     applications = document.get("applications") or {}
     bad = [f"{name} {app['status']}" for name, app in applications.items() if app["status"] != "RUNNING"]
     silent = [backend["name"] for backend in document["backends"] if backend["hanging"]]
+    log = document.get("log") or {}
+    behind = [f"{reader['shard']} lags by {reader['lag']:,}" for reader in log.get("readers", ()) if reader["lag"]]
+    if "error" in log:
+        bad.append(f"writes refused: {log['error']}")
     replicas = [replica for replica in document["replicas"].values() if replica]
     return [
         *place,
@@ -61,8 +68,20 @@ def _row(document: dict[str, Any]) -> list[str]:
         f"{document['requests']:,}",
         f"{document['degraded']:,}",
         f"{document['latency_ms']['p99']:.1f} ms",
-        ", ".join(bad + [f"{name} hangs" for name in silent]) or "running",
+        ", ".join([*bad, *(f"{name} hangs" for name in silent), *behind]) or "running",
     ]
+
+
+def _tables(document: dict[str, Any], tables: dict[str, Any]) -> Table:
+    """Where the embedding tables of a service are: a row a part, in the order of the tables."""
+    state = "ready" if tables["ready"] else "being loaded again"
+    title = f"embedding tables of {document['service']}: {state}, failures: {tables['failures']}"
+    parts = Table("table", "rank", "sharding", "kernel", "rows", "columns", "bytes", title=title)
+    for part in tables["shards"]:
+        rank = "in process" if part["rank"] is None else str(part["rank"])
+        ranges = [f"{first:,} to {end - 1:,}" for first, end in (part["rows"], part["columns"])]
+        parts.add_row(part["table"], rank, part["sharding"], part["kernel"], *ranges, format_bytes(part["bytes"]))
+    return parts
 
 
 def _memory(replicas: list[dict[str, dict[str, int]]]) -> str:

@@ -118,15 +118,16 @@ class Schema(BaseModel):
             SchemaError: the text is wrong; the message names `name` and the key.
         """
         try:
-            data = yaml.load(text, _UniqueKeyLoader)
+            data = yaml.load(text, UniqueKeyLoader)
             return cls.model_validate(data)
         except yaml.YAMLError as error:
             raise SchemaError(f"{name}: not readable as YAML: {error}") from error
         except ValidationError as error:
-            raise SchemaError("; ".join(f"{name}: {_describe(entry)}" for entry in error.errors())) from error
+            raise SchemaError("; ".join(f"{name}: {describe_mistake(entry)}" for entry in error.errors())) from error
 
 
-def _describe(entry: Any) -> str:
+def describe_mistake(entry: Any) -> str:
+    """One of pydantic's errors as `key: message`."""
     path = list(entry["loc"])
     if path[-1:] == ["[key]"]:
         path[-2:] = [entry["input"]]  # a key that is no string, such as YAML's `no`
@@ -135,10 +136,11 @@ def _describe(entry: Any) -> str:
     return f"{key}: {message}" if key else message
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error; the last one would silently win otherwise."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node; see `yaml.SafeLoader`."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

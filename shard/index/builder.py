@@ -41,6 +41,8 @@ from silverray.shard.index.workers import in_threads
 DEFAULT_PARTITIONS = 64
 DEFAULT_TASK = "default"
 
+_READ_BYTES = 1 << 20
+
 
 def publish(
     items: pa.Table,
@@ -140,8 +142,11 @@ def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
         raise ValueError(f"model: {file} cannot be read: {error}") from error
     if info.get("dimension") != schema.vector.dimension:
         raise ValueError(f"model: {file} says dimension {info.get('dimension')}, the schema {schema.vector.dimension}")
-    weights = sorted(path for path in model.iterdir() if path.suffix == ".safetensors")
-    digest = sha256(b"".join(path.read_bytes() for path in weights))
+    digest = sha256()
+    for path in sorted(model.rglob("*.safetensors")):
+        with path.open("rb") as weights:
+            while block := weights.read(_READ_BYTES):
+                digest.update(block)
     return {**info, "vector_space": digest.hexdigest()[:16]}
 
 

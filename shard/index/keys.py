@@ -49,3 +49,16 @@ def partition_of(keys: NDArray[np.int64], partitions: int) -> NDArray[np.int64]:
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return (mixed % np.uint64(partitions)).astype(np.int64)
+
+
+def hashed_rows(keys: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
+    """Assign keys to the rows of a hashed embedding table.
+
+    Args:
+        keys: `[n]` int64.
+        buckets: number of rows besides row 0, which stands for "none".
+
+    Returns:
+        `[n]` int64 in 1 … `buckets`: 1 + the mix of `partition_of`, modulo `buckets`.
+    """
+    return partition_of(keys, buckets) + 1

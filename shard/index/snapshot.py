@@ -192,6 +192,18 @@ def newest_version(store: Path) -> str:
     return max(manifests)[1]
 
 
+def least_seq(store: Path) -> int:
+    """Least log sequence number that a published version includes: the log is kept from there on.
+
+    Raises:
+        SnapshotError: a version is damaged, or there is none.
+    """
+    versions = [file.parent for file in store.glob(f"[!.]*/{MANIFEST}")]
+    if not versions:
+        raise SnapshotError(f"{store}: holds no published snapshot")
+    return min(int(SnapshotFiles.open(version).manifest["seq"]) for version in versions)
+
+
 def _seal(file: Path) -> dict[str, Any]:
     """Flush a file to disk and describe it."""
     with file.open("rb") as stream:

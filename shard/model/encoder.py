@@ -1,7 +1,7 @@
 """The encoder: a saved user tower and the rules that turn a client's user features into its inputs.
 
-A model directory holds `module_info.json` (feature rules, tower sizes, tasks) and `user_tower.safetensors`
-(weights, and the item keys that stand behind the rows of the history table).
+A model directory holds `module_info.json` (feature rules, tower sizes, tasks), `user_tower.safetensors` (weights of the
+dense layers, and the item keys that stand behind the rows of the history's table) and `tables/` (see `table_files`).
 """
 
 from __future__ import annotations
@@ -12,19 +12,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from silverray.shard.api import InvalidRequest, SnapshotError
 from silverray.shard.model.features import UserFeatures, features_from
-from silverray.shard.model.towers import UserTower, UserTowerShape
+from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables, save_tables
+from silverray.shard.model.tables import LocalTables, Lookup, embedding_tables
+from silverray.shard.model.towers import DenseLayers, TowerShape, UserTower
+from silverray.shard.train.batch import features_of
+from silverray.shard.train.codes import HashedIds, Keys, Vocabulary
+from silverray.shard.train.jagged import Jagged
+
+if TYPE_CHECKING:
+    from torchrec import KeyedJaggedTensor
 
 INFO_FILE = "module_info.json"
 WEIGHTS_FILE = "user_tower.safetensors"
@@ -33,57 +42,77 @@ OTHER_NAMES = "(other)"
 
 _ITEM_KEYS = "item_keys"
 _WEIGHT_PREFIX = "tower."
+_INT64 = range(-(2**63), 2**63)
 
 
 class TowerEncoder:
-    """Turns user features into query vectors in a thread of its own; implements `Encoder`.
+    """Turns user features into query vectors, off the event loop; implements `Encoder`.
 
     A missing feature that is not required is the unknown code (an empty history); None counts as missing.
     Names that the tower does not take are left out and counted.
 
     Args:
-        tower: the user tower.
+        layers: the user tower behind its tables.
         features: the rules of its inputs.
-        item_keys: item key of every row of the history table, `tower.shape.items` of them.
+        item_ids: gives the items of a history their rows.
         tasks: names of the tower's tasks.
+        lookup: where the tower's tables are.
 
     Attributes:
         trimmed: how often each feature name was left out; names past the first `MAX_TRIMMED_NAMES` share one.
     """
 
     def __init__(
-        self, tower: UserTower, features: UserFeatures, item_keys: NDArray[np.int64], tasks: Sequence[str]
+        self,
+        layers: DenseLayers,
+        features: UserFeatures,
+        item_ids: Vocabulary | HashedIds,
+        tasks: Sequence[str],
+        lookup: Lookup,
     ) -> None:
-        self.tower = tower.eval()
+        self.layers = layers.eval()
         self.features = features
         self.tasks = tuple(tasks)
         self.trimmed: Counter[str] = Counter()
-        self._row_of_key = {key: row for row, key in enumerate(item_keys.tolist(), start=1)}
+        self._item_ids = item_ids
+        self._lookup = lookup
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
 
     @classmethod
-    def load(cls, model_dir: Path) -> TowerEncoder:
+    def load(cls, model_dir: Path, lookup: Lookup | None = None) -> TowerEncoder:
         """Load what `save_model` wrote.
+
+        Args:
+            model_dir: the model directory.
+            lookup: where its tables are; None reads them into this process.
 
         Raises:
             SnapshotError: a file is missing, damaged or does not fit the other.
+            TablesUnavailable: TorchRec is not installed.
         """
         info_path, weights_path = model_dir / INFO_FILE, model_dir / WEIGHTS_FILE
+        tables = read_tables(model_dir / TABLES_FOLDER)
         try:
             info = json.loads(info_path.read_text(encoding="utf-8"))
             features = features_from(info)
-            sizes = info["tower"]
-            tower = UserTower(UserTowerShape(**{**sizes, "categories": tuple(sizes["categories"])}))
-            tasks = tuple(info["tasks"])
+            shape = TowerShape(tables, **info["tower"])
+            tasks, buckets = tuple(info["tasks"]), info["history_buckets"]
+            layers = DenseLayers(shape)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SnapshotError(f"{info_path}: not a readable model description: {error!r}") from error
         try:
             tensors = load_file(weights_path)
-            item_keys = tensors.pop(_ITEM_KEYS).numpy()
-            tower.load_state_dict({name.removeprefix(_WEIGHT_PREFIX): t for name, t in tensors.items()})
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            keys = tensors.pop(_ITEM_KEYS).numpy()
+            item_ids = Vocabulary(keys) if buckets is None else HashedIds(buckets)
+            _check_sizes(shape, features, item_ids)
+            layers.load_state_dict({name.removeprefix(_WEIGHT_PREFIX): t for name, t in tensors.items()})
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
             raise SnapshotError(f"{weights_path}: no weights of this tower: {error}") from error
-        return cls(tower, features, item_keys, tasks)
+        if lookup is None:
+            module = embedding_tables(tables)
+            load_tables(model_dir / TABLES_FOLDER, tables, module)
+            lookup = LocalTables(tables, module)
+        return cls(layers, features, item_ids, tasks, lookup)
 
     async def encode(self, users: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
         """Encode a batch of users.
@@ -97,36 +126,50 @@ class TowerEncoder:
         Raises:
             InvalidRequest: a required feature is missing or a feature has the wrong type; `where` says
                 `user[i].NAME`.
+            EncoderUnavailable: the tables cannot be asked now.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._encode, list(users))
+        if not users:
+            return np.empty((0, self.layers.tasks, self.layers.dimension), np.float32)
+        loop = asyncio.get_running_loop()
+        ids = await loop.run_in_executor(self._executor, self._ids, list(users))
+        pooled = await self._lookup.look_up(ids)
+        return await loop.run_in_executor(self._executor, self._vectors, pooled)
 
     def close(self) -> None:
         """End the encoder's thread once its work is done."""
         self._executor.shutdown(wait=True)
 
-    def _encode(self, users: list[Mapping[str, Any]]) -> NDArray[np.float32]:
-        history = np.zeros((len(users), self.features.history.length), dtype=np.int64)
-        categories = np.zeros((len(users), len(self.features.categories)), dtype=np.int64)
-        for row, user in enumerate(users):
-            for column, (name, rule) in enumerate(self.features.categories.items()):
+    def _ids(self, users: list[Mapping[str, Any]]) -> KeyedJaggedTensor:
+        columns = {self.features.history_name: self._histories(users)}
+        for name, rule in self.features.categories.items():
+            codes = np.zeros(len(users), dtype=np.int64)
+            for row, user in enumerate(users):
                 if (value := _value(user, name, rule.required, row)) is not None:
                     with _blaming(row, name):
-                        categories[row, column] = rule.code(value)
-            rows = self._history_rows(user, row)
-            history[row, : len(rows)] = rows
+                        codes[row] = rule.code(value)
+            columns[name] = Jagged.of_ones(codes)
         for user in users:
             self._count_trimmed(user)
-        with torch.inference_mode():
-            vectors: NDArray[np.float32] = self.tower(torch.from_numpy(history), torch.from_numpy(categories)).numpy()
-        return vectors
+        return features_of(columns)
 
-    def _history_rows(self, user: Mapping[str, Any], row: int) -> list[int]:
+    def _histories(self, users: list[Mapping[str, Any]]) -> Jagged:
+        """The rows of each user's latest known items."""
         rule, name = self.features.history, self.features.history_name
-        if (value := _value(user, name, rule.required, row)) is None:
-            return []
-        with _blaming(row, name):
-            keys = rule.keys(value)
-        return [self._row_of_key[key] for key in keys if key in self._row_of_key][-rule.length :]
+        keys: list[list[int]] = []
+        for row, user in enumerate(users):
+            keys.append([])
+            if (value := _value(user, name, rule.required, row)) is not None:
+                with _blaming(row, name):
+                    keys[-1] = [key for key in rule.keys(value) if key in _INT64]
+        flat = np.fromiter((key for own in keys for key in own), np.int64)
+        lengths = np.fromiter(map(len, keys), np.int64)
+        rows = Jagged.of_lengths(self._item_ids.rows(flat), lengths)
+        return rows.where(rows.values != 0).latest(rule.length)
+
+    @torch.inference_mode()
+    def _vectors(self, pooled: Tensor) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self.layers(pooled).numpy()
+        return vectors
 
     def _count_trimmed(self, user: Mapping[str, Any]) -> None:
         for name in user.keys() - set(self.features.names):
@@ -138,8 +181,8 @@ def save_model(
     model_dir: Path,
     tower: UserTower,
     features: UserFeatures,
-    item_keys: NDArray[np.int64],
-    tasks: Sequence[str] = ("default",),
+    item_ids: Keys | HashedIds,
+    tasks: Mapping[str, int],
 ) -> None:
     """Write a user tower with the rules of its inputs.
 
@@ -147,32 +190,43 @@ def save_model(
         model_dir: directory to write to; made if need be.
         tower: the trained tower.
         features: the rules of its inputs.
-        item_keys: `[N]` int64 key of each row of the history table (see `silverray.shard.index.keys`).
-        tasks: one name per task of the tower.
+        item_ids: `[N]` int64 key of each row of the history's table (see `silverray.shard.index.keys`), or the hash
+            that gives keys their rows.
+        tasks: the heads to keep, by the names that their tasks get.
 
     Raises:
         ValueError: keys, tasks or features do not fit the tower.
     """
-    sizes = tuple(rule.size for rule in features.categories.values())
-    if len(item_keys) != tower.shape.items:
-        raise ValueError(f"item_keys: expected {tower.shape.items}, got {len(item_keys)}")
-    if len(tasks) != tower.shape.tasks:
-        raise ValueError(f"tasks: expected {tower.shape.tasks} names, got {len(tasks)}")
-    if sizes != tower.shape.categories:
-        raise ValueError(f"features: expected sizes {tower.shape.categories}, got {sizes}")
+    shape = replace(tower.shape, tasks=len(tasks))
+    if not tasks or not set(tasks.values()) <= set(range(tower.shape.tasks)):
+        raise ValueError(f"tasks: expected heads 0 to {tower.shape.tasks - 1}, got {dict(tasks)}")
+    buckets = item_ids.buckets if isinstance(item_ids, HashedIds) else None
+    keys = np.empty(0, np.int64) if isinstance(item_ids, HashedIds) else item_ids
+    _check_sizes(shape, features, Vocabulary(keys) if buckets is None else HashedIds(buckets))
     info = {
         "input_names": list(features.names),
         "output_names": ["vectors"],
         "features": features.to_document(),
-        "tower": asdict(tower.shape),
+        "history_buckets": buckets,
+        "tower": {"hidden": shape.hidden, "dimension": shape.dimension, "tasks": shape.tasks},
         "tasks": list(tasks),
-        "dimension": tower.shape.dimension,
+        "dimension": shape.dimension,
     }
-    tensors = {_WEIGHT_PREFIX + name: tensor.contiguous() for name, tensor in tower.state_dict().items()}
-    tensors[_ITEM_KEYS] = torch.from_numpy(np.ascontiguousarray(item_keys, dtype=np.int64))
+    state = tower.layers.state_of(list(tasks.values()))
+    tensors = {_WEIGHT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
+    tensors[_ITEM_KEYS] = torch.from_numpy(np.array(keys, dtype=np.int64))
     model_dir.mkdir(parents=True, exist_ok=True)
     (model_dir / INFO_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(tensors, model_dir / WEIGHTS_FILE)
+    save_tables(model_dir / TABLES_FOLDER, shape.tables, tower.embeddings)
+
+
+def _check_sizes(shape: TowerShape, features: UserFeatures, item_ids: Vocabulary | HashedIds) -> None:
+    """Raise ValueError unless every feature has a table with a row for each of its codes."""
+    rows = {name: table.rows for table in shape.tables for name in table.features}
+    wanted = {features.history_name: item_ids.size, **{name: rule.size for name, rule in features.categories.items()}}
+    if rows != wanted:
+        raise ValueError(f"features: expected tables of sizes {rows}, got {wanted}")
 
 
 def _value(user: Mapping[str, Any], name: str, required: bool, row: int) -> Any:

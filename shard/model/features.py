@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from silverray.shard.index.keys import hash_text
+import numpy as np
+
+from silverray.shard.index.keys import hash_text, hashed_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,36 @@ class BucketFeature:
 
 
 @dataclass(frozen=True, slots=True)
+class HashFeature:
+    """An id out of too many for a vocabulary: one of `buckets` codes by its hash; several ids can share one.
+
+    An integer id is hashed as it is, a text by its key; see `silverray.shard.index.keys`.
+    """
+
+    ids: Literal["int", "string"]
+    buckets: int
+    required: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of codes, the one for a missing value included."""
+        return self.buckets + 1
+
+    def code(self, value: object) -> int:
+        """Code of a value, 1 or above; raises TypeError for anything but an id of the right type."""
+        if type(value) is not (int if self.ids == "int" else str):
+            raise TypeError(f"expected {'an integer' if self.ids == 'int' else 'a string'}, got {_kind(value)}")
+        key = hash_text(value) if isinstance(value, str) else value
+        if not -(2**63) <= key < 2**63:
+            raise TypeError("expected an integer of 64 bits, got a longer one")
+        return int(hashed_rows(np.array([key], dtype=np.int64), self.buckets)[0])
+
+
+Category = CategoryFeature | BucketFeature | HashFeature
+"""The rules that give one code."""
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryFeature:
     """The ids of the items that a user has liked, oldest first.
 
@@ -84,7 +116,7 @@ class UserFeatures:
 
     history_name: str
     history: HistoryFeature
-    categories: Mapping[str, CategoryFeature | BucketFeature]
+    categories: Mapping[str, Category]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +129,7 @@ class UserFeatures:
         return {name: {"type": _TYPES[type(rule)], **asdict(rule)} for name, rule in rules.items()}
 
 
-_TYPES = {HistoryFeature: "history", CategoryFeature: "category", BucketFeature: "bucket"}
+_TYPES = {HistoryFeature: "history", CategoryFeature: "category", BucketFeature: "bucket", HashFeature: "hash"}
 
 
 def features_from(info: Mapping[str, Any]) -> UserFeatures:
@@ -107,20 +139,34 @@ def features_from(info: Mapping[str, Any]) -> UserFeatures:
         KeyError, TypeError, ValueError: the description is not one.
     """
     history: dict[str, HistoryFeature] = {}
-    categories: dict[str, CategoryFeature | BucketFeature] = {}
+    categories: dict[str, Category] = {}
     for name in info["input_names"]:
         settings = dict(info["features"][name])
-        match settings.pop("type"):
-            case "history":
-                history[name] = HistoryFeature(**settings)
-            case "category":
-                categories[name] = CategoryFeature(tuple(settings.pop("vocabulary")), **settings)
-            case "bucket":
-                categories[name] = BucketFeature(tuple(settings.pop("boundaries")), **settings)
-            case other:
-                raise ValueError(f"features.{name}.type: expected one of {sorted(_TYPES.values())}, got {other!r}")
+        if settings["type"] == "history":
+            del settings["type"]
+            history[name] = HistoryFeature(**settings)
+        else:
+            categories[name] = category_from(name, settings)
     ((history_name, rule),) = history.items()
     return UserFeatures(history_name, rule, categories)
+
+
+def category_from(name: str, settings: Mapping[str, Any]) -> Category:
+    """Read the rule of a feature that has one code.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    rest = {key: value for key, value in settings.items() if key != "type"}
+    match settings["type"]:
+        case "category":
+            return CategoryFeature(tuple(rest.pop("vocabulary")), **rest)
+        case "bucket":
+            return BucketFeature(tuple(rest.pop("boundaries")), **rest)
+        case "hash":
+            return HashFeature(**rest)
+        case other:
+            raise ValueError(f"features.{name}.type: expected one of {sorted(_TYPES.values())}, got {other!r}")
 
 
 _KINDS = {

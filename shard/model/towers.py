@@ -1,124 +1,140 @@
 """User and item towers: features in, vectors of one space out.
 
-Letters: B users, L history places, F user categories, T tasks, D dimensions, N items, G tag places,
-H item categories.
-Every index 0 stands for "none" or "unknown", so real rows and codes start at 1.
+Letters: B users or items, W width of their looked-up features, T tasks, D dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CATEGORY_WIDTH = 8
-TAG_WIDTH = 16
-ITEM_STD = 0.05
+from silverray.shard.model.tables import Table, embedding_tables
+
+if TYPE_CHECKING:
+    from torchrec import KeyedJaggedTensor
+
+ROW_STD = 0.05
+"""Small, so that at first rare items and values are placed by the other features."""
 
 
 @dataclass(frozen=True, slots=True)
-class UserTowerShape:
-    """The sizes of a `UserTower`, enough to build one before its weights are loaded.
+class TowerShape:
+    """The sizes of a tower, enough to build one before its weights are loaded.
 
     Attributes:
-        items: items that a history can name.
-        categories: number of codes of each categorical feature, the unknown one included.
-        width: width of the history embedding.
+        tables: its embedding tables; every feature stands in one of them.
         hidden: width of the hidden layer.
         dimension: D, width of the vectors.
-        tasks: T, vectors per user.
+        tasks: T, vectors per user; 1 for items.
     """
 
-    items: int
-    categories: tuple[int, ...]
-    width: int = 64
+    tables: tuple[Table, ...]
     hidden: int = 128
     dimension: int = 64
     tasks: int = 1
 
+    def __post_init__(self) -> None:
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"tables: expected every feature in one table, got {', '.join(self.features)}")
 
-class UserTower(nn.Module):
-    """A user as the mean of the items in their history and a few categories, through one hidden layer.
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All features, in the order in which the tower joins their vectors."""
+        return tuple(feature for table in self.tables for feature in table.features)
+
+    @property
+    def width(self) -> int:
+        """W, the width of all features' vectors side by side."""
+        return sum(table.dimension * len(table.features) for table in self.tables)
+
+
+class DenseLayers(nn.Module):
+    """What a tower does after its features were looked up: a hidden layer that all tasks share, and a head for each.
 
     Args:
         shape: the tower's sizes.
     """
 
-    def __init__(self, shape: UserTowerShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
-        self.shape = shape
-        self.history = nn.EmbeddingBag(shape.items + 1, shape.width, mode="mean", padding_idx=0)
-        self.categories = nn.ModuleList(nn.Embedding(size, CATEGORY_WIDTH) for size in shape.categories)
-        self.layers = nn.Sequential(
-            nn.Linear(shape.width + CATEGORY_WIDTH * len(shape.categories), shape.hidden),
-            nn.ReLU(),
-            nn.Linear(shape.hidden, shape.tasks * shape.dimension),
-        )
+        self.tasks, self.dimension = shape.tasks, shape.dimension
+        self.trunk = nn.Sequential(nn.Linear(shape.width, shape.hidden), nn.ReLU())
+        self.heads = nn.Linear(shape.hidden, shape.tasks * shape.dimension)
 
-    def forward(self, history: Tensor, categories: Tensor) -> Tensor:
-        """Encode users.
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Encode B users.
 
         Args:
-            history: `[B, L]` int64, row + 1 of each item in the user's history; 0 pads and does not count.
-            categories: `[B, F]` int64 codes; 0 is unknown.
+            pooled: `[B, W]` float32, the features' vectors side by side in the order of `TowerShape.features`.
 
         Returns:
             `[B, T, D]` float32 vectors of length 1.
         """
-        parts = [self.history(history)]
-        parts += [embedding(categories[:, f]) for f, embedding in enumerate(self.categories)]
-        vectors = self.layers(torch.cat(parts, dim=1))
-        return functional.normalize(vectors.view(-1, self.shape.tasks, self.shape.dimension), dim=2)
+        vectors = self.heads(self.trunk(pooled)).view(-1, self.tasks, self.dimension)
+        return functional.normalize(vectors, dim=2)
+
+    def state_of(self, tasks: Sequence[int]) -> dict[str, Tensor]:
+        """The weights of layers that have some of the heads only, in the order of `tasks`."""
+        state: dict[str, Tensor] = self.state_dict()
+        for name in ("heads.weight", "heads.bias"):
+            heads = state[name].view(self.tasks, self.dimension, *state[name].shape[1:])
+            state[name] = heads[list(tasks)].flatten(0, 1)
+        return state
 
 
-class ItemTower(nn.Module):
-    """An item as its own embedding, the mean of its tags and a few categories, through one hidden layer.
+class UserTower(nn.Module):
+    """A user's features, each pooled to one vector, through dense layers.
 
     Args:
-        items: number of items.
-        tags: number of tag codes, the padding 0 included.
-        categories: number of codes of each categorical feature, the unknown one included.
-        width: width of the items' own embedding.
-        hidden: width of the hidden layer.
-        dimension: D, width of the vectors.
+        shape: the tower's sizes.
+
+    Raises:
+        TablesUnavailable: TorchRec is not installed.
     """
 
-    def __init__(
-        self,
-        items: int,
-        tags: int,
-        categories: Sequence[int],
-        *,
-        width: int = 64,
-        hidden: int = 128,
-        dimension: int = 64,
-    ) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
-        self.items = nn.Embedding(items, width)
-        # Small at first, so that an item with few examples is placed by its tags and categories.
-        nn.init.normal_(self.items.weight, std=ITEM_STD)
-        self.tags = nn.EmbeddingBag(tags, TAG_WIDTH, mode="mean", padding_idx=0)
-        self.categories = nn.ModuleList(nn.Embedding(size, CATEGORY_WIDTH) for size in categories)
-        self.layers = nn.Sequential(
-            nn.Linear(width + TAG_WIDTH + CATEGORY_WIDTH * len(categories), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, dimension),
-        )
+        self.shape = shape
+        self.embeddings = embedding_tables(shape.tables)
+        for weight in self.embeddings.parameters():
+            nn.init.normal_(weight, std=ROW_STD)
+        self.layers = DenseLayers(shape)
 
-    def forward(self, items: Tensor, tags: Tensor, categories: Tensor) -> Tensor:
-        """Encode items.
+    def forward(self, features: KeyedJaggedTensor) -> Tensor:
+        """Encode B users.
 
         Args:
-            items: `[N]` int64 rows.
-            tags: `[N, G]` int64 codes; 0 pads and is left out of the mean.
-            categories: `[N, H]` int64 codes; 0 is unknown.
+            features: ids of the shape's features; others are ignored.
 
         Returns:
-            `[N, D]` float32 vectors of length 1.
+            `[B, T, D]` float32 vectors of length 1.
         """
-        parts = [self.items(items), self.tags(tags)]
-        parts += [embedding(categories[:, h]) for h, embedding in enumerate(self.categories)]
-        return functional.normalize(self.layers(torch.cat(parts, dim=1)), dim=1)
+        if features.stride() == 0:
+            # TorchRec looks nothing up for nobody; the tables still take part, with gradients of zero.
+            weights = torch.stack([weight.sum() for weight in self.embeddings.parameters()])
+            return self.encode(weights.new_zeros(0, self.shape.width) + weights.sum())
+        pooled = self.embeddings(features)
+        return self.encode(torch.cat([pooled[feature] for feature in self.shape.features], dim=1))
+
+    def encode(self, pooled: Tensor) -> Tensor:
+        """Encode users whose features were looked up already; see `DenseLayers`."""
+        vectors: Tensor = self.layers(pooled)
+        return vectors
+
+
+class ItemTower(UserTower):
+    """The same for items, which have one vector for all tasks."""
+
+    def __init__(self, shape: TowerShape) -> None:
+        if shape.tasks != 1:
+            raise ValueError(f"tasks: expected 1 for items, got {shape.tasks}")
+        super().__init__(shape)
+
+    def encode(self, pooled: Tensor) -> Tensor:
+        """Encode items whose features were looked up already: `[B, D]` float32 vectors of length 1."""
+        return super().encode(pooled)[:, 0]

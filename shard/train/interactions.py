@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,23 +38,13 @@ class Interactions:
         row = min(int(len(self) * (1 - held_out)), len(self) - 1)
         return int(np.searchsorted(self.times, self.times[row], side="left"))
 
-    def earlier(self) -> list[NDArray[np.int64]]:
-        """The items that the same user liked at a strictly earlier time: one array a row, oldest first."""
-        earlier: list[NDArray[np.int64]] = [self.items[:0]] * len(self)
+    def before(self, users: NDArray[np.int64], times: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """What each of these users liked before the time beside it: one array of items a row, oldest first."""
         order = np.argsort(self.users, kind="stable")
-        starts = np.flatnonzero(np.diff(self.users[order], prepend=-1))
-        for rows in np.split(order, starts[1:]):
-            items, times = self.items[rows], self.times[rows]
-            before = np.searchsorted(times, times, side="left")
-            for row, count in zip(rows, before, strict=True):
-                earlier[row] = items[:count]
-        return earlier
-
-
-def padded_histories(earlier: Sequence[NDArray[np.int64]], length: int) -> NDArray[np.int64]:
-    """Cut to the latest `length` items, as a user tower takes them: `[n, length]` int64, row + 1."""
-    histories = np.zeros((len(earlier), length), dtype=np.int64)
-    for row, items in enumerate(earlier):
-        latest = items[-length:]
-        histories[row, : len(latest)] = latest + 1
-    return histories
+        firsts = np.searchsorted(self.users[order], users, side="left")
+        ends = np.searchsorted(self.users[order], users, side="right")
+        liked = []
+        for first, end, time in zip(firsts, ends, times, strict=True):
+            rows = order[first:end]
+            liked.append(self.items[rows[: np.searchsorted(self.times[rows], time, side="left")]])
+        return liked

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,9 +13,16 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from silverray.cluster.service import Service
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 
+_CLUSTER = """
+import ray, sys
+context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
 DIMENSION = 16
 ITEMS = 3_000
 SCHEMA = """
@@ -22,6 +32,14 @@ fields:
   year: {type: int}
   country: {type: category, nullable: true}
   genres: {type: tags}
+"""
+
+
+_CLUSTER = """
+import ray, sys
+context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
 """
 
 
@@ -102,3 +120,31 @@ def echo() -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Address of a Ray cluster that somebody else runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+@pytest.fixture
+def connections() -> Iterator[list[Service]]:
+    """Services that a test has made; whatever it leaves connected is disconnected."""
+    services: list[Service] = []
+    yield services
+    for service in services:
+        service.detach()

@@ -21,7 +21,21 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-COMMANDS = ["publish", "serve", "search", "loadtest", "status", "stop", "demo", "verify", "export", "inspect", "bench"]
+COMMANDS = [
+    "publish",
+    "convert",
+    "serve",
+    "search",
+    "loadtest",
+    "status",
+    "stop",
+    "train",
+    "demo",
+    "verify",
+    "export",
+    "inspect",
+    "bench",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

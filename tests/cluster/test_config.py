@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
 from silverray.cluster.layout import Layout
+from silverray.cluster.sections import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -19,6 +20,10 @@ def test_paths_count_from_the_files_folder(tmp_path: Path) -> None:
     assert config.snapshots == (tmp_path.parent / "store").resolve()
     assert (config.shards, config.replicas, config.routers, config.deadline_ms) == (3, 1, 1, 100.0)
     assert config.http.host == "127.0.0.1"
+    assert config.log is None
+    logged = ServeConfig.load(write(tmp_path, "{snapshots: s, log: {path: ../logs/updates.db}}"))
+    assert logged.log is not None
+    assert (logged.log.path, logged.log.node) == (tmp_path.parent.resolve() / "logs" / "updates.db", None)
 
 
 def test_overrides_replace_values_unless_none(tmp_path: Path) -> None:
@@ -38,6 +43,14 @@ def test_overrides_replace_values_unless_none(tmp_path: Path) -> None:
         ("{snapshots: s, item_cache: disk}", "item_cache: input should be 'device' or 'host', got 'disk'"),
         ("{snapshots: s, deadline_ms: .nan}", "deadline_ms: input should be"),
         ("{snapshots: s, http: {port: 70000}}", "http.port: input should be less than or equal to 65535"),
+        ("{snapshots: s, log: {}}", "log.path: missing key"),
+        ("{snapshots: s, log: {path: a, slack: 0}}", "log.slack: input should be greater than 0, got 0"),
+        ("{snapshots: s, encoder: {group: {ranks: 2}}}", "encoder.group.host_bytes: missing key"),
+        ("{snapshots: s, encoder: {group: {ranks: 0, host_bytes: 1}}}", "encoder.group.ranks: input should be greater"),
+        (
+            "{snapshots: s, encoder: {int8: true, group: {ranks: 2, host_bytes: 9}}}",
+            "encoder: value error, int8 tables",
+        ),
         ("{snapshots: s, name: 'a b'}", "name: string should match pattern"),
         ("- a", "expected keys and values, got list"),
         ("a: [", "not YAML"),

@@ -11,7 +11,7 @@ from silverray.cluster.config import ServeConfig
 from silverray.cluster.deployments import ShardArgs, ShardReplica
 from silverray.cluster.layout import Layout
 from silverray.shard.admission import Admission
-from silverray.shard.api import SearchReply, SearchRequest
+from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
@@ -67,3 +67,12 @@ def test_a_shard_does_not_admit_again_what_a_router_has_admitted(store: Path, mo
     assert isinstance(expected, SearchReply)
     assert reply.keys.tolist() == expected.keys.tolist()
     assert reply.scores.tolist() == expected.scores.tolist()
+
+
+def test_a_shard_refuses_what_it_has_not_reached_and_answers_the_rest(store: Path) -> None:
+    searcher = ShardSearcher.open(store / "v1", threads=1)
+    vectors = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
+    requests = [SearchRequest(vectors=vectors, k=3, min_seq=seq) for seq in (0, 1, 0)]
+    outcomes = asyncio.run(searcher.search(requests))
+    assert [type(outcome) for outcome in outcomes] == [SearchReply, SequenceNotReached, SearchReply]
+    assert str(outcomes[1]) == "min_seq: the shard is at 0, not at 1 yet"

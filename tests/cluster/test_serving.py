@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,32 +33,7 @@ from silverray.shard.searcher import ShardSearcher
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
-_CLUSTER = """
-import ray, sys
-context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-print(context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-"""
 FILTERS = [None, 'country = "US"', 'year >= 2000 and not genres any ("Drama")', "country is null", "year < 1900"]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Address of a Ray cluster that somebody else runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CLUSTER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-        text=True,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.stdin.close()
-        process.wait(timeout=30)
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +41,6 @@ def config(store: Path) -> ServeConfig:
     ports = [free_port() for _ in range(3)]
     http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
     return ServeConfig(name="films", snapshots=store, shards=2, threads=1, deadline_ms=200.0, http=http)
-
-
-@pytest.fixture
-def connections() -> Iterator[list[Service]]:
-    """Services that a test has made; whatever it leaves connected is disconnected."""
-    services: list[Service] = []
-    yield services
-    for service in services:
-        service.detach()
 
 
 def make_requests(count: int, seed: int = 0) -> list[SearchRequest]:

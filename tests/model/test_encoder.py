@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from silverray.shard.api import InvalidRequest, SnapshotError
+from silverray.shard.api import EncoderUnavailable, InvalidRequest, SnapshotError
 from silverray.shard.index.keys import hash_texts
 from silverray.shard.model import encoder as encoder_module
 from silverray.shard.model.encoder import TowerEncoder, save_model
-from silverray.shard.model.features import BucketFeature, CategoryFeature, HistoryFeature, UserFeatures
-from silverray.shard.model.towers import UserTower, UserTowerShape
+from silverray.shard.model.features import BucketFeature, CategoryFeature, HashFeature, HistoryFeature, UserFeatures
+from silverray.shard.model.tables import Table, keyed_jagged
+from silverray.shard.model.towers import TowerShape, UserTower
+from silverray.shard.train.codes import HashedIds
 
 FEATURES = UserFeatures(
     "history",
@@ -22,16 +25,28 @@ FEATURES = UserFeatures(
     {"age": BucketFeature((18, 25)), "gender": CategoryFeature(("F", "M"), required=True)},
 )
 ITEM_KEYS = np.array([100, 200, 300, 400, 500])
+SHAPE = TowerShape(
+    (
+        Table("user-history", 6, 8, ("history",), "mean"),
+        Table("user-age", 4, 4, ("age",), "mean"),
+        Table("user-gender", 3, 4, ("gender",), "mean"),
+    ),
+    hidden=16,
+    dimension=6,
+    tasks=2,
+)
+TASKS = {"click": 0, "like": 1}
 
 
-def make_tower() -> UserTower:
+def make_tower(history: str = "history", rows: int = 6) -> UserTower:
     torch.manual_seed(0)
-    return UserTower(UserTowerShape(5, (4, 3), width=8, hidden=16, dimension=6, tasks=2)).eval()
+    first = replace(SHAPE.tables[0], rows=rows, features=(history,))
+    return UserTower(replace(SHAPE, tables=(first, *SHAPE.tables[1:])))
 
 
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
-    save_model(tmp_path / "model", make_tower(), FEATURES, ITEM_KEYS, tasks=("click", "like"))
+    save_model(tmp_path / "model", make_tower(), FEATURES, ITEM_KEYS, TASKS)
     return tmp_path / "model"
 
 
@@ -46,11 +61,16 @@ def encode(encoder: TowerEncoder, *users: dict[str, Any]) -> NDArray[np.float32]
     return asyncio.run(encoder.encode(users))
 
 
-def expected(history: list[int], age: int, gender: int) -> NDArray[np.float32]:
+def expected(history: list[int], age: int, gender: int, tower: UserTower | None = None) -> NDArray[np.float32]:
+    tower = tower or make_tower()
+    one = torch.tensor([1])
+    columns = {
+        tower.shape.features[0]: (torch.tensor(history, dtype=torch.long), torch.tensor([len(history)])),
+        "age": (torch.tensor([age]), one),
+        "gender": (torch.tensor([gender]), one),
+    }
     with torch.inference_mode():
-        vectors: NDArray[np.float32] = make_tower()(
-            torch.tensor([history + [0] * (3 - len(history))]), torch.tensor([[age, gender]])
-        ).numpy()
+        vectors: NDArray[np.float32] = tower(keyed_jagged(columns)).numpy()
     return vectors
 
 
@@ -119,10 +139,12 @@ def test_unknown_features_are_trimmed_and_counted(encoder: TowerEncoder, monkeyp
 
 def test_string_ids(tmp_path: Path) -> None:
     features = UserFeatures("seen", HistoryFeature("string", length=3, required=False), FEATURES.categories)
-    save_model(tmp_path, make_tower(), features, hash_texts(["a", "b", "c", "d", "é"]), ("click", "like"))
+    tower = make_tower("seen")
+    save_model(tmp_path, tower, features, hash_texts(["a", "b", "c", "d", "é"]), TASKS)
     encoder = TowerEncoder.load(tmp_path)
     vectors = encode(encoder, {"seen": ["é", "x", "b"], "gender": "F"}, {"gender": "F"})
-    np.testing.assert_allclose(vectors, np.vstack([expected([5, 2], 0, 1), expected([], 0, 1)]), atol=1e-6)
+    wanted = np.vstack([expected([5, 2], 0, 1, tower), expected([], 0, 1, tower)])
+    np.testing.assert_allclose(vectors, wanted, atol=1e-6)
     with pytest.raises(InvalidRequest, match=r"user\[0\]\.seen: .*string item ids, got an integer"):
         encode(encoder, {"seen": [1], "gender": "F"})
     with pytest.raises(InvalidRequest, match=r"user\[0\]\.seen"):
@@ -130,24 +152,80 @@ def test_string_ids(tmp_path: Path) -> None:
     encoder.close()
 
 
-def test_the_tower_runs_off_the_event_loop(encoder: TowerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashed_item_ids(tmp_path: Path) -> None:
+    hashed = HashedIds(7)
+    tower = make_tower(rows=8)
+    save_model(tmp_path, tower, FEATURES, hashed, TASKS)
+    encoder = TowerEncoder.load(tmp_path)
+    rows = hashed.rows(np.array([100, 31, -5])).tolist()
+    vectors = encode(encoder, {"history": [100, 31, 2**63, -5], "gender": "F"})
+    np.testing.assert_allclose(vectors, expected(rows, 0, 1, tower), atol=1e-6)
+    encoder.close()
+
+
+def test_a_hashed_id_that_is_too_long_is_refused() -> None:
+    assert 1 <= HashFeature("int", 10).code(2**63 - 1) <= 10
+    with pytest.raises(TypeError, match="an integer of 64 bits, got a longer one"):
+        HashFeature("int", 10).code(10**5_000)
+
+
+def test_some_tasks_can_be_left_out(tmp_path: Path, encoder: TowerEncoder) -> None:
+    save_model(tmp_path, make_tower(), FEATURES, ITEM_KEYS, {"like": 1})
+    user = {"history": [100], "gender": "F"}
+    one = TowerEncoder.load(tmp_path)
+    assert one.tasks == ("like",)
+    np.testing.assert_allclose(encode(one, user), encode(encoder, user)[:, 1:], atol=1e-6)
+    one.close()
+
+
+class Elsewhere:
+    """A `Lookup` that another test answers for."""
+
+    def __init__(self, answer: torch.Tensor | Exception) -> None:
+        self.answer = answer
+        self.asked: list[dict[str, list[int]]] = []
+
+    async def look_up(self, features: Any) -> torch.Tensor:
+        self.asked.append({name: lists.values().tolist() for name, lists in features.to_dict().items()})
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_tables_can_be_elsewhere(model_dir: Path) -> None:
+    for file in (model_dir / "tables").glob("*.safetensors"):
+        file.unlink()
+    tables = Elsewhere(torch.ones(1, SHAPE.width))
+    encoder = TowerEncoder.load(model_dir, tables)
+    vectors = encode(encoder, {"history": [300, 7, 100], "gender": "M"})
+    assert tables.asked == [{"history": [3, 1], "age": [0], "gender": [2]}]
+    with torch.inference_mode():
+        np.testing.assert_allclose(vectors, make_tower().encode(torch.ones(1, SHAPE.width)).numpy(), atol=1e-6)
+    tables.answer = EncoderUnavailable("re-forming")
+    with pytest.raises(EncoderUnavailable, match="re-forming"):
+        encode(encoder, {"history": [300], "gender": "M"})
+    encoder.close()
+
+
+def test_features_are_read_and_dense_layers_run_off_the_event_loop(
+    encoder: TowerEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def ask() -> bool:
-        release, loop_ran = asyncio.Event(), False
         loop = asyncio.get_running_loop()
-        forward = encoder.tower.forward
 
-        def waiting(*inputs: torch.Tensor) -> torch.Tensor:
-            # Deadlocks until the time-out unless the loop is free to answer.
-            asyncio.run_coroutine_threadsafe(release.wait(), loop).result(timeout=10)
-            return forward(*inputs)
+        def while_the_loop_runs(work: Any) -> Any:
+            def waiting(*inputs: Any) -> Any:
+                # Ends with the time-out unless the loop is free to answer.
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(timeout=10)
+                return work(*inputs)
 
-        monkeypatch.setattr(encoder.tower, "forward", waiting)
-        answer = asyncio.ensure_future(encoder.encode([{"history": [100], "gender": "F"}]))
-        await asyncio.sleep(0)
-        loop_ran = not answer.done()
-        release.set()
-        np.testing.assert_allclose(await answer, expected([1], 0, 1), atol=1e-6)
-        return loop_ran
+            return waiting
+
+        monkeypatch.setattr(encoder, "_ids", while_the_loop_runs(encoder._ids))
+        monkeypatch.setattr(encoder.layers, "forward", while_the_loop_runs(encoder.layers.forward))
+        vectors = await encoder.encode([{"history": [100], "gender": "F"}])
+        np.testing.assert_allclose(vectors, expected([1], 0, 1), atol=1e-6)
+        return True
 
     assert asyncio.run(ask())
 
@@ -160,7 +238,11 @@ def test_a_model_describes_itself(model_dir: Path) -> None:
     assert info["features"]["gender"] == {"type": "category", "vocabulary": ["F", "M"], "required": True}
     assert info["features"]["history"] == {"type": "history", "ids": "int", "length": 3, "required": True}
     assert info["dimension"] == info["tower"]["dimension"] == 6
-    assert sorted(path.name for path in model_dir.iterdir()) == ["module_info.json", "user_tower.safetensors"]
+    assert info["history_buckets"] is None
+    names = ["module_info.json", "tables", "user_tower.safetensors"]
+    assert sorted(path.name for path in model_dir.iterdir()) == names
+    tables = ["tables.json", "user-age.safetensors", "user-gender.safetensors", "user-history.safetensors"]
+    assert sorted(path.name for path in (model_dir / "tables").iterdir()) == tables
 
 
 def test_damaged_models_are_refused_by_name(model_dir: Path) -> None:
@@ -183,15 +265,23 @@ def test_damaged_models_are_refused_by_name(model_dir: Path) -> None:
     info.unlink()
     with pytest.raises(SnapshotError, match=r"module_info\.json"):
         TowerEncoder.load(model_dir)
+    info.write_text(text.replace('"history_buckets": null', '"history_buckets": 9'))
+    with pytest.raises(SnapshotError, match=r"user_tower\.safetensors.*features: expected tables of sizes"):
+        TowerEncoder.load(model_dir)
+    info.write_text(text)
+    (model_dir / "tables" / "user-age.safetensors").unlink()
+    with pytest.raises(SnapshotError, match=r"user-age\.safetensors"):
+        TowerEncoder.load(model_dir)
 
 
 def test_save_refuses_what_does_not_fit(tmp_path: Path) -> None:
     tower = make_tower()
-    with pytest.raises(ValueError, match="item_keys: expected 5, got 4"):
-        save_model(tmp_path, tower, FEATURES, ITEM_KEYS[:4], ("click", "like"))
-    with pytest.raises(ValueError, match="tasks: expected 2 names, got 1"):
-        save_model(tmp_path, tower, FEATURES, ITEM_KEYS)
+    with pytest.raises(ValueError, match=r"features: expected tables of sizes .*'history': 6.*, got .*'history': 5"):
+        save_model(tmp_path, tower, FEATURES, ITEM_KEYS[:4], TASKS)
+    for tasks in ({}, {"click": 2}):
+        with pytest.raises(ValueError, match="tasks: expected heads 0 to 1"):
+            save_model(tmp_path, tower, FEATURES, ITEM_KEYS, tasks)
     fewer = UserFeatures("history", FEATURES.history, {"age": BucketFeature((18, 25))})
-    with pytest.raises(ValueError, match="features: expected sizes"):
-        save_model(tmp_path, tower, fewer, ITEM_KEYS, ("click", "like"))
+    with pytest.raises(ValueError, match="features: expected tables of sizes"):
+        save_model(tmp_path, tower, fewer, ITEM_KEYS, TASKS)
     assert list(tmp_path.iterdir()) == []

@@ -148,6 +148,7 @@ def make_catalog(items: int) -> Any:
         id_type="int",
         dimension=DIMENSION,
         metric="ip",
+        vector_space="v1",
         tasks=("default",),
         schema=schema,
     )

@@ -361,6 +361,8 @@ async def test_schema_and_status(make_house: Any) -> None:
         "id_type": "int",
         "dimension": 8,
         "metric": "ip",
+        "vector_space": "v1",
+        "writes": False,
         "tasks": ["default"],
         "user_features": False,
         "schema": {"id": "item", "fields": {"title": {"type": "category"}}},

@@ -187,7 +187,7 @@ async def test_what_all_shards_say_is_the_answer(
     house = make_house()
     for shard in house.shards:
         shard.does, shard.error = "refuse", error
-    assert type(await failure(house, ask(query))) is expected
+    assert type(await failure(house, ask(query, timeout_s=0.2))) is expected
 
 
 async def test_min_coverage(make_house: Any, query: Vector) -> None:
@@ -203,7 +203,31 @@ async def test_min_seq_is_that_of_the_slowest_shard(make_house: Any, query: Vect
     house = make_house()
     house.shards[2].seq = 3
     assert (await answer(house, ask(query, min_seq=3))).seq == 3
-    assert isinstance(await failure(house, ask(query, min_seq=4)), SequenceNotReached)
+    assert isinstance(await failure(house, ask(query, min_seq=4, timeout_s=0.1)), SequenceNotReached)
+    assert len(house.shards[2].batches) > 2, "it was asked again"
+
+
+async def test_min_seq_is_waited_for_without_holding_up_others(make_house: Any, query: Vector) -> None:
+    house = make_house(slots=1)
+    house.shards[2].seq = 3
+    late = asyncio.create_task(house.router.search([ask(query, min_seq=4, k=3), ask(query, k=2)] * 30))
+    began = time.monotonic()
+    for _ in range(5):
+        assert len((await answer(house, ask(query, timeout_s=5))).keys) == 10
+    assert time.monotonic() - began < 4 and not late.done()
+    house.shards[2].seq = 4
+    outcomes = await late
+    assert [(reply.seq, len(reply.keys)) for reply in outcomes] == [(4, 3), (3, 2)] * 30
+
+
+async def test_a_shard_that_falls_silent_does_not_hide_that_it_lags(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    house.shards[2].seq = 3
+    late = asyncio.create_task(failure(house, ask(query, min_seq=4, timeout_s=0.3)))
+    await asyncio.sleep(0.05)
+    for shard in house.shards:
+        shard.does = "hang"
+    assert isinstance(await late, SequenceNotReached)
 
 
 async def test_a_hanging_shard_does_not_hold_up_the_others(make_house: Any, query: Vector) -> None:
@@ -347,6 +371,16 @@ async def test_the_encoder_fails_and_vectors_go_on(make_house: Any, query: Vecto
         encoded, plain = await house.router.search([SearchRequest(user=user), ask(query)])
         assert isinstance(encoded, EncoderUnavailable), user
         assert isinstance(plain, SearchReply)
+
+
+async def test_a_client_is_told_when_to_ask_again(make_house: Any, query: Vector) -> None:
+    house = make_house(encoder=Tower(query))
+    refused = await house.client.post("/v1/search", json={"user": {"down": 1}})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"] == {"code": "encoder_unavailable", "message": "forming", "where": None}
+    late = await house.client.post("/v1/search", json={"user": {"slow": 1}, "deadline_ms": 100})
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert "retry-after" not in late.headers
 
 
 async def test_no_vector_in_time(make_house: Any, query: Vector) -> None:

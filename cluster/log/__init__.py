@@ -1,0 +1,1 @@
+"""The durable update log: its file, its single writer, and how replicas follow it."""

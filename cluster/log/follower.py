@@ -1,0 +1,133 @@
+"""Following a log: a replica's way to the state that the log describes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from silverray.router.log import LogGap, LogPage, Reader, UpdateLog
+from silverray.shard.live.writes import Entry, decode
+
+_logger = logging.getLogger(__name__)
+
+_LIMIT = 2_000
+_POLL_S = 1.0
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+_FAILURES = 5
+
+
+class LogFollower:
+    """Reads a log from where a replica is, and hands over what comes, in order and each entry once.
+
+    Whatever fails is tried again for ever, after pauses that double from 50 ms to 2 s; the replica serves what it has
+    meanwhile. Belongs to one event loop; entries are decoded and applied in another thread.
+
+    Args:
+        log: what to follow.
+        reader: who follows.
+        apply: takes entries that come right after those before; may block. Where it raises, it is given the same
+            entries again, and skips those that it had applied.
+        applied: number of the last write that the replica has already.
+    """
+
+    def __init__(self, log: UpdateLog, reader: Reader, apply: Callable[[Sequence[Entry]], None], applied: int) -> None:
+        self._log = log
+        self._reader = reader
+        self._apply = apply
+        self._applied = applied
+        self._last: int | None = None
+        self._error: str | None = None
+        self._failures = 0  # in a row
+        self._near = False
+        self._caught_up = False
+        self._settled = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def applied(self) -> int:
+        """Number of the last write that was applied."""
+        return self._applied
+
+    def start(self) -> None:
+        """Begin to follow."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Stop; what is being applied is applied to its end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def settled(self) -> bool:
+        """Wait until the replica has caught up, and the log knows it as a reader, or cannot for the time being.
+
+        Returns:
+            Whether it has caught up.
+        """
+        await self._settled.wait()
+        return self._caught_up
+
+    def describe(self) -> dict[str, Any]:
+        """How far the replica is, for a status reply; `lag` is None until the log has been seen."""
+        return {
+            "applied": self._applied,
+            "lag": None if self._last is None else self._last - self._applied,
+            "failures": self._failures,
+            "error": self._error,
+        }
+
+    async def _follow(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                await self._step()
+            except Exception as error:
+                self._note(error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                self._error, self._failures, pause_s = None, 0, _FIRST_PAUSE_S
+
+    async def _step(self) -> None:
+        """Read and apply one page."""
+        # Known as a reader only when it is near the end: on its way there it must not hold up `UpdateLog.applied`.
+        known = self._reader if self._near else None
+        wait_s = _POLL_S if self._caught_up else 0.0
+        page = await self._log.read(self._applied, _LIMIT, wait_s, known)
+        self._last = page.last
+        if page.records:
+            applying = asyncio.ensure_future(asyncio.to_thread(self._apply_page, page))
+            try:
+                await asyncio.shield(applying)
+            except asyncio.CancelledError:
+                await asyncio.wait([applying])
+                raise
+        if self._applied >= page.last:
+            if known is not None:
+                self._caught_up = True
+                self._settled.set()
+            self._near = True
+
+    def _apply_page(self, page: LogPage) -> None:
+        for record in page.records:
+            writes = decode(record.body)
+            first = record.seq - record.size + 1
+            if len(writes) != record.size or first > self._applied + 1:
+                raise LogGap(f"the log has a gap behind {self._applied}, before {first}")
+            entries = [Entry(seq, write) for seq, write in enumerate(writes, first) if seq > self._applied]
+            self._apply(entries)
+            self._applied = record.seq
+
+    def _note(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == _FAILURES:
+            self._settled.set()
+        text = f"{type(error).__name__}: {error}"
+        if text != self._error:
+            _logger.warning("updates of %s stand at %s: %s", self._reader.shard, self._applied, text, exc_info=error)
+        self._error = text

@@ -1,0 +1,182 @@
+"""The log's file: a SQLite database whose commits are on the disk before they are acknowledged."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnavailable
+
+_FORMAT = 1
+_BUSY_S = 5.0
+_TABLES = """
+CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS state (format INTEGER NOT NULL, identity TEXT NOT NULL, epoch INTEGER NOT NULL,
+                                  trimmed INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
+"""
+
+
+class LogState(NamedTuple):
+    """What a log's file says of itself.
+
+    Attributes:
+        format: version of the file's form.
+        identity: given to it when it was made, and to no other.
+        epoch: number of times that it was opened; a writer of an earlier epoch is fenced.
+        trimmed: number of the last write that may have been forgotten.
+        last: number of the last write.
+    """
+
+    format: int
+    identity: str
+    epoch: int
+    trimmed: int
+    last: int
+
+
+class LogStore:
+    """The one writer's hold on a log's file; to open it is to fence every writer that has it open already.
+
+    One thread may append and trim while another reads.
+
+    Args:
+        path: the file, made if need be.
+        start: number of the last write that the snapshot includes; a new log goes on from there.
+
+    Attributes:
+        path: the file.
+        epoch: this writer's.
+
+    Raises:
+        LogUnavailable: the file cannot be written or is no log.
+        LogGap: the log ends before `start`, so it is not the one that the snapshot's writes came from.
+    """
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self.path = path
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = _connect(path)
+            try:
+                self.epoch = self._take_over(start)
+                self._reader = _connect(path)
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def append(self, bodies: Sequence[tuple[bytes, int]]) -> list[int]:
+        """Append bodies, each with its number of writes, in one transaction: all of them or none.
+
+        Returns:
+            The number of each body's last write; by then all are on the disk.
+
+        Raises:
+            LogFenced: another writer has opened the file since.
+            LogUnavailable: the disk is full, read-only or broken; nothing was appended.
+        """
+        with self._transaction() as state:
+            seqs = list(accumulate((size for _, size in bodies), initial=state.last))[1:]
+            rows = [(seq, size, body) for seq, (body, size) in zip(seqs, bodies, strict=True)]
+            self._writer.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
+            self._writer.execute("UPDATE state SET last = ?", (seqs[-1],))
+        return seqs
+
+    def read(self, after: int, limit: int) -> LogPage:
+        """Read on from a position; the arguments, result and errors are those of `UpdateLog.read` without waiting."""
+        with _named(self.path), _begun(self._reader, "BEGIN"):
+            state = _state(self._reader)
+            if not state.trimmed <= after <= state.last:
+                raise LogGap(f"{self.path}: expected a number from {state.trimmed} to {state.last}, got {after}")
+            records: list[LogRecord] = []
+            found = 0
+            query = "SELECT seq, size, body FROM records WHERE seq > ? ORDER BY seq"
+            with closing(self._reader.execute(query, (after,))) as rows:
+                while found < limit and (row := rows.fetchone()):
+                    records.append(LogRecord(*row))
+                    found += records[-1].size
+        return LogPage(records, state.last)
+
+    def trim(self, keep_from: int) -> None:
+        """Forget records whose writes all have lower numbers; their room is used again.
+
+        Raises:
+            LogFenced, LogUnavailable: as in `append`.
+        """
+        with self._transaction() as state:
+            (last,) = self._writer.execute("SELECT max(seq) FROM records WHERE seq < ?", (keep_from,)).fetchone()
+            self._writer.execute("DELETE FROM records WHERE seq < ?", (keep_from,))
+            self._writer.execute("UPDATE state SET trimmed = ?", (max(state.trimmed, last or 0),))
+
+    def state(self) -> LogState:
+        """The file's state now."""
+        with _named(self.path):
+            return _state(self._reader)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+        self._writer.close()
+
+    def _take_over(self, start: int) -> int:
+        self._writer.executescript(_TABLES)
+        with _begun(self._writer, "BEGIN IMMEDIATE"):
+            row = self._writer.execute("SELECT * FROM state").fetchone()
+            if row is None:
+                row = (_FORMAT, uuid4().hex, 0, start, start)
+                self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
+            state = LogState(*row)
+            if state.format != _FORMAT:
+                raise LogUnavailable(f"{self.path}: has format {state.format}; this version reads {_FORMAT}")
+            if state.last < start:
+                raise LogGap(f"{self.path}: ends at {state.last}, but the snapshot includes writes up to {start}")
+            self._writer.execute("UPDATE state SET epoch = epoch + 1")
+        return state.epoch + 1
+
+    @contextmanager
+    def _transaction(self) -> Iterator[LogState]:
+        with _named(self.path), _begun(self._writer, "BEGIN IMMEDIATE"):
+            state = _state(self._writer)
+            if state.epoch != self.epoch:
+                raise LogFenced(f"{self.path}: epoch {self.epoch} has ended, another writer began epoch {state.epoch}")
+            yield state
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _state(connection: sqlite3.Connection) -> LogState:
+    return LogState(*connection.execute("SELECT * FROM state").fetchone())
+
+
+@contextmanager
+def _begun(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite may have rolled back by itself
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what a file system or SQLite has to say into what the log's users know."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise LogUnavailable(f"{path}: {error}") from error

@@ -1,0 +1,187 @@
+"""The single writer of a log: it commits in groups, and wakes those who wait at the log's end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from silverray.cluster.log.readers import Readers
+from silverray.cluster.log.store import LogStore
+from silverray.router.log import LogPage, LogUnavailable, Reader
+from silverray.shard.api import Overloaded
+
+_GROUP_BYTES = 32 << 20
+_WAITING_BYTES = 128 << 20
+
+Result = TypeVar("Result")
+
+
+class _Append(NamedTuple):
+    body: bytes
+    size: int
+    done: asyncio.Future[int]
+
+
+class LogWriter:
+    """An `UpdateLog` over a file; belongs to one event loop.
+
+    Bodies that arrive while others are being written wait, and are committed together: one wait for the disk serves
+    them all. The file is opened at the first call that can, so that a log that cannot be had harms nobody else.
+
+    Args:
+        path: the file; see `LogStore`.
+        start: likewise.
+    """
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self._path = path
+        self._start = start
+        self._store: LogStore | None = None
+        self._opening = asyncio.Lock()
+        self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log-write")
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log-read")
+        self._waiting: list[_Append] = []
+        self._waiting_bytes = 0
+        self._committing: asyncio.Task[None] | None = None
+        self._readers = Readers()
+        self._news = _Bell()
+        self._moves = _Bell()
+        self._commits = 0
+
+    async def append(self, body: bytes, size: int, timeout_s: float) -> int:
+        """Append writes; see `UpdateLog.append`."""
+        if self._waiting_bytes + len(body) > _WAITING_BYTES:
+            raise Overloaded(f"{self._waiting_bytes:,} bytes are waiting to be written to the log already")
+        append = _Append(body, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(append)
+        self._waiting_bytes += len(body)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_all())
+        try:
+            return await asyncio.wait_for(append.done, timeout_s)
+        except TimeoutError:
+            message = f"{self._path}: not on the disk after {timeout_s:.3g} s; it may still get there"
+            raise LogUnavailable(message) from None
+
+    async def read(self, after: int, limit: int, timeout_s: float, reader: Reader | None = None) -> LogPage:
+        """Read on from a position; see `UpdateLog.read`."""
+        deadline = time.monotonic() + timeout_s
+        if reader is not None:
+            self._readers.note(reader, after)
+            self._moves.ring()
+        while True:
+            news = self._news.next
+            store = await self._opened()
+            page = await self._in(self._reading, store.read, after, limit)
+            if page.records or not await _happens(news, deadline):
+                return page
+
+    async def applied(self, seq: int, shards: Sequence[str], timeout_s: float) -> bool:
+        """Wait until replicas have applied a number; see `UpdateLog.applied`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            move = self._moves.next
+            if self._readers.have_applied(seq, shards):
+                return True
+            if not await _happens(move, deadline):
+                return False
+
+    async def trim(self, keep_from: int) -> None:
+        """Forget old records; see `UpdateLog.trim`."""
+        store = await self._opened()
+        await self._in(self._writing, store.trim, keep_from)
+
+    async def describe(self) -> dict[str, Any]:
+        """The log's file, numbers, commits of this writer, and readers; or its file and why it cannot be had."""
+        try:
+            store = await self._opened()
+            state = await self._in(self._reading, store.state)
+        except LogUnavailable as error:
+            return {"path": str(self._path), "error": error.message}
+        return {
+            "path": str(self._path),
+            "identity": state.identity,
+            "epoch": store.epoch,
+            "fenced": state.epoch != store.epoch,
+            "trimmed": state.trimmed,
+            "last": state.last,
+            "commits": self._commits,
+            "readers": self._readers.describe(state.last),
+        }
+
+    async def close(self) -> None:
+        """Write what waits and close the file."""
+        if self._committing is not None:
+            await self._committing
+        if self._store is not None:
+            self._store.close()
+        self._writing.shutdown()
+        self._reading.shutdown()
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._commit(self._group())
+        finally:
+            self._committing = None
+
+    def _group(self) -> list[_Append]:
+        """Take the bodies that are written next: as many as fit, at least one."""
+        sizes = accumulate(len(append.body) for append in self._waiting)
+        count = max(1, bisect_right(list(sizes), _GROUP_BYTES))
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
+
+    async def _commit(self, group: list[_Append]) -> None:
+        try:
+            store = await self._opened()
+            bodies = [(append.body, append.size) for append in group]
+            seqs = await self._in(self._writing, store.append, bodies)
+        except Exception as error:
+            for append in group:
+                if not append.done.done():
+                    append.done.set_exception(error)
+        else:
+            self._commits += 1
+            for append, seq in zip(group, seqs, strict=True):
+                if not append.done.done():
+                    append.done.set_result(seq)
+            self._news.ring()
+        finally:
+            self._waiting_bytes -= sum(len(append.body) for append in group)
+
+    async def _opened(self) -> LogStore:
+        async with self._opening:
+            if self._store is None:
+                self._store = await self._in(self._writing, LogStore, self._path, self._start)
+            return self._store
+
+    async def _in(self, thread: ThreadPoolExecutor, work: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(thread, work, *args)
+
+
+class _Bell:
+    """Wakes all who wait for its next ring."""
+
+    def __init__(self) -> None:
+        self.next = asyncio.Event()
+
+    def ring(self) -> None:
+        self.next.set()
+        self.next = asyncio.Event()
+
+
+async def _happens(event: asyncio.Event, deadline: float) -> bool:
+    """Wait for an event; false when the time is up first."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

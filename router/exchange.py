@@ -1,0 +1,72 @@
+"""One HTTP exchange in plain ASGI: a framework's request handling would cost more than a search."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from silverray.router.errors import BodyTooLarge, to_document
+from silverray.router.wire import JSON, Codec, reply_codec, request_codec
+from silverray.shard.api import Overloaded, SearchError
+
+Answer = Callable[[Codec, Codec, bytes], Awaitable[bytes]]
+
+_logger = logging.getLogger(__name__)
+
+_RETRY_AFTER = (b"retry-after", b"%d" % Overloaded.RETRY_AFTER_S)
+
+
+async def exchange(scope: Scope, receive: Receive, send: Send, limit: int, answer: Answer) -> None:
+    """Read a request and reply to it; errors become replies, and a client that has gone gets none.
+
+    Args:
+        scope: of the request.
+        receive: gives its body.
+        send: takes the reply.
+        limit: most bytes that a body may have.
+        answer: makes the reply of the form of the body, the form that is wanted, and the body; may raise `SearchError`.
+    """
+    headers = dict(scope["headers"])
+    accept = _text(headers, b"accept")
+    codec = reply_codec(accept, JSON)
+    try:
+        form = request_codec(_text(headers, b"content-type"))
+        codec = reply_codec(accept, form)
+        status, content = 200, await answer(form, codec, await _read(headers, receive, limit))
+    except SearchError as error:
+        status, content = error.status, codec.dumps(to_document(error))
+    except ClientDisconnect:
+        return
+    except Exception:
+        _logger.exception("POST %s failed", scope["path"])
+        status, content = 500, codec.dumps(to_document(SearchError("internal error")))
+    reply = [(b"content-type", codec.media_type.encode()), (b"content-length", b"%d" % len(content))]
+    if status == 503:
+        reply.append(_RETRY_AFTER)
+    await send({"type": "http.response.start", "status": status, "headers": reply})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    length = _text(headers, b"content-length")
+    if length.isdecimal() and int(length) > limit:
+        raise BodyTooLarge(f"expected at most {limit} bytes, got {length}")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise BodyTooLarge(f"expected at most {limit} bytes, got more")
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1")

@@ -1,0 +1,170 @@
+"""Decoded bodies of writes to checked writes, with an error for each item that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from silverray.router.bodies import read_vector
+from silverray.router.item_bodies import MAX_ITEMS, ItemsBody, PatchItem, UpsertItem
+from silverray.router.parsing import validate_body
+from silverray.router.settings import RouterSettings
+from silverray.shard.api import InvalidRequest, ItemId
+from silverray.shard.live.checks import WriteError, check
+from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+
+if TYPE_CHECKING:
+    from silverray.shard.index.catalog import Catalog
+
+DEADLINE_S = 5.0
+"""Time for a write whose body names none; a disk may need longer than a search should."""
+
+Op = Literal["upsert", "delete", "patch"]
+
+_ID_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ItemError:
+    """An item that was not accepted.
+
+    Attributes:
+        op: the list of the body in which it stands.
+        index: its place there.
+        id: its id, or the beginning of a long one; None where it has none.
+        code: what kind of mistake it is.
+        message: what was wrong.
+    """
+
+    op: Op
+    index: int
+    id: ItemId | None
+    code: str
+    message: str
+
+
+class ItemsCall(NamedTuple):
+    """What a body asks for.
+
+    Attributes:
+        writes: its good items, in the order upsert, delete, patch.
+        errors: the others.
+        wait: whether to wait until shards have applied the writes.
+        timeout_s: time for the reply, from when the body was received.
+    """
+
+    writes: list[Write]
+    errors: list[ItemError]
+    wait: bool
+    timeout_s: float
+
+
+def parse_items(document: object, catalog: Catalog, settings: RouterSettings) -> ItemsCall:
+    """Check the body of a write and every item in it.
+
+    Args:
+        document: the decoded body.
+        catalog: what the items must fit.
+        settings: limits.
+
+    Raises:
+        InvalidRequest: the body as a whole is wrong, names too many items, none, or an id twice; `where` says where.
+    """
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"expected an object, got {type(document).__name__}")
+    body = validate_body(ItemsBody, document)
+    count = len(body.upsert) + len(body.delete) + len(body.patch)
+    if not 1 <= count <= MAX_ITEMS:
+        raise InvalidRequest(f"expected 1 to {MAX_ITEMS} items in upsert, delete and patch together, got {count}")
+    timeout_s = DEADLINE_S if body.deadline_ms is None else body.deadline_ms / 1e3
+    if body.deadline_ms is not None and timeout_s > settings.max_deadline_s:
+        message = f"expected at most {settings.max_deadline_s * 1e3:g}, got {body.deadline_ms:g}"
+        raise InvalidRequest(message, "deadline_ms")
+    places = list(_places(body))
+    _refuse_twice(places)
+    read = [_read(op, entry) for op, _, entry in places]
+    checked = iter(check([write for write in read if not isinstance(write, WriteError)], catalog))
+    writes: list[Write] = []
+    errors: list[ItemError] = []
+    for (op, index, entry), write in zip(places, read, strict=True):
+        outcome = write if isinstance(write, WriteError) else next(checked)
+        if isinstance(outcome, WriteError):
+            errors.append(ItemError(op, index, _shown(_id(op, entry)), outcome.code, outcome.message))
+        else:
+            writes.append(outcome)
+    return ItemsCall(writes, errors, body.wait, timeout_s)
+
+
+def _places(body: ItemsBody) -> Iterator[tuple[Op, int, Any]]:
+    lists: dict[Op, list[Any]] = {"upsert": body.upsert, "delete": body.delete, "patch": body.patch}
+    for op, entries in lists.items():
+        for index, entry in enumerate(entries):
+            yield op, index, entry
+
+
+def _refuse_twice(places: list[tuple[Op, int, Any]]) -> None:
+    seen: dict[ItemId, str] = {}
+    for op, index, entry in places:
+        key = _id(op, entry)
+        if key is None:
+            continue
+        where = f"{op}[{index}]"
+        if key in seen:
+            message = f"id {_shown(key)!r} stands in {seen[key]} already; a body may name an item once"
+            raise InvalidRequest(message, where)
+        seen[key] = where
+
+
+def _id(op: Op, entry: Any) -> ItemId | None:
+    key = entry if op == "delete" else entry.get("id") if isinstance(entry, dict) else None
+    return key if type(key) in (int, str) else None
+
+
+def _shown(key: ItemId | None) -> ItemId | None:
+    return key[:_ID_SHOWN] if isinstance(key, str) else key
+
+
+def _read(op: Op, entry: Any) -> Write | WriteError:
+    if op == "delete":
+        return Delete(entry)
+    try:
+        return _upsert(entry) if op == "upsert" else _patch(entry)
+    except WriteError as error:
+        return error
+
+
+def _upsert(entry: Any) -> Upsert:
+    item = _object(entry, UpsertItem.model_fields.keys(), ("id", "vector"))
+    try:
+        vector = read_vector(item["vector"])
+    except ValueError as error:
+        raise WriteError("invalid_vector", f"vector: {error}") from None
+    space = item.get("space") or ""
+    if not isinstance(space, str):
+        raise WriteError("invalid_item", f"space: expected a string, got {type(space).__name__}")
+    return Upsert(item["id"], vector, _fields(item), space)
+
+
+def _patch(entry: Any) -> Patch:
+    item = _object(entry, PatchItem.model_fields.keys(), ("id", "fields"))
+    return Patch(item["id"], _fields(item))
+
+
+def _object(entry: Any, known: Any, needed: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise WriteError("invalid_item", f"expected an object with {', '.join(needed)}, got {type(entry).__name__}")
+    if unknown := entry.keys() - known:
+        message = f"unknown key {min(map(str, unknown))[:100]!r}; known are {', '.join(known)}"
+        raise WriteError("invalid_item", message)
+    for name in needed:
+        if name not in entry:
+            raise WriteError("invalid_item", f"{name}: is missing")
+    return entry
+
+
+def _fields(item: dict[str, Any]) -> dict[str, Any]:
+    fields = item.get("fields", {})
+    if not isinstance(fields, dict):
+        raise WriteError("invalid_item", f"fields: expected an object, got {type(fields).__name__}")
+    return fields

@@ -1,0 +1,199 @@
+"""Checks of writes: the rules that publishing holds a whole catalog to, for items that come one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from difflib import get_close_matches
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silverray.shard.index.keys import MAX_ID_BYTES
+from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
+from silverray.shard.live.writes import Patch, Upsert, Write
+
+if TYPE_CHECKING:
+    from silverray.shard.filter.schema import Field, FieldType, Schema
+    from silverray.shard.index.catalog import Catalog, IdType
+
+_EXPECTED: dict[FieldType, str] = {
+    "category": "a string",
+    "tags": "a list of strings",
+    "int": "an integer of at most 64 bits",
+    "float": "a number",
+    "bool": "true or false",
+    "date": 'a date such as "2001-05-31"',
+}
+
+
+class WriteError(ValueError):
+    """A write is wrong.
+
+    Args:
+        code: what kind of mistake it is, for a program.
+        message: what was wrong, for a person; names the part of the item.
+        field: the schema's field at fault, if it is one.
+    """
+
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(code, message, field)
+        self.code = code
+        self.message = message
+        self.field = field
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def check(writes: Sequence[Write], catalog: Catalog) -> list[Write | WriteError]:
+    """Check writes against a catalog, and bring them into the one form that is logged and applied.
+
+    In that form upserts name no missing value, a patch's None stands for every missing value, floats are float64
+    without -0.0, dates are `date`, and vectors of cosine catalogs have length 1.
+
+    Args:
+        writes: as a client made them; dates may be ISO texts, integers may stand for floats, and an empty vector space
+            means the catalog's.
+        catalog: whose schema, ids and vector space count.
+
+    Returns:
+        For each write its form, or what is wrong with it.
+    """
+    outcomes: list[Write | WriteError] = []
+    for write in writes:
+        try:
+            outcomes.append(_checked(write, catalog))
+        except WriteError as error:
+            outcomes.append(error)
+    upserts = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Upsert)}
+    vectors = _check_vectors([upsert.vector for upsert in upserts.values()], catalog)
+    for (place, upsert), vector in zip(upserts.items(), vectors, strict=True):
+        outcomes[place] = vector if isinstance(vector, WriteError) else replace(upsert, vector=vector)
+    return outcomes
+
+
+def _checked(write: Write, catalog: Catalog) -> Write:
+    """All but the values of a vector."""
+    _check_id(write.id, catalog.id_type)
+    if isinstance(write, Upsert):
+        if write.vector.shape != (catalog.dimension,):
+            got = list(write.vector.shape)
+            raise WriteError("invalid_vector", f"vector: expected [{catalog.dimension}] numbers, got {got}")
+        if write.space not in ("", catalog.vector_space):
+            message = f"space: expected {catalog.vector_space!r}, the space that is served, got {write.space!r}"
+            raise WriteError("unknown_space", message)
+        return replace(write, fields=_whole(write.fields, catalog.schema), space=catalog.vector_space)
+    if isinstance(write, Patch):
+        if not write.fields:
+            raise WriteError("missing_field", "fields: expected at least one, got none")
+        return replace(write, fields=_values(write.fields, catalog.schema))
+    return write
+
+
+def _check_id(key: object, id_type: IdType) -> None:
+    if id_type == "int":
+        if type(key) is not int or not 0 <= key < 2**63:
+            raise WriteError("invalid_id", f"id: expected an integer from 0 to 2^63 - 1, got {_brief(key)}")
+    elif not 1 <= _utf8_bytes(key) <= MAX_ID_BYTES:
+        raise WriteError("invalid_id", f"id: expected a string of 1 to {MAX_ID_BYTES} bytes, got {_brief(key)}")
+
+
+def _whole(fields: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    values = {name: value for name, value in _values(fields, schema).items() if value is not None}
+    for name, field in schema.fields.items():
+        if name not in values and not field.nullable:
+            raise WriteError("missing_field", f"fields.{name}: expected a value, the field is not nullable", name)
+    return values
+
+
+def _values(fields: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    if unknown := fields.keys() - schema.fields.keys():
+        name = min(map(str, unknown))
+        close = get_close_matches(name, schema.fields, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(schema.fields) or 'none'}"
+        raise WriteError("unknown_field", f"fields: no field {name[:100]!r}; {hint}", name)
+    return {name: _value(value, name, schema.fields[name]) for name, value in fields.items()}
+
+
+def _value(value: object, name: str, field: Field) -> Any:
+    if value is None or (isinstance(value, float) and isnan(value)):
+        if not field.nullable:
+            raise WriteError("missing_field", f"fields.{name}: expected a value, the field is not nullable", name)
+        return None
+    typed = _typed(value, field.type)
+    if typed is None:
+        message = f"fields.{name}: expected {_EXPECTED[field.type]}, got {_brief(value)}"
+        raise WriteError("invalid_value", message, name)
+    return typed
+
+
+def _typed(value: object, type_: FieldType) -> Any:
+    """The value in its one form; None if it is not of the type."""
+    match type_:
+        case "category":
+            return value if _utf8_bytes(value) >= 0 else None
+        case "tags":
+            return value if isinstance(value, list) and all(_utf8_bytes(tag) >= 0 for tag in value) else None
+        case "int":
+            return value if type(value) is int and -(2**63) <= value < 2**63 else None
+        case "float":
+            return _float(value)
+        case "bool":
+            return value if isinstance(value, bool) else None
+        case "date":
+            return _date(value)
+
+
+def _float(value: object) -> float | None:
+    if type(value) is not float and type(value) is not int:
+        return None
+    try:
+        return float(value) + 0.0
+    except OverflowError:
+        return None
+
+
+def _date(value: object) -> date | None:
+    if not isinstance(value, str):
+        return value if type(value) is date else None
+    try:
+        # `fromisoformat` also reads weeks and dates without dashes.
+        return date.fromisoformat(value) if len(value) == 10 and value[4] == value[7] == "-" else None
+    except ValueError:
+        return None
+
+
+def _utf8_bytes(value: object) -> int:
+    """Length of a text in UTF-8; -1 for what has none."""
+    try:
+        return len(value.encode()) if isinstance(value, str) else -1
+    except UnicodeEncodeError:  # half a surrogate pair
+        return -1
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, (bool, int, float, str)):
+        return f"{type(value).__name__} {ascii(value)[:60]}"
+    return type(value).__name__
+
+
+def _check_vectors(vectors: Sequence[NDArray[np.float32]], catalog: Catalog) -> list[NDArray[np.float32] | WriteError]:
+    """Check vectors `[D]` all at once, and scale those of cosine to length 1."""
+    if not vectors:
+        return []
+    rows = np.stack(vectors).astype(np.float32, copy=False)
+    # A sum of squares in float64 is finite if and only if every float32 in it is.
+    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    finite, zero = np.isfinite(squares), squares == 0.0
+    good = finite & ~zero if catalog.metric == "cosine" else finite
+    if catalog.metric == "cosine":
+        rows[good] = to_unit_length(rows[good])
+    refusals = {
+        True: WriteError("invalid_vector", f"vector: {ZeroVectorError(0)}"),
+        False: WriteError("invalid_vector", "vector: holds NaN, infinity or a number beyond float32"),
+    }
+    return [rows[n] if good[n] else refusals[bool(zero[n])] for n in range(len(rows))]

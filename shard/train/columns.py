@@ -1,0 +1,171 @@
+"""Reading columns of request and impression tables, with errors that name the file, the column and the row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+ID_TYPES = (pa.int64(), pa.string())
+
+
+_PARTS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+class RequestError(ValueError):
+    """A table of requests or impressions cannot be used; the message names its file, column and row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A run of rows of a file.
+
+    Attributes:
+        name: the file, in messages.
+        table: the rows.
+        first: number of the first one in the file.
+    """
+
+    name: str
+    table: pa.Table
+    first: int = 0
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def fault(self, column: str, row: int, message: str) -> RequestError:
+        """The error of a value; `row` counts from the first of these rows."""
+        return RequestError(f"{self.name}: column {column!r}, row {self.first + row}: {message}")
+
+    def read(self, column: str, wanted: pa.DataType, *, nullable: bool = False) -> pa.Array:
+        """A column as one array of a type.
+
+        Raises:
+            RequestError: a value is missing, or does not fit.
+        """
+        array = one_array(self.table.column(column))
+        try:
+            array = array.cast(wanted)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise RequestError(f"{self.name}: column {column!r}: expected {wanted}, got {error}") from None
+        if not nullable and array.null_count:
+            raise self.fault(column, pc.index(pc.is_null(array), True).as_py(), "expected a value, got null")
+        return array
+
+    def read_lists(
+        self, column: str, wanted: pa.DataType, *, nullable: bool = False
+    ) -> tuple[pa.Array, NDArray[np.int64]]:
+        """The values of a column of lists, all in a row, and the lengths of the lists; a null list is an empty one.
+
+        Raises:
+            RequestError: a list or a value in one is missing, or does not fit.
+        """
+        lists = self.read(column, pa.list_(wanted), nullable=nullable)
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        values = pc.list_flatten(lists)
+        if values.null_count:
+            place = pc.index(pc.is_null(values), True).as_py()
+            row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+            raise self.fault(column, row, "expected a list of values, got null in it")
+        return values, lengths
+
+    def read_finite(self, column: str, wanted: pa.DataType, *, nullable: bool = False) -> pa.Array:
+        """A column of numbers, none of them NaN or infinite.
+
+        Raises:
+            RequestError: a value is missing, or does not fit.
+        """
+        array = self.read(column, wanted, nullable=nullable)
+        finite = pc.fill_null(pc.is_finite(array), True)
+        if not pc.all(finite, min_count=0).as_py():
+            row = pc.index(finite, False).as_py()
+            raise self.fault(column, row, f"expected a finite number, got {array[row].as_py()}")
+        return array
+
+    def read_seconds(self, column: str) -> pa.Array:
+        """A column of seconds or timestamps as int64 seconds since 1970-01-01 UTC, parts of a second dropped.
+
+        Raises:
+            RequestError: a value is missing.
+        """
+        kind = self.table.schema.field(column).type
+        array = self.read(column, pa.int64())
+        if not pa.types.is_timestamp(kind):
+            return array
+        return pa.array(array.to_numpy() // _PARTS_A_SECOND[kind.unit])
+
+    def read_labels(self, column: str, lengths: NDArray[np.int64], of: str) -> NDArray[np.float32]:
+        """The labels of a task, as many in each row as another column has items.
+
+        Raises:
+            RequestError: there are more or fewer, or one is missing or not finite.
+        """
+        values, own = self.read_lists(column, pa.float32())
+        if len(uneven := np.flatnonzero(own != lengths)):
+            row = int(uneven[0])
+            raise self.fault(column, row, f"expected {lengths[row]} labels, as many as {of!r} has, got {own[row]}")
+        labels: NDArray[np.float32] = values.to_numpy(zero_copy_only=False)
+        if len(bad := np.flatnonzero(~np.isfinite(labels))):
+            row = int(np.searchsorted(np.cumsum(own), bad[0], side="right"))
+            raise self.fault(column, row, f"expected finite labels, got {labels[bad[0]]}")
+        return labels
+
+    def check_ascending(self, column: str, times: NDArray[np.int64], before: int | None) -> None:
+        """See that times never fall, not even from the row before these.
+
+        Raises:
+            RequestError: they do.
+        """
+        start = times[:1] if before is None else np.array([before])
+        steps = np.diff(np.concatenate([start, times]))
+        if len(falls := np.flatnonzero(steps < 0)):
+            row = int(falls[0])
+            after = times[row - 1] if row else before
+            raise self.fault(column, row, f"expected ascending times, got {times[row]} after {after}")
+
+
+def check_type(name: str, schema: pa.Schema, column: str, *wanted: pa.DataType) -> pa.DataType:
+    """See that a column is there and holds what can be read as one of some types.
+
+    Returns:
+        The first of the types that fits.
+
+    Raises:
+        RequestError: it is not there, or none fits.
+    """
+    if column not in schema.names:
+        raise RequestError(f"{name}: column {column!r}: expected {_either(wanted)}, there is no such column")
+    actual = schema.field(column).type
+    for type_ in wanted:
+        if _fits(actual, type_):
+            return type_
+    raise RequestError(f"{name}: column {column!r}: expected {_either(wanted)}, got {actual}")
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one chunk."""
+    array = column.combine_chunks()
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+
+
+def _either(types: tuple[pa.DataType, ...]) -> str:
+    return " or ".join(map(str, types))
+
+
+def _fits(actual: pa.DataType, wanted: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_list(wanted):
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+        return any(is_list(actual) for is_list in lists) and _fits(actual.value_type, wanted.value_type)
+    if types.is_timestamp(wanted):
+        return bool(types.is_timestamp(actual))
+    if types.is_string(wanted):
+        text = actual.value_type if types.is_dictionary(actual) else actual
+        return bool(types.is_string(text) or types.is_large_string(text) or types.is_string_view(text))
+    if types.is_integer(wanted):
+        return bool(types.is_integer(actual))
+    numbers = types.is_integer(actual) or types.is_floating(actual)
+    return bool(numbers or (types.is_boolean(actual) and wanted == pa.float32()))

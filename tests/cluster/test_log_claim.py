@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from silverray.cluster.log.claim import CLAIM, claim_store
+from silverray.cluster.sections import ConfigError
+from silverray.shard.api import SnapshotError
+from silverray.shard.index.snapshot import MANIFEST, least_seq, newest_version
+
+LOG = {"identity": "abc", "path": "/var/updates.db", "node": "10.0.0.1", "last": 3}
+
+
+def test_a_store_keeps_to_the_log_that_claimed_it(store: Path, tmp_path: Path) -> None:
+    claim_store(tmp_path, LOG)
+    assert json.loads((tmp_path / CLAIM).read_text()) == {name: LOG[name] for name in ("identity", "path", "node")}
+    claim_store(tmp_path, LOG | {"path": "/elsewhere/moved.db"})
+    other = LOG | {"identity": "xyz", "node": "10.0.0.2"}
+    with pytest.raises(ConfigError) as caught:
+        claim_store(tmp_path, other)
+    assert str(caught.value) == (
+        f"log.path: the updates of {tmp_path} are in the log /var/updates.db on 10.0.0.1, not in /var/updates.db on"
+        f" 10.0.0.2; remove {tmp_path / CLAIM} to go on without them"
+    )
+    (tmp_path / CLAIM).unlink()
+    claim_store(tmp_path, other)
+
+
+def test_a_store_that_cannot_be_claimed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing/log\.json: .*No such file"):
+        claim_store(tmp_path / "missing", LOG)
+    (tmp_path / CLAIM).write_text("{")
+    with pytest.raises(ConfigError, match=r"log\.json: "):
+        claim_store(tmp_path, LOG)
+
+
+def test_the_log_is_kept_for_the_oldest_version(store: Path, tmp_path: Path) -> None:
+    assert (least_seq(store), newest_version(store)) == (0, "v1")
+    with pytest.raises(SnapshotError, match="holds no published snapshot"):
+        least_seq(tmp_path)
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / MANIFEST).write_text("{}")
+    with pytest.raises(SnapshotError, match="altered or damaged"):
+        least_seq(tmp_path)

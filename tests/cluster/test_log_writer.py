@@ -1,0 +1,161 @@
+"""The writer: commits in groups, waits at the end of the log, and what it knows of its readers."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from silverray.cluster.log import readers, writer
+from silverray.cluster.log.store import LogStore
+from silverray.cluster.log.writer import LogWriter
+from silverray.router.log import LogFenced, LogRecord, LogUnavailable, Reader
+from silverray.shard.api import Overloaded
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+A, B, C = Reader("shard-0", "a"), Reader("shard-0", "b"), Reader("shard-1", "c")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "updates.db"
+
+
+class Gate:
+    """Holds a store's appends up while it is closed, and notes how many bodies each has."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.groups: list[int] = []
+        self.open = threading.Event()
+        append = LogStore.append
+
+        def wait(store: LogStore, bodies: Sequence[tuple[bytes, int]]) -> list[int]:
+            self.groups.append(len(bodies))
+            assert self.open.wait(10)
+            return append(store, bodies)
+
+        monkeypatch.setattr(LogStore, "append", wait)
+
+
+async def test_bodies_that_wait_are_committed_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, log = Gate(monkeypatch), LogWriter(path)
+    appends = [asyncio.create_task(log.append(b"%d" % n, n + 1, 10)) for n in range(20)]
+    while not gate.groups:
+        await asyncio.sleep(0.01)
+    gate.open.set()
+    assert await asyncio.gather(*appends) == [(n + 1) * (n + 2) // 2 for n in range(20)]
+    assert gate.groups in ([1, 19], [20])
+    page = await log.read(0, 1_000, 0)
+    assert [record.body for record in page.records] == [b"%d" % n for n in range(20)]
+    assert (await log.describe())["commits"] == len(gate.groups)
+    await log.close()
+
+
+async def test_groups_and_what_waits_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_GROUP_BYTES", 100)
+    monkeypatch.setattr(writer, "_WAITING_BYTES", 460)
+    gate, log = Gate(monkeypatch), LogWriter(path)
+    first = asyncio.create_task(log.append(b"x", 1, 10))
+    while not gate.groups:
+        await asyncio.sleep(0.01)
+    sizes = (60, 40, 40, 300)
+    others = [asyncio.create_task(log.append(bytes(size), 1, 10)) for size in sizes]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded, match="441 bytes are waiting"):
+        await log.append(bytes(20), 1, 10)
+    gate.open.set()
+    assert await asyncio.gather(first, *others) == [1, 2, 3, 4, 5]
+    assert gate.groups == [1, 2, 1, 1]
+    assert await log.append(bytes(400), 1, 10) == 6
+    await log.close()
+
+
+async def test_a_reader_waits_at_the_end(path: Path) -> None:
+    log = LogWriter(path)
+    started = time.monotonic()
+    assert await log.read(0, 10, 0.1) == ([], 0)
+    assert time.monotonic() - started >= 0.1
+    waiting = asyncio.create_task(log.read(0, 10, 10))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    started = time.monotonic()
+    await log.append(b"a", 2, 10)
+    assert await waiting == ([LogRecord(2, 2, b"a")], 2)
+    assert time.monotonic() - started < 5
+    await log.close()
+
+
+async def test_all_readers_of_all_shards_must_have_applied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, shards = LogWriter(path), ["shard-0", "shard-1"]
+    for body in (b"a", b"b"):
+        await log.append(body, 1, 10)
+    assert not await log.applied(1, shards, 0.05)  # nobody reads
+    for reader in (A, C):
+        await log.read(2, 10, 0, reader)
+    assert await log.applied(2, shards, 0)
+    await log.read(1, 10, 0, B)
+    assert await log.applied(1, shards, 0)
+    waiting = asyncio.create_task(log.applied(2, shards, 10))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await log.read(2, 10, 0, B)
+    assert await waiting
+    assert (await log.describe())["readers"] == [
+        {"shard": "shard-0", "replica": "a", "applied": 2, "lag": 0},
+        {"shard": "shard-0", "replica": "b", "applied": 2, "lag": 0},
+        {"shard": "shard-1", "replica": "c", "applied": 2, "lag": 0},
+    ]
+    await log.append(b"c", 1, 10)
+    monkeypatch.setattr(readers, "FORGET_S", 0.1)
+    await asyncio.sleep(0.2)
+    for reader in (A, C):
+        await log.read(3, 10, 0, reader)
+    assert await log.applied(3, shards, 0)  # b has gone
+    assert len((await log.describe())["readers"]) == 2
+    await log.close()
+
+
+async def test_a_log_that_cannot_be_had_is_had_later(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_text("not mounted")
+    log = LogWriter(tmp_path / "disk" / "updates.db")
+    calls: list[Any] = [log.append(b"a", 1, 10), log.read(0, 10, 0), log.trim(1)]
+    for call in calls:
+        with pytest.raises(LogUnavailable, match=r"updates\.db: "):
+            await call
+    assert "File exists" in (await log.describe())["error"]
+    (tmp_path / "disk").unlink()
+    assert await log.append(b"a", 1, 10) == 1
+    assert await log.read(0, 10, 0) == ([LogRecord(1, 1, b"a")], 1)
+    await log.close()
+
+
+async def test_of_two_writers_the_older_stays_fenced(path: Path) -> None:
+    older, newer = LogWriter(path), LogWriter(path)
+    assert await older.append(b"a", 1, 10) == 1
+    assert await newer.append(b"b", 1, 10) == 2
+    for _ in range(2):
+        with pytest.raises(LogFenced):
+            await older.append(b"lost", 1, 10)
+    assert (await older.describe())["fenced"] and not (await newer.describe())["fenced"]
+    assert await newer.append(b"c", 1, 10) == 3
+    assert [record.body for record in (await newer.read(0, 10, 0)).records] == [b"a", b"b", b"c"]
+    await older.close()
+    await newer.close()
+
+
+async def test_an_append_has_its_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, log = Gate(monkeypatch), LogWriter(path)
+    with pytest.raises(LogUnavailable, match=r"not on the disk after 0\.1 s; it may still get there"):
+        await log.append(b"a", 1, 0.1)
+    gate.open.set()
+    assert await log.append(b"b", 1, 10) == 2
+    await log.close()

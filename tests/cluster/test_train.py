@@ -1,0 +1,200 @@
+"""`silverray train`: configuration, outputs, resumption, and what is refused."""
+
+import asyncio
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
+from two_tastes import CONFIG, ITEMS, items_table, write_all
+from typer.testing import CliRunner, Result
+
+from silverray.cluster.cli import app
+from silverray.cluster.sections import ConfigError
+from silverray.cluster.training.config import TrainConfig
+from silverray.cluster.training.metrics import Progress
+from silverray.cluster.training.run import train
+from silverray.shard.filter.schema import Schema
+from silverray.shard.index.builder import publish
+from silverray.shard.model.encoder import TowerEncoder
+from silverray.shard.train.workers import Alone
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SCHEMA = "{id: id, vector: {dimension: 16, metric: cosine}, fields: {half: {type: category}}}"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["train", *arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def events(folder: Path) -> Iterator[Event]:
+    for file in sorted(folder.glob("events*")):
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            yield Event.FromString(content[place + 12 : place + 12 + length])
+            place += length + 16
+
+
+def figures(folder: Path, tag: str) -> dict[int, float]:
+    return {
+        event.step: value.simple_value for event in events(folder) for value in event.summary.value if value.tag == tag
+    }
+
+
+def test_a_run_writes_what_publish_takes(tmp_path: Path) -> None:
+    done = run(str(write_all(tmp_path)), "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["steps"], told["requests"], told["impressions"]) == (16, 500, 2_000)
+    assert told["recall"]["likes"] == 180
+    assert told["recall"]["model"] > told["recall"]["popularity"]
+    out = tmp_path / "out"
+    assert told["model"] == str(out / "model")
+    losses = figures(out / "metrics", "loss/liked-sampled_softmax")
+    assert sorted(losses) == list(range(1, 17))
+    last_epoch = [loss for step, loss in losses.items() if step > 8]
+    assert told["losses"]["liked-sampled_softmax"] == pytest.approx(np.mean(last_epoch), rel=1e-5)
+    assert list(figures(out / "metrics", "recall_at_10").values()) == [pytest.approx(told["recall"]["model"])]
+    vectors = np.load(out / "item_vectors.npy")
+    catalog = publish(
+        pq.read_table(tmp_path / "items.parquet"),
+        Schema.parse(SCHEMA),
+        tmp_path / "snapshots",
+        vectors=vectors,
+        model=out / "model",
+        partitions=2,
+        clusters=4,
+        version="v1",
+    )
+    assert catalog.has_user_tower
+    encoder = TowerEncoder.load(tmp_path / "snapshots" / "v1" / "model")
+    assert encoder.tasks == ("liked",)
+    users = [{"seen": [10, 20, 30], "age": 25}, {"seen": [910, 920], "age": 25}, {"seen": []}]
+    found = asyncio.run(encoder.encode(users))
+    encoder.close()
+    scores = found[:, 0] @ vectors.T
+    low, high = scores[:, : ITEMS // 2].mean(axis=1), scores[:, ITEMS // 2 :].mean(axis=1)
+    assert low[0] > high[0]
+    assert low[1] < high[1]
+
+
+def test_a_person_reads_what_was_done_and_what_comes_next(tmp_path: Path) -> None:
+    done = run(str(write_all(tmp_path, config=CONFIG.replace("epochs: 2", "epochs: 1"))))
+    assert done.exit_code == 0, done.output
+    assert "500 requests with 2,000 impressions, 1 times, in 8 steps" in done.output
+    assert "loss: liked-sampled_softmax " in done.output
+    assert "of 180 held-out 'liked', the first 10 places hold" in done.output
+    assert f"silverray publish {tmp_path / 'items.parquet'}" in done.output
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def die(progress: Progress) -> None:
+        if progress.done > 500 + 3 * 64:
+            raise Killed
+
+    path = write_all(tmp_path)
+    whole = train(TrainConfig.load(path, out="whole"), Alone(), lambda _: None, resume=False)
+    with pytest.raises(Killed):
+        train(TrainConfig.load(path, out="parts"), Alone(), die, resume=False)
+    assert not (tmp_path / "parts" / "model").exists()
+    assert torch.load(tmp_path / "parts/checkpoint/checkpoint.pt")["place"]["number"] == 10
+    parts = train(TrainConfig.load(path, out="parts"), Alone(), lambda _: None, resume=True)
+    assert (parts.steps, parts.recall) == (whole.steps, whole.recall)
+    assert (tmp_path / "parts/item_vectors.npy").read_bytes() == (tmp_path / "whole/item_vectors.npy").read_bytes()
+    for name in ("user_tower.safetensors", "tables/user-seen.safetensors"):
+        one, other = (load_file(tmp_path / out / "model" / name) for out in ("whole", "parts"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert sorted(figures(tmp_path / "parts/metrics", "loss/liked-sampled_softmax")) == list(range(1, 17))
+
+
+def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
+    path = write_all(tmp_path)
+    done = run(str(path), "--resume")
+    assert done.exit_code == 1
+    assert "checkpoint.pt: not a readable checkpoint" in done.output
+    assert run(str(path)).exit_code == 0
+    path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.02"))
+    done = run(str(path), "--resume")
+    assert done.exit_code == 1
+    assert "the checkpoint is of another run: learning_rate: expected 0.02, got 0.01" in done.output
+
+
+def test_more_epochs_go_on_from_fewer(tmp_path: Path) -> None:
+    path = write_all(tmp_path)
+    config = TrainConfig.load(path)
+    train(config, Alone(), lambda _: None, resume=False)
+    longer = train(TrainConfig.load(path, epochs=3), Alone(), lambda _: None, resume=True)
+    again = train(TrainConfig.load(path, epochs=3, out="again"), Alone(), lambda _: None, resume=False)
+    assert (longer.steps, longer.recall, longer.losses) == (24, again.recall, again.losses)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: 2", "epochs: 0", "epochs: input should be greater than or equal to 1, got 0"),
+        ("epochs: 2", "epoch: 2", "epoch: unknown key"),
+        ("{task: liked, loss: sampled_softmax}", "{task: liked, loss: hinge}", "objectives.0: input tag 'hinge'"),
+        ("{task: liked, loss: sampled_softmax}", "{task: like, loss: sampled_softmax}", "expected one of the tasks"),
+        ("serve_tasks: [liked]", "serve_tasks: [clicked]", "serve_tasks: expected one of the tasks liked, watched"),
+        ("recall: {task: liked, places: 10}", "recall: {task: like}", "recall.task: expected one of the tasks"),
+        ("recall: {task: liked, places: 10}", "", "recall: expected both held_out and recall, or neither"),
+        ("dropout: {seen: 0.2}", "dropout: {sen: 0.2}", "dropout: expected one of the features seen, age, got 'sen'"),
+        ("dropout: {seen: 0.2}", "dropout: {seen: 1.0}", "dropout.seen: input should be less than 1"),
+        ("requests: 64, ", "", "expected either requests or impressions"),
+        ("dimension: 16", "dimension: 16, ids: 7", "key 'ids' is given twice"),
+        ("hidden: 32, ids: 16", "hidden: 32, ids: 7", "user-seen.dimension: expected a multiple of 4, got 7"),
+        ("id: id", "id: film", "items.parquet: column 'film'"),
+        ("half: {", "quarter: {", "items.parquet: column 'quarter'"),
+        ("later.parquet", "earlier.parquet", "earlier.parquet: not a readable Parquet file"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in CONFIG
+    path = write_all(tmp_path, config=CONFIG.replace(old, new))
+    done = run(str(path))
+    assert done.exit_code == 2, done.output
+    assert message in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_count_from_the_file_or_from_a_folder(tmp_path: Path) -> None:
+    path = write_all(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    assert TrainConfig.load(path).requests == [tmp_path / "requests.parquet"]
+    config = TrainConfig.load(path, folder=elsewhere, requests=["a.parquet", "b.parquet"])
+    assert config.requests == [elsewhere / "a.parquet", elsewhere / "b.parquet"]
+    assert config.items.file == elsewhere / "items.parquet"
+    assert config.out == elsewhere / "out"
+    assert config.features == tmp_path / "features.yaml"
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+        TrainConfig.load(tmp_path / "none.yaml")
+
+
+def test_a_run_without_held_out_requests_or_features_and_with_hashed_ids(tmp_path: Path) -> None:
+    config = CONFIG.replace("held_out: later.parquet\n", "").replace("recall: {task: liked, places: 10}\n", "")
+    config = config.replace(", features: {half: {type: category, vocabulary: [low, high]}}", ", buckets: 50")
+    config = config.replace("serve_tasks: [liked]\n", "")
+    trained = train(TrainConfig.load(write_all(tmp_path, config=config)), Alone(), lambda _: None, resume=False)
+    assert trained.recall is None
+    assert np.load(tmp_path / "out/item_vectors.npy").shape == (items_table().num_rows, 16)
+    encoder = TowerEncoder.load(tmp_path / "out/model")
+    assert encoder.tasks == ("liked", "watched")
+    assert asyncio.run(encoder.encode([{"seen": [10, 12345]}])).shape == (1, 2, 16)
+    encoder.close()
+
+
+def test_the_shipped_configuration_loads_and_says_how_to_run_it(tmp_path: Path) -> None:
+    path = CONFIGS / "movielens-train.yaml"
+    config = TrainConfig.load(path)
+    assert path.read_text(encoding="utf-8").splitlines()[0] == "# silverray train configs/movielens-train.yaml"
+    assert config.features.exists()

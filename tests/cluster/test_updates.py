@@ -1,0 +1,162 @@
+"""Live updates over a real Ray cluster: seen by searches, and kept through kills of every kind of process."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import descendants
+
+from silverray.cluster.config import HttpConfig, LogConfig, ServeConfig
+from silverray.cluster.instance import free_port
+from silverray.cluster.log.store import LogStore
+from silverray.cluster.service import Service, start
+from silverray.router.client import SearchClient
+from silverray.shard.api import SearchError
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+YEAR = 3_000  # of no film that was published
+FIRST = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def config(store: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+    ports = [free_port() for _ in range(3)]
+    http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
+    log = LogConfig(path=tmp_path_factory.mktemp("log") / "updates.db")
+    return ServeConfig(name="live", snapshots=store, shards=2, threads=1, deadline_ms=1_000.0, http=http, log=log)
+
+
+@pytest.fixture(scope="module")
+def service(address: str, config: ServeConfig) -> Iterator[Service]:
+    service = start(config, address, timeout_s=150)
+    yield service
+    service.detach()  # what is left of it ends with the cluster
+
+
+def item(id_: int, **fields: Any) -> dict[str, Any]:
+    vector = np.random.default_rng(id_).standard_normal(16).tolist()
+    return {"id": id_, "vector": vector, "fields": {"year": YEAR, "genres": ["Drama"], **fields}}
+
+
+def found(client: SearchClient, filter_: str, min_seq: int) -> list[int]:
+    vector = np.random.default_rng(0).standard_normal(16).tolist()
+    body = {"vector": vector, "filter": filter_, "k": 10_000, "min_seq": min_seq, "min_coverage": 1.0}
+    return [entry["id"] for entry in client.search(body | {"deadline_ms": 30_000})["items"]]
+
+
+def processes(name: str) -> list[int]:
+    """Ray's processes of a kind below this one."""
+    return [pid for pid in descendants(os.getpid()) if name in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_writes_are_seen(service: Service) -> None:
+    client = SearchClient(service.url)
+    reply = client.write({"upsert": [item(FIRST), item(FIRST + 1, country="FR")], "wait": True, "deadline_ms": 20_000})
+    assert (reply["accepted"], reply["errors"], reply["applied"]) == (2, [], True)
+    assert sorted(found(client, f"year = {YEAR}", 0)) == [FIRST, FIRST + 1]
+    seq = client.write({"patch": [{"id": FIRST, "fields": {"country": "FR"}}]})["seq"]
+    assert sorted(found(client, f'year = {YEAR} and country = "FR"', seq)) == [FIRST, FIRST + 1]
+    seq = client.write({"delete": [FIRST, FIRST + 1, FIRST + 2]})["seq"]
+    assert found(client, f"year = {YEAR}", seq) == []
+    with pytest.raises(SearchError, match="has not reached sequence number"):
+        client.search({"vector": [1.0] * 16, "min_seq": seq + 1, "deadline_ms": 200})
+    status = client.get("/v1/status")
+    assert (status["log"]["last"], status["log"]["epoch"], status["log"]["fenced"]) == (seq, 1, False)
+    assert {reader["shard"] for reader in status["log"]["readers"]} == {"live-shard-0", "live-shard-1"}
+    updates = [replica["updates"] for replica in status["replicas"].values()]
+    assert all((one["applied"], one["lag"], one["error"]) == (seq, 0, None) for one in updates)
+    assert sum(one["items"] for one in updates) == 3_000
+
+
+class Writer(threading.Thread):
+    """Writes five new items and deletes five old ones, a body at a time and each until it is acknowledged.
+
+    At most 500 items are there at a time, so that one search can see them all.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.sent: set[int] = set()
+        self.present: set[int] = set()
+        self.known = (0, frozenset[int]())  # an acknowledged number, and all that was deleted by then
+        self.stopping = threading.Event()
+        self.refused = 0
+        self._client = SearchClient(url)
+
+    def run(self) -> None:
+        id_ = FIRST
+        while not self.stopping.is_set():
+            new = range(id_, id_ := id_ + 5)
+            old = [n - 500 for n in new]
+            body = {"upsert": [item(n) for n in new], "delete": old}
+            self.sent |= set(new)
+            while True:
+                try:
+                    seq = self._client.write(body)["seq"]
+                    break
+                except SearchError:
+                    self.refused += 1
+                    time.sleep(0.05)
+            self.present = (self.present | set(new)) - set(old)
+            self.known = (seq, self.known[1] | set(old))
+
+
+def test_kills_lose_nothing_that_was_acknowledged(service: Service, config: ServeConfig) -> None:
+    client, writer = SearchClient(service.url), Writer(service.url)
+    assert config.log is not None
+    writer.start()
+    searches = 0
+    try:
+        for kind in ("ray::LogWriter", "ServeReplica:live-shard", "ray::LogWriter", "ServeReplica:live-router"):
+            deadline = time.monotonic() + 1.0
+            (victim, *_) = processes(kind)
+            os.kill(victim, signal.SIGKILL)
+            while time.monotonic() < deadline or not recovered(client, writer):
+                seq, deleted = writer.known
+                body = {"vector": [1.0] * 16, "filter": f"year = {YEAR}", "k": 10_000, "min_seq": seq}
+                try:
+                    ids = {entry["id"] for entry in client.search(body)["items"]}
+                except SearchError:
+                    continue
+                assert not ids & deleted
+                searches += 1
+    finally:
+        writer.stopping.set()
+        writer.join(timeout=60)
+    assert not writer.is_alive() and searches > 0
+    assert set(found(client, f"year = {YEAR}", writer.known[0])) == writer.present
+    status = client.get("/v1/status")
+    assert status["log"]["epoch"] == 3
+    print(f"{len(writer.sent)} items in {writer.known[0]} writes, {writer.refused} refusals, {searches} searches")
+
+
+def recovered(client: SearchClient, writer: Writer) -> bool:
+    """Whether a write that began after now was acknowledged, and all shards answer with it."""
+    seq = writer.known[0]
+    try:
+        client.search({"vector": [1.0] * 16, "min_seq": seq + 10, "min_coverage": 1.0})
+    except SearchError:
+        return False
+    return True
+
+
+def test_what_was_acknowledged_is_there_after_a_restart(address: str, service: Service, config: ServeConfig) -> None:
+    before = set(found(SearchClient(service.url), f"year = {YEAR}", 0))
+    service.stop()
+    assert not processes("ray::LogWriter")
+    assert config.log is not None
+    log = LogStore(config.log.path)
+    state = log.state()
+    log.close()
+    with start(config, address, timeout_s=150) as again:
+        client = SearchClient(again.url)
+        status = client.get("/v1/status")["log"]
+        assert (status["epoch"], status["last"]) == (state.epoch + 1, state.last)
+        assert set(found(client, f"year = {YEAR}", 0)) == before  # replicas catch up before they are ready

@@ -1,0 +1,146 @@
+"""What is refused when a whole catalog is published is refused when an item comes alone."""
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from silverray.shard.filter.schema import Schema
+from silverray.shard.index.builder import publish
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.live.checks import WriteError, check
+from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+
+SCHEMA = """
+id: film
+vector: {dimension: 2, metric: METRIC}
+fields:
+  country: {type: category}
+  genres: {type: tags, nullable: true}
+  year: {type: int, nullable: true}
+  score: {type: float, nullable: true}
+  nsfw: {type: bool, nullable: true}
+  released: {type: date, nullable: true, filter: false}
+"""
+
+
+def make_catalog(folder: Path, metric: str = "cosine", ids: Any = (1, 2)) -> Catalog:
+    n = len(ids)
+    table = pa.table(
+        {
+            "film": pa.array(ids),
+            "country": ["US"] * n,
+            "genres": [["war"]] * n,
+            "year": [1990] * n,
+            "score": [0.5] * n,
+            "nsfw": [False] * n,
+            "released": [date(2001, 5, 31)] * n,
+        }
+    )
+    vectors = np.ones((n, 2), dtype=np.float32)
+    schema = Schema.parse(SCHEMA.replace("METRIC", metric))
+    return publish(table, schema, folder, vectors=vectors, partitions=2, version="v1")
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return make_catalog(tmp_path_factory.mktemp("films"))
+
+
+def upsert(**changes: Any) -> Upsert:
+    vector = np.array([3, 4], dtype=np.float32)
+    return Upsert(**{"id": 7, "vector": vector, "fields": {"country": "FR"}, **changes})
+
+
+def one(write: Write, catalog: Catalog) -> Write:
+    (outcome,) = check([write], catalog)
+    if isinstance(outcome, WriteError):
+        raise outcome
+    return outcome
+
+
+def test_writes_get_one_form(films: Catalog) -> None:
+    given = {
+        "country": "FR",
+        "genres": ["war", "war"],
+        "year": -5,
+        "score": -0.0,
+        "nsfw": True,
+        "released": "2001-05-31",
+    }
+    write = one(upsert(fields=given), films)
+    assert isinstance(write, Upsert)
+    assert write.vector.tolist() == [np.float32(0.6), np.float32(0.8)] and write.vector.dtype == np.float32
+    assert write.fields == given | {"released": date(2001, 5, 31)}
+    assert str(write.fields["score"]) == "0.0"
+    assert write.space == films.vector_space == "v1"
+    whole = one(upsert(fields={"country": "", "genres": [], "year": None, "score": float("nan")}), films)
+    assert isinstance(whole, Upsert) and whole.fields == {"country": "", "genres": []}
+    patch = one(Patch(7, {"year": None, "score": float("nan"), "released": date(1999, 1, 1)}), films)
+    assert patch == Patch(7, {"year": None, "score": None, "released": date(1999, 1, 1)})
+    assert one(Patch(7, {"score": 3}), films) == Patch(7, {"score": 3.0})
+    assert one(Delete(2**63 - 1), films) == Delete(2**63 - 1)
+
+
+WRONG: list[tuple[Write, str, str | None, str]] = [
+    (upsert(id=-1), "invalid_id", None, "id: expected an integer from 0 to 2^63 - 1, got int -1"),
+    (upsert(id=2**63), "invalid_id", None, "got int 9223372036854775808"),
+    (upsert(id=True), "invalid_id", None, "got bool True"),
+    (upsert(id="a"), "invalid_id", None, "got str 'a'"),
+    (Delete(1.0), "invalid_id", None, "got float 1.0"),  # type: ignore[arg-type]
+    (upsert(vector=np.ones(3, np.float32)), "invalid_vector", None, "vector: expected [2] numbers, got [3]"),
+    (upsert(vector=np.ones((1, 2), np.float32)), "invalid_vector", None, "expected [2] numbers, got [1, 2]"),
+    (upsert(vector=np.array([np.nan, 1], np.float32)), "invalid_vector", None, "holds NaN, infinity"),
+    (upsert(vector=np.array([1, np.inf], np.float32)), "invalid_vector", None, "holds NaN, infinity"),
+    (upsert(vector=np.zeros(2, np.float32)), "invalid_vector", None, "a vector of zeros has no cosine"),
+    (upsert(space="v2"), "unknown_space", None, "space: expected 'v1', the space that is served, got 'v2'"),
+    (upsert(fields={}), "missing_field", "country", "fields.country: expected a value, the field is not nullable"),
+    (upsert(fields={"country": None}), "missing_field", "country", "the field is not nullable"),
+    (upsert(fields={"country": "US", "yaer": 1}), "unknown_field", "yaer", "no field 'yaer'; did you mean 'year'?"),
+    (Patch(7, {"zz": 1}), "unknown_field", "zz", "there are: country, genres, year"),
+    (Patch(7, {}), "missing_field", None, "fields: expected at least one"),
+    (Patch(7, {"country": None}), "missing_field", "country", "the field is not nullable"),
+    (Patch(7, {"country": 3}), "invalid_value", "country", "fields.country: expected a string, got int 3"),
+    (Patch(7, {"country": "\ud800"}), "invalid_value", "country", "expected a string, got str '\\ud800'"),
+    (Patch(7, {"genres": "war"}), "invalid_value", "genres", "expected a list of strings, got str 'war'"),
+    (Patch(7, {"genres": ["war", None]}), "invalid_value", "genres", "expected a list of strings, got list"),
+    (Patch(7, {"year": 1.0}), "invalid_value", "year", "expected an integer of at most 64 bits, got float 1.0"),
+    (Patch(7, {"year": True}), "invalid_value", "year", "got bool True"),
+    (Patch(7, {"year": 2**63}), "invalid_value", "year", "got int 9223372036854775808"),
+    (Patch(7, {"score": "1"}), "invalid_value", "score", "expected a number, got str '1'"),
+    (Patch(7, {"score": 10**400}), "invalid_value", "score", "expected a number, got int 1000"),
+    (Patch(7, {"nsfw": 1}), "invalid_value", "nsfw", "expected true or false, got int 1"),
+    (Patch(7, {"released": "20010531"}), "invalid_value", "released", 'a date such as "2001-05-31", got str'),
+    (Patch(7, {"released": "2001-W05-1"}), "invalid_value", "released", "got str '2001-W05-1'"),
+    (Patch(7, {"released": "2001-02-30"}), "invalid_value", "released", "got str '2001-02-30'"),
+    (Patch(7, {"released": datetime(2001, 5, 31)}), "invalid_value", "released", "got datetime"),
+]
+
+
+@pytest.mark.parametrize(("write", "code", "field", "message"), WRONG)
+def test_errors_name_the_part(films: Catalog, write: Write, code: str, field: str | None, message: str) -> None:
+    with pytest.raises(WriteError) as caught:
+        one(write, films)
+    assert (caught.value.code, caught.value.field) == (code, field)
+    assert message in str(caught.value)
+
+
+def test_one_that_is_wrong_does_not_hinder_the_others(films: Catalog) -> None:
+    writes = [write for write, *_ in WRONG]
+    good = [upsert(id=n) for n in range(len(writes))]
+    outcomes = check([write for pair in zip(writes, good, strict=True) for write in pair], films)
+    assert all(isinstance(outcome, WriteError) for outcome in outcomes[::2])
+    assert [outcome.id for outcome in outcomes[1::2] if isinstance(outcome, Upsert)] == list(range(len(writes)))
+    assert check([], films) == []
+
+
+def test_a_catalog_of_inner_products_keeps_lengths_and_zeros(tmp_path: Path) -> None:
+    catalog = make_catalog(tmp_path, "ip", ids=["a", "b"])
+    zeros = one(upsert(id="é" * 256, vector=np.zeros(2, np.float32)), catalog)
+    assert isinstance(zeros, Upsert) and zeros.vector.tolist() == [0, 0]
+    for bad in ("", "é" * 257, 3, "\ud800"):
+        with pytest.raises(WriteError, match="id: expected a string of 1 to 512 bytes"):
+            one(Delete(bad), catalog)

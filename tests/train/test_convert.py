@@ -1,0 +1,248 @@
+"""Impressions to requests: round trips, sessions, streaming, and what is refused."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from request_tables import FORMAT, request_table, with_column, write
+
+from silverray.shard.train import convert as module
+from silverray.shard.train import impressions
+from silverray.shard.train.columns import RequestError
+from silverray.shard.train.convert import Conversion, convert, to_impressions
+from silverray.shard.train.requests import RequestTable
+
+SPAN = 20
+
+
+def converted(folder: Path, rows: pa.Table, **options: Any) -> pa.Table:
+    out = folder / "out.parquet"
+    convert(write(folder, rows, name="impressions.parquet"), FORMAT, out, **{"span_s": SPAN, **options})
+    assert {file.name for file in folder.iterdir()} == {"impressions.parquet", "out.parquet"}
+    return pq.read_table(out)
+
+
+def spread(requests: pa.Table, *, seconds: int, seed: int = 0) -> pa.Table:
+    """Impressions at times of their own, less than `seconds` after their request and so among those of others."""
+    rows = to_impressions(requests, FORMAT)
+    rng = np.random.default_rng(seed)
+    times = rows.column("time").to_numpy()
+    again = rows.column("request").to_numpy()
+    first = np.diff(again, prepend=-1) != 0
+    own = np.where(first, times, times + rng.integers(0, seconds, len(rows)))
+    # Within a request the order of the items stays.
+    own = np.array([own[np.searchsorted(again, request) : row + 1].max() for row, request in enumerate(again)])
+    rows = with_column(rows, "time", own.tolist())
+    return rows.take(np.argsort(own, kind="stable"))
+
+
+def test_to_impressions_repeats_the_request() -> None:
+    requests = request_table(4)
+    rows = to_impressions(requests, FORMAT)
+    assert rows.column("request").to_pylist() == [0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert rows.column("item").to_pylist() == [item for own in requests.column("items").to_pylist() for item in own]
+    assert rows.column("seen").to_pylist() == requests.take([0, 1, 1, 2, 2, 2, 3, 3, 3, 3]).column("seen").to_pylist()
+    assert "items" not in rows.column_names
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    requests = request_table(300)
+    assert converted(tmp_path, to_impressions(requests, FORMAT)).equals(requests)
+
+
+@pytest.mark.parametrize("block", [1, 13, 65_536])
+def test_impressions_of_a_request_may_lie_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(impressions, "BLOCK", block)
+    requests = request_table(200)
+    rows = spread(requests, seconds=SPAN)
+    assert np.abs(np.diff(rows.column("request").to_numpy())).max() > 10
+    assert converted(tmp_path, rows).equals(requests)
+
+
+def test_text_ids_stay(tmp_path: Path) -> None:
+    requests = request_table(20)
+    schema = FORMAT.request_schema(pa.string(), pa.string())
+    named = [[f"r{n}" for n in range(20)], [f"u{n % 7}" for n in range(20)]]
+    requests = pa.table([*named, *requests.columns[2:]], schema=schema)
+    assert converted(tmp_path, to_impressions(requests, FORMAT)).equals(requests)
+
+
+def test_sessions_where_no_request_is_named(tmp_path: Path) -> None:
+    rows = to_impressions(request_table(8), FORMAT).drop_columns(["request"]).slice(0, 9)
+    users, times = [1, 1, 2, 1, 2, 1, 2, 1, 1], [0, 5, 5, 19, 24, 20, 25, 39, 41]
+    order = np.argsort(times, kind="stable")
+    rows = with_column(with_column(rows, "user", users), "time", times).take(order)
+    ages = np.arange(9.0)
+    rows = with_column(with_column(rows, "age", ages.tolist()), "item", list(range(100, 109)))
+    found = converted(tmp_path, rows)
+    # Of user 1 from second 0, of user 2 from 5, of 1 from 20, of 2 from 25, of 1 from 41.
+    assert found.column("request").to_pylist() == [0, 1, 2, 3, 4]
+    assert found.column("user").to_pylist() == [1, 2, 1, 2, 1]
+    assert found.column("time").to_pylist() == [0, 5, 20, 25, 41]
+    assert found.column("items").to_pylist() == [[100, 101, 103], [102, 105], [104, 107], [106], [108]]
+    # User features are those of the first impression.
+    assert found.column("age").to_pylist() == [0.0, 2.0, 4.0, 6.0, 8.0]
+
+
+@pytest.mark.parametrize("block", [3, 65_536])
+def test_sessions_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    rows = spread(request_table(150), seconds=5).drop_columns(["request"])
+    wanted = converted(tmp_path, rows, row_group=16)
+    monkeypatch.setattr(impressions, "BLOCK", block)
+    assert converted(tmp_path, rows, row_group=16).equals(wanted)
+    assert wanted.column("request").to_pylist() == list(range(len(wanted)))
+    assert sum(map(len, wanted.column("items").to_pylist())) == len(rows)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_can_be_timestamps(tmp_path: Path, unit: str) -> None:
+    requests = request_table(5)
+    rows = to_impressions(requests, FORMAT)
+    moments = [datetime.datetime.fromtimestamp(s, datetime.UTC) for s in rows.column("time").to_pylist()]
+    rows = with_column(rows, "time", pa.array(moments, pa.timestamp(unit, "UTC")))
+    assert converted(tmp_path, rows).equals(requests)
+
+
+def test_labels_can_be_booleans_and_ids_narrow(tmp_path: Path) -> None:
+    requests = request_table(5)
+    rows = to_impressions(requests, FORMAT)
+    rows = with_column(rows, "liked", rows.column("liked").cast(pa.bool_()))
+    rows = with_column(rows, "item", rows.column("item").cast(pa.int32()))
+    rows = with_column(rows, "country", rows.column("country").combine_chunks().dictionary_encode())
+    assert converted(tmp_path, rows).equals(requests)
+
+
+def test_row_groups_have_the_size_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(impressions, "BLOCK", 10)
+    converted(tmp_path, to_impressions(request_table(50), FORMAT), row_group=16)
+    groups = RequestTable.open(tmp_path / "out.parquet", FORMAT).groups
+    assert [group.rows for group in groups] == [16, 16, 16, 2]
+
+
+def test_memory_holds_a_span_not_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(impressions, "BLOCK", 64)
+    held = []
+    group = module.group
+
+    def counted(keys: Any, *arguments: Any, **options: Any) -> Any:
+        held.append(len(keys))
+        return group(keys, *arguments, **options)
+
+    monkeypatch.setattr(module, "group", counted)
+    converted(tmp_path, spread(request_table(4_000), seconds=SPAN), row_group=64)
+    # 2.5 impressions a second.
+    assert max(held) < 64 + 2 * SPAN * 4
+    assert len(held) > 100
+
+
+def test_progress_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(impressions, "BLOCK", 40)
+    file = write(tmp_path, to_impressions(request_table(40), FORMAT))
+    seen: list[tuple[int, int]] = []
+    done = convert(file, FORMAT, tmp_path / "out.parquet", span_s=5, progress=lambda *at: seen.append(at))
+    assert done == Conversion(100, 40)
+    assert seen == [(40, 100), (80, 100), (100, 100)]
+
+
+def test_an_empty_file_becomes_an_empty_table(tmp_path: Path) -> None:
+    assert len(converted(tmp_path, to_impressions(request_table(0), FORMAT))) == 0
+    assert len(RequestTable.open(tmp_path / "out.parquet", FORMAT)) == 0
+
+
+@pytest.mark.parametrize("late", [SPAN, 3 * SPAN])
+@pytest.mark.parametrize("block", [4, 65_536])
+def test_a_request_may_not_go_on_after_its_span(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, late: int
+) -> None:
+    monkeypatch.setattr(impressions, "BLOCK", block)
+    rows = to_impressions(request_table(100), FORMAT)
+    times = rows.column("time").to_pylist()
+    row = times.index(1_001 + late)
+    requests = rows.column("request").to_pylist()
+    requests[row] = 1
+    with pytest.raises(RequestError, match=rf"column 'request', row {row}: .*request 1 within 20 seconds of the first"):
+        converted(tmp_path, with_column(rows, "request", requests))
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("age", 7.0, "3.0, got 7.0"), ("country", "US", "None, got 'US'"), ("seen", [1, 2], r"\[.*\], got \[1, 2\]")],
+)
+def test_a_request_may_not_contradict_itself(tmp_path: Path, name: str, value: Any, told: str) -> None:
+    rows = to_impressions(request_table(10), FORMAT)
+    values = rows.column(name).to_pylist()
+    values[8] = value
+    rows = with_column(rows, name, pa.array(values, rows.schema.field(name).type))
+    with pytest.raises(RequestError, match=rf"column '{name}', row 8: expected what request 3 said before, {told}"):
+        converted(tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("request", None, "expected a value, got null"),
+        ("time", None, "expected a value, got null"),
+        ("time", 5, r"expected ascending times, got 5 after 10\d\d"),
+        ("item", None, "expected a value, got null"),
+        ("liked", None, "expected a value, got null"),
+        ("liked", float("nan"), "expected a finite number, got nan"),
+        ("age", float("inf"), "expected a finite number, got inf"),
+        ("seen", None, "expected a value, got null"),
+        ("seen", [None], "expected a list of values, got null in it"),
+    ],
+)
+def test_bad_values_are_named_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, message: str
+) -> None:
+    monkeypatch.setattr(impressions, "BLOCK", 8)
+    rows = to_impressions(request_table(20), FORMAT)
+    rows = pa.table(rows.columns, names=rows.column_names)
+    values = rows.column(name).to_pylist()
+    values[21] = value
+    rows = with_column(rows, name, pa.array(values, rows.schema.field(name).type))
+    with pytest.raises(RequestError, match=rf"impressions\.parquet: column '{name}', row 21: {message}"):
+        converted(tmp_path, rows)
+
+
+def test_a_user_is_needed_where_no_request_is_named(tmp_path: Path) -> None:
+    rows = to_impressions(request_table(5), FORMAT)
+    with pytest.raises(RequestError, match="expected a column 'request' or 'user', there is neither"):
+        converted(tmp_path, rows.drop_columns(["request", "user"]))
+    unknown = with_column(rows, "user", pa.array([None] * len(rows), pa.int64()))
+    assert converted(tmp_path, unknown).column("user").null_count == 5
+    with pytest.raises(RequestError, match="column 'user', row 0: expected a value, got null"):
+        converted(tmp_path, unknown.drop_columns(["request"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("item", ["x"], "column 'item': expected int64, got string"),
+        ("time", ["noon"], "column 'time': expected int64 or timestamp.*, got string"),
+        ("liked", ["yes"], "column 'liked': expected float, got string"),
+        ("request", [1.5], "column 'request': expected int64 or string, got double"),
+    ],
+)
+def test_wrong_types_are_refused(tmp_path: Path, name: str, values: list[Any], message: str) -> None:
+    rows = to_impressions(request_table(1), FORMAT)
+    with pytest.raises(RequestError, match=message):
+        converted(tmp_path, with_column(rows, name, values))
+
+
+def test_what_stood_there_stays_when_it_fails(tmp_path: Path) -> None:
+    wanted = converted(tmp_path, to_impressions(request_table(5), FORMAT))
+    rows = with_column(to_impressions(request_table(3), FORMAT), "age", [float("nan")] * 6)
+    with pytest.raises(RequestError):
+        converted(tmp_path, rows)
+    assert pq.read_table(tmp_path / "out.parquet").equals(wanted)
+
+
+@pytest.mark.parametrize("option", ["span_s", "row_group"])
+def test_bad_settings(tmp_path: Path, option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option}: expected 1 or more, got 0"):
+        converted(tmp_path, to_impressions(request_table(1), FORMAT), **{option: 0})
