@@ -26,7 +26,9 @@ ARROW_TYPES: dict[FieldType, pa.DataType] = {
 """Types that hold every value of a field, whatever type its column had when it was published."""
 
 WRITTEN_BLOCK = 1_000
-"""Written rows that become a table at a time."""
+"""Written rows that become a column at a time."""
+PAUSE_S = 0.0002
+"""Rest after each of them, so that a search which waits for Python's lock gets it."""
 
 Row = Mapping[str, Any]
 """Values of one item by column."""
@@ -119,14 +121,14 @@ class Payload:
 
     def _spread(self, name: str, sources: NDArray[np.int64], slots: NDArray[np.int64], width: int) -> pa.ChunkedArray:
         """One column of `arranged`."""
-        column = self._table.column(name)
-        written = [(slot, row[name]) for slot, row in self._written.items() if name in row]
-        rows = np.arange(len(self.slot_keys))
-        rows[[slot for slot, _ in written]] = len(rows) + np.arange(len(written))
-        chunks = [*column.chunks]
+        column, rows = self._table.column(name), np.arange(len(self.slot_keys))
+        chunks, count, written = [*column.chunks], len(rows), list(self._written.items())
         for start in range(0, len(written), WRITTEN_BLOCK):
-            chunks.append(pa.array([value for _, value in written[start : start + WRITTEN_BLOCK]], column.type))
-            time.sleep(0)  # a search may wait for Python's lock
+            mine = [(slot, row[name]) for slot, row in written[start : start + WRITTEN_BLOCK] if name in row]
+            rows[[slot for slot, _ in mine]] = count + np.arange(len(mine))
+            chunks.append(pa.array([value for _, value in mine], column.type))
+            count += len(mine)
+            time.sleep(PAUSE_S)
         whole = pa.chunked_array(chunks, column.type).combine_chunks()
         return whole.take(spread_index(rows[sources], slots, width))
 

@@ -7,7 +7,6 @@ all that an earlier one set by halves. Letters: n items, N slots, D dimensions.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
@@ -28,8 +27,6 @@ from silverray.shard.live.arrays import LiveArrays
 
 BLOCK = 4_096
 """Rows that are copied at a time."""
-PAUSE_S = 0.0002
-"""Rest after each step that holds Python's lock, so that a search which waits for the lock gets it."""
 
 
 class Still(NamedTuple):
@@ -132,5 +129,4 @@ def _planes(old: Tensor, sources: Tensor, arrangement: Arrangement) -> Tensor:
     for plane, bits in enumerate(old):
         some = targets[read_bits(bits[None], torch.zeros_like(places[:1]), places)]
         new[plane, :words] = pack_bits(torch.zeros_like(some), some, 1, words)[0]
-        time.sleep(PAUSE_S)
     return new
