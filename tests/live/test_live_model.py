@@ -132,6 +132,14 @@ class LiveCatalog(RuleBasedStateMachine):
         last = self.log[-1].seq if self.log else 0
         assert {reply.seq for part in [*replies, truth] for reply in part} == {last}
 
+    @invariant()
+    def given_items_are_found_in_one_shard_each(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        asked = np.array(sorted({*self.world.fields, *(entry.write.id for entry in self.log)}), dtype=np.int64)
+        found = np.stack([searcher.engine.payload.slots(asked) >= 0 for searcher in self.shards])
+        assert found.sum(axis=0).tolist() == [int(key in self.world.fields) for key in asked.tolist()]
+
     def check(self, request: SearchRequest, best: list[tuple[float, int, str, Any]]) -> None:
         assert request.vectors is not None
         matching = self.world.matching(request.filter)  # type: ignore[arg-type]
