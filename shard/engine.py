@@ -23,7 +23,7 @@ from silverray.shard.filter.expression import And
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
-from silverray.shard.index.planner import coarse_keep
+from silverray.shard.index.planner import candidates_for, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.model.graphs import Graphs
 from silverray.shard.model.overarch import DotProduct
@@ -31,7 +31,7 @@ from silverray.shard.model.overarch_files import OverArch, load_overarch
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.model.search import Answers, Search
-from silverray.shard.ranker import Ranker, Stage, candidates_for
+from silverray.shard.ranker import Ranker, Stage
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Asked, Valuer
 
@@ -125,7 +125,9 @@ class Engine:
         self.model = prepared.model
         self._search = prepared.search
         scorer = self._overarch.scorer.to(self.model.lists.keys.device)
-        self._judge = Ranker(Ranking(self.model.lists, scorer, self._overarch.features), self.valuer)
+        self._judge = Ranker(
+            Ranking(self.model.lists, len(self.catalog.tasks), scorer, self._overarch.features), self.valuer
+        )
         plain = len(self.catalog.tasks) == 1 and isinstance(scorer, DotProduct) and self.valuer.models is None
         self.ranker = None if plain else self._judge
 

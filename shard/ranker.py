@@ -12,23 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.shard.api import MAX_K
-from silverray.shard.index.planner import K_STEPS
 from silverray.shard.model.candidates import unite
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.value.valuer import Asked, Valuer
 
 PLACES = 1 << 15
 """Most candidates that are ranked together: what is computed of them then stays near the processor's caches."""
-
-
-def candidates_for(k: int, refine_all: bool) -> int:
-    """How many items each task of a request finds, to be ranked.
-
-    4 times k, at least 250, in steps, so that an answer does not depend on the batch that its request shares; as many
-    as a request may ever ask for where every visited item is to be scored exactly.
-    """
-    return MAX_K if refine_all else next(step for step in K_STEPS[2:] if min(4 * k, MAX_K) <= step)
 
 
 class Stage(NamedTuple):

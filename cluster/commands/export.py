@@ -47,8 +47,9 @@ def run_export(
     """
     engine = Engine.open(snapshot, partitions, device=device)
     chosen = list(range(engine.catalog.partitions)) if partitions is None else partitions
-    info = describe(engine.catalog, chosen, k, n_probe)
-    save_exported(export_model(engine.model, k, n_probe), out, info)
+    ranking = None if engine.ranker is None else engine.ranker.ranking
+    info = describe(engine.catalog, chosen, k, n_probe, ranked=ranking is not None)
+    save_exported(export_model(engine.model, k, n_probe, ranking), out, info)
     if as_json:
         print_json({"path": str(out), "bytes": out.stat().st_size, **info})
         return

@@ -1,6 +1,6 @@
 """Exporting: the retrieval model of chosen partitions as one file that PyTorch loads without the rest of a shard.
 
-Letters: Q queries, D dimensions, U programs, L instructions.
+Letters: Q queries, T tasks, D dimensions, U programs, L instructions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from torch.export import Dim, ExportedProgram
 
 from silverray.kernels.programs import MAX_INSTRUCTIONS, Opcode, instruction
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.planner import candidates_for
+from silverray.shard.model.ranking import Ranking
 from silverray.shard.model.retrieval import RetrievalModel
+from silverray.shard.value.valuer import Valuation
 
 INFO_FILE = "module_info.json"
 MAX_QUERIES = 4_096
@@ -60,16 +63,61 @@ class ExportedModel(nn.Module):
         return keys, found.scores, found.slots, found.overflow
 
 
-def export_model(model: RetrievalModel, k: int, n_probe: int | None = None) -> ExportedProgram:
+class ExportedRanking(nn.Module):
+    """Retrieval and ranking of several tasks, whose inputs and outputs are tensors only.
+
+    Args:
+        model: of some partitions.
+        ranking: of the same.
+        k: number of items of an answer.
+        n_probe: clusters to visit; None lets the planner choose.
+    """
+
+    def __init__(self, model: RetrievalModel, ranking: Ranking, k: int, n_probe: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.ranking = ranking
+        self._k = k
+        self._n_probe = n_probe
+
+    def forward(
+        self, queries: Tensor, programs: Tensor, filters: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Find the k best items of each query by the mean of their predictions.
+
+        Args:
+            queries: `[Q, T, D]` float32.
+            programs: `[U, L]` int32 plane programs.
+            filters: `[Q]` int64, the program of each query.
+
+        Returns:
+            What `ExportedModel.forward` does, and predictions, `[Q, k, T]` float32; undefined where there is no item.
+        """
+        (count, tasks, dimension), kept = queries.shape, candidates_for(self._k, refine_all=False)
+        each = filters.repeat_interleave(tasks)
+        wanted = torch.full_like(each, kept)
+        found = self.model(queries.reshape(-1, dimension), programs, each, wanted, kept, self._n_probe)
+        slots, scores = (part.view(count, tasks, kept) for part in (found.slots, found.scores))
+        mean = [Valuation(None, {})]
+        best = self.ranking(queries, slots, scores, mean, torch.full_like(filters, self._k), self._k)
+        keys = torch.where(best.slots >= 0, self.model.lists.keys[best.slots.clamp(min=0)], -1)
+        return keys, best.scores, best.slots, found.overflow.view(count, tasks).any(dim=1), best.predictions
+
+
+def export_model(
+    model: RetrievalModel, k: int, n_probe: int | None = None, ranking: Ranking | None = None
+) -> ExportedProgram:
     """Export a model for batches of any size up to `MAX_QUERIES`, with any programs.
 
     Args:
         model: of some partitions, at least one item.
         k: number of items of an answer.
         n_probe: clusters to visit; None lets the planner choose.
+        ranking: of what is found; None where it stands by its exact scores.
     """
     device = model.lists.keys.device
-    queries = torch.zeros(2, model.lists.codes.shape[1], device=device)
+    shape = (model.lists.codes.shape[1],) if ranking is None else (ranking.tasks, model.lists.codes.shape[1])
+    queries = torch.zeros(2, *shape, device=device)
     everything = instruction(Opcode.LOAD)
     programs = torch.full((3, 5), int(Opcode.NOP), dtype=torch.int32, device=device)
     programs[:, 0] = everything
@@ -80,15 +128,19 @@ def export_model(model: RetrievalModel, k: int, n_probe: int | None = None) -> E
         "programs": {0: Dim("programs", max=MAX_QUERIES), 1: Dim("instructions", max=MAX_INSTRUCTIONS)},
         "filters": {0: count},
     }
-    exported = ExportedModel(model, k, n_probe).eval()
-    return torch.export.export(exported, (queries, programs, filters), dynamic_shapes=shapes)
+    exported: nn.Module
+    exported = ExportedModel(model, k, n_probe) if ranking is None else ExportedRanking(model, ranking, k, n_probe)
+    return torch.export.export(exported.eval(), (queries, programs, filters), dynamic_shapes=shapes)
 
 
-def describe(catalog: Catalog, partitions: list[int], k: int, n_probe: int | None) -> dict[str, Any]:
-    """What stands beside an exported model in `module_info.json`."""
+def describe(
+    catalog: Catalog, partitions: list[int], k: int, n_probe: int | None, *, ranked: bool = False
+) -> dict[str, Any]:
+    """What stands beside an exported model in `module_info.json`; `ranked` says whether it ranks what it finds."""
     return {
         "input_names": list(INPUTS),
-        "output_names": list(OUTPUTS),
+        "output_names": [*OUTPUTS, *(["predictions"] if ranked else [])],
+        "tasks": list(catalog.tasks),
         "snapshot": catalog.version,
         "seq": catalog.seq,
         "partitions": partitions,

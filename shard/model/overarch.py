@@ -131,7 +131,10 @@ class MixtureOfLogits(Scorer):
 
     def forward(self, users: Tensor, items: Tensor, features: Tensor, valid: Tensor) -> Tensor:
         """See the module's text."""
-        logits, gates = self.mixture(users, items, features)
+        return self.combine(*self.mixture(users, items, features))
+
+    def combine(self, logits: Tensor, gates: Tensor) -> Tensor:
+        """The scores `[B, K, T]` of what `mixture` gives."""
         scores: Tensor = self.scale * (gates * logits).sum(dim=3)
         return scores
 

@@ -45,6 +45,7 @@ class Ranking(nn.Module):
 
     Args:
         lists: the items.
+        tasks: T.
         scorer: a pointwise scorer.
         features: what it reads of the items' fields.
 
@@ -52,11 +53,12 @@ class Ranking(nn.Module):
         ValueError: the scorer is not pointwise.
     """
 
-    def __init__(self, lists: Lists, scorer: Scorer, features: ItemFeatures) -> None:
+    def __init__(self, lists: Lists, tasks: int, scorer: Scorer, features: ItemFeatures) -> None:
         super().__init__()
         if not scorer.pointwise:
             raise ValueError(f"scorer: expected a pointwise one, got {type(scorer).__name__}: it needs whole lists")
         self.lists = lists
+        self.tasks = tasks
         self.scorer = scorer
         self.features = features
 

@@ -55,10 +55,9 @@ class SampledScoring(nn.Module):
         drawn_C = torch.randperm(len(candidates.ids))[: self.sampled]
         ids_C, vectors_CD = candidates.ids[drawn_C], candidates.vectors[drawn_C].detach()
         features_CF = self.features[ids_C]
-        others_RCT = (
-            self._scores(users_RTD, vectors_CD[None], features_CF[None]) - self._log_q(ids_C, candidates)[:, None]
-        )
-        own_I1T = self._scores(users_RTD[batch.request], items_ID[:, None], self.features[item_ids][:, None])
+        others_RCT, gates_RCTP = self._scores(users_RTD, vectors_CD[None], features_CF[None])
+        others_RCT = others_RCT - self._log_q(ids_C, candidates)[:, None]
+        own_I1T, _ = self._scores(users_RTD[batch.request], items_ID[:, None], self.features[item_ids][:, None])
         own_IT = own_I1T[:, 0] - self._log_q(item_ids, candidates)[:, None]
         same_IC = item_ids[:, None] == ids_C
         total, examples = own_IT.new_zeros(()), 0
@@ -68,15 +67,17 @@ class SampledScoring(nn.Module):
             own_P = own_IT[positive_P, task]
             total = total + (torch.cat([own_P[:, None], others_PC], dim=1).logsumexp(dim=1) - own_P).sum()
             examples += len(positive_P)
-        if self.balance and isinstance(self.scorer, MixtureOfLogits):
-            gates = self.scorer.mixture(users_RTD, vectors_CD[None], features_CF[None])[1]
-            total = total + self.balance * examples * load_imbalance(gates.flatten(0, 2))
+        if self.balance and gates_RCTP is not None:
+            total = total + self.balance * examples * load_imbalance(gates_RCTP.flatten(0, 2))
         return Loss(total, total.new_tensor(examples))
 
-    def _scores(self, users: Tensor, items: Tensor, features: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores over the temperature, and the weights of a mixture's components."""
+        if isinstance(self.scorer, MixtureOfLogits):
+            logits, gates = self.scorer.mixture(users, items, features)
+            return self.scorer.combine(logits, gates) / self.temperature, gates
         valid = torch.ones(items.shape[:2], dtype=torch.bool)
-        scores: Tensor = self.scorer(users, items, features, valid) / self.temperature
-        return scores
+        return self.scorer(users, items, features, valid) / self.temperature, None
 
     def _log_q(self, ids: Tensor, candidates: Candidates) -> Tensor:
         return torch.log(-torch.expm1(candidates.drawn * self.log_missed[ids])).float()

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from silverray.cluster.applications import describe_applications
-from silverray.cluster.config import ConfigError, ServeConfig
+from silverray.cluster.config import ServeConfig
 from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica
 from silverray.cluster.layout import Layout
+from silverray.cluster.sections import ConfigError
 from silverray.cluster.service import start
 from silverray.router.settings import DiversitySettings
 from silverray.shard.admission import Admission
@@ -41,6 +42,34 @@ def test_spacing_of_an_unknown_category_is_refused_before_anything_starts(store:
     config = ServeConfig(snapshots=store, diversity=DiversitySettings(spacing={"genres": 0.5}))
     with pytest.raises(ConfigError, match=r"diversity\.spacing\.genres: expected a filterable category .* \(country\)"):
         start(config)
+
+
+def test_shards_and_routers_get_the_formulas_and_quotas_of_the_configuration(store: Path) -> None:
+    catalog, layout = Catalog.open(store / "v1"), Layout.spread("v1", 16, 2)
+    value = {"default": "default * 2", "variants": {"b": "default"}, "context": {"hour": {"type": "int"}}}
+    config = ServeConfig.model_validate({"snapshots": store, "shards": 2, "value": value, "quotas": {"click": 3}})
+    shard, _, router = describe_applications(config, catalog, layout)
+    args = RouterArgs.model_validate(router.args)
+    assert ShardArgs.model_validate(shard.args).value == args.value == config.value
+    assert args.settings.quotas == {"click": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"value": {"default": "default * yaer"}},
+            r"value\.default: unknown name yaer \(at character 10",
+        ),
+        ({"value": {"default": "1", "variants": {"b": "default +"}}}, r"value\.variants\.b: .* \(at character 9"),
+        ({"quotas": {"default": 1}}, r"quotas\.default: expected none for a model with one task"),
+    ],
+)
+def test_wrong_formulas_and_quotas_are_refused_before_anything_starts(
+    store: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        start(ServeConfig.model_validate({"snapshots": store, **options}))
 
 
 @pytest.mark.parametrize("item_cache", ["device", "host"])

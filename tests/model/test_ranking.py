@@ -1,6 +1,7 @@
 """The ranking stage in a shard: what it predicts, how it values, and what replies and explanations say."""
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 from catalogs import DIMENSION, make_requests, schema_text, write_tasks
+from typer.testing import CliRunner
 
+from silverray.cluster.cli import app
+from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.api import FormulaError, InvalidRequest, SearchError, SearchReply, SearchRequest, SnapshotError
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.planner import candidates_for
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch import SelfAttention
 from silverray.shard.model.overarch_files import make_scorer, save_overarch
 from silverray.shard.model.ranking import Ranking
-from silverray.shard.ranker import candidates_for
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.value.settings import ValueSettings
 
@@ -262,6 +266,24 @@ def test_the_steps_are_the_module(scored: Catalog) -> None:
         torch.testing.assert_close(again.scores, expected.scores)
 
 
+def test_an_exported_model_ranks_like_its_shard(scored: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "model.pt2"
+    done = CliRunner().invoke(app, ["export", str(scored.path), "--out", str(file), "-k", "7", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["output_names"][-1] == "predictions"
+    requests = [replace(request, filter=None, k=7) for request in make_requests(5, 9, tasks=2)]
+    queries = torch.from_numpy(np.stack([request.vectors for request in requests]))  # type: ignore[misc]
+    programs = torch.tensor([[instruction(Opcode.LOAD)]], dtype=torch.int32)
+    keys, scores, _, overflow, told = torch.export.load(file).module()(
+        queries, programs, torch.zeros(5, dtype=torch.int64)
+    )
+    assert not overflow.any()
+    for row, reply in enumerate(ask(ShardSearcher.open(scored.path), requests)):
+        assert keys[row].tolist() == reply.keys.tolist()
+        np.testing.assert_allclose(scores[row], reply.scores, rtol=EPSILON, atol=EPSILON)
+        np.testing.assert_allclose(told[row], predictions(reply), rtol=EPSILON, atol=EPSILON)
+
+
 def test_a_damaged_scorer_is_refused_by_name(publish_items: Callable[..., Catalog], tmp_path: Path) -> None:
     folder = write_tasks(tmp_path / "model", TASKS)
     save_overarch(folder, "mlp", {"hidden": 16}, make_scorer("mlp", 2, DIMENSION, 0, {"hidden": 8}), ItemFeatures())
@@ -273,9 +295,10 @@ def test_a_damaged_scorer_is_refused_by_name(publish_items: Callable[..., Catalo
 def test_a_set_wise_scorer_cannot_run_on_a_shard(two_tasks: Catalog) -> None:
     lists = ShardSearcher.open(two_tasks.path).engine.model.lists
     with pytest.raises(ValueError, match="scorer: expected a pointwise one, got SelfAttention"):
-        Ranking(lists, SelfAttention(2, DIMENSION, 0), ItemFeatures())
+        Ranking(lists, 2, SelfAttention(2, DIMENSION, 0), ItemFeatures())
 
 
 def test_the_number_of_candidates_goes_in_steps() -> None:
-    assert [candidates_for(k, False) for k in (1, 62, 63, 250, 251, 10_000)] == [250, 250, 1_000, 1_000, 2_500, 10_000]
+    ks = (1, 62, 63, 100, 125, 126, 1_000, 10_000)
+    assert [candidates_for(k, False) for k in ks] == [250, 250, 500, 500, 500, 1_000, 4_000, 10_000]
     assert candidates_for(1, True) == 10_000
