@@ -112,7 +112,7 @@ def test_a_row_has_what_the_tables_show() -> None:
 
 
 def test_the_idle_application_is_deployed_like_the_real_one() -> None:
-    catalog: Any = SimpleNamespace(path="/snapshots/v1")
+    catalog: Any = SimpleNamespace(path="/snapshots/v1", has_user_tower=False)
     config = ServeConfig(snapshots=Path("/snapshots"), shards=2)
     real = describe_applications(config, catalog, Layout.spread("v1", 4, 2))[-1]
     args = IdleArgs(shards=2, dimension=4, slots=2, contents={"application/json": b"\x00{}"})

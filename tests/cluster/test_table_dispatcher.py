@@ -167,7 +167,9 @@ def test_a_batch_that_nobody_waits_for_is_not_asked(monkeypatch: pytest.MonkeyPa
 def test_too_many_batches_are_refused_and_closing_refuses_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(tables: GroupTables, forming: Forming) -> None:
         forming.groups[0].hold.clear()
-        asked = [asyncio.ensure_future(tables.look_up(make_batch(1, 0))) for _ in range(70)]
+        asked = [asyncio.ensure_future(tables.look_up(make_batch(1, 0)))]
+        await until(lambda: forming.groups[0].calls == 1)
+        asked += [asyncio.ensure_future(tables.look_up(make_batch(1, 0))) for _ in range(69)]
         await until(lambda: sum(one.done() for one in asked) == 5)  # 64 wait and one is asked
         for one in asked:
             if one.done():
