@@ -36,9 +36,9 @@ from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.candidates import Candidates, unite
 from silverray.shard.model.encoder import save_model
+from silverray.shard.model.jagged import features_of
 from silverray.shard.model.overarch import DotProduct, Scorer
 from silverray.shard.model.two_tower import TwoTower
-from silverray.shard.train.batch import features_of
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Likes, item_vectors, read_likes
 from silverray.shard.train.loader import LoaderConfig, RequestLoader

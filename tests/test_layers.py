@@ -38,3 +38,9 @@ def test_imports_go_in_one_direction() -> None:
                     known = top in sys.stdlib_module_names or top in ALONE.get(layer, {top})
                     assert known, f"{file} imports {name}"
     assert seen > 50
+
+
+def test_what_serves_knows_nothing_of_training() -> None:
+    for file in (ROOT / "shard").rglob("*.py"):
+        if file.parent.name != "train":
+            assert not [name for name in imports(file) if name.startswith("silverray.shard.train")], file

@@ -19,8 +19,9 @@ from silverray.cluster.training.config import SampledSoftmaxConfig, TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress, Tell
 from silverray.cluster.training.scorer import make_scoring, save_scorer
 from silverray.shard.model.encoder import save_model
+from silverray.shard.model.ids import HashedIds, Keys
 from silverray.shard.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from silverray.shard.train.codes import HashedIds, Keys, id_keys
+from silverray.shard.train.codes import id_keys
 from silverray.shard.train.columns import one_array
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Recall, item_vectors, measure_recall, read_likes

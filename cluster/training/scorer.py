@@ -12,9 +12,9 @@ from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import ScorerConfig
 from silverray.shard.filter.columns import ColumnError, Columns
 from silverray.shard.filter.schema import Field, FieldType, Schema, VectorSpec
+from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch_files import make_scorer, save_overarch
-from silverray.shard.train.codes import HashedIds, Keys, Vocabulary
 from silverray.shard.train.requests import open_parquet
 from silverray.shard.train.scoring import SampledScoring
 

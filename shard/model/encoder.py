@@ -25,12 +25,11 @@ from torch import Tensor
 
 from silverray.shard.api import InvalidRequest, SnapshotError
 from silverray.shard.model.features import UserFeatures, features_from
+from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
+from silverray.shard.model.jagged import Jagged, features_of
 from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables, save_tables
 from silverray.shard.model.tables import LocalTables, Lookup, embedding_tables
 from silverray.shard.model.towers import DenseLayers, TowerShape, UserTower
-from silverray.shard.train.batch import features_of
-from silverray.shard.train.codes import HashedIds, Keys, Vocabulary
-from silverray.shard.train.jagged import Jagged
 
 if TYPE_CHECKING:
     from torchrec import KeyedJaggedTensor

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
-
-from silverray.shard.model.tables import keyed_jagged
-from silverray.shard.train.jagged import Jagged
 
 if TYPE_CHECKING:
     from torchrec import KeyedJaggedTensor
@@ -32,14 +27,3 @@ class Batch(NamedTuple):
     request: Tensor
     labels: Tensor
     times: Tensor
-
-
-def features_of(columns: Mapping[str, Jagged]) -> KeyedJaggedTensor:
-    """Lists of several features over the same rows as one `KeyedJaggedTensor` of int64.
-
-    Raises:
-        TablesUnavailable: TorchRec is not installed.
-    """
-    return keyed_jagged(
-        {name: (torch.from_numpy(lists.values), torch.from_numpy(lists.lengths)) for name, lists in columns.items()}
-    )

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from silverray.shard.model.jagged import Jagged
 from silverray.shard.train.columns import RequestError, one_array
 from silverray.shard.train.format import ITEM, ITEMS, REQUEST, TIME, USER, RequestFormat
 from silverray.shard.train.grouping import group
 from silverray.shard.train.impressions import ROW, ImpressionFile
-from silverray.shard.train.jagged import Jagged
 from silverray.shard.train.requests import open_parquet
 
 ROW_GROUP = 16_384

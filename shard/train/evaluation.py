@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from silverray.shard.model.ids import Keys, Vocabulary
+from silverray.shard.model.jagged import Jagged, features_of
 from silverray.shard.model.towers import ItemTower, UserTower
-from silverray.shard.train.batch import features_of
-from silverray.shard.train.codes import Keys, Vocabulary
 from silverray.shard.train.format import RequestFormat
 from silverray.shard.train.items import ItemTable
-from silverray.shard.train.jagged import Jagged
 from silverray.shard.train.recall import popularity_recall_at, recall_at
 from silverray.shard.train.requests import Requests, RequestTable
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.train.jagged import Jagged
+from silverray.shard.model.jagged import Jagged
 
 Ints = NDArray[np.int64]
 

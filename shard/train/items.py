@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from silverray.shard.model.features import Category, CategoryFeature
-from silverray.shard.train.codes import HashedIds, Keys, Vocabulary, category_codes, id_keys, text_codes
+from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
+from silverray.shard.model.jagged import Jagged
+from silverray.shard.train.codes import category_codes, id_keys, text_codes
 from silverray.shard.train.columns import ID_TYPES, RequestError, Rows, check_type
 from silverray.shard.train.format import ITEM, category_type
-from silverray.shard.train.jagged import Jagged
 
 
 class ItemTable:

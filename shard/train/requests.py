@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from silverray.shard.model.features import UserFeatures
-from silverray.shard.train.codes import HashedIds, Vocabulary, category_codes, id_keys
+from silverray.shard.model.ids import HashedIds, Vocabulary
+from silverray.shard.model.jagged import Jagged
+from silverray.shard.train.codes import category_codes, id_keys
 from silverray.shard.train.columns import ID_TYPES, RequestError, Rows, check_type
 from silverray.shard.train.format import ITEMS, REQUEST, TIME, RequestFormat, id_type
-from silverray.shard.train.jagged import Jagged
 
 BLOCK = 8_192
 """Requests that are decoded at a time."""

@@ -15,9 +15,9 @@ from silverray.shard.index.keys import hash_texts
 from silverray.shard.model import encoder as encoder_module
 from silverray.shard.model.encoder import TowerEncoder, save_model
 from silverray.shard.model.features import BucketFeature, CategoryFeature, HashFeature, HistoryFeature, UserFeatures
+from silverray.shard.model.ids import HashedIds
 from silverray.shard.model.tables import Table, keyed_jagged
 from silverray.shard.model.towers import TowerShape, UserTower
-from silverray.shard.train.codes import HashedIds
 
 FEATURES = UserFeatures(
     "history",

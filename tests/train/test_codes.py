@@ -6,7 +6,8 @@ import pytest
 from request_tables import FORMAT, ITEMS, RULES, items
 
 from silverray.shard.index.keys import hash_text
-from silverray.shard.train.codes import HashedIds, Vocabulary, category_codes
+from silverray.shard.model.ids import HashedIds, Vocabulary
+from silverray.shard.train.codes import category_codes
 from silverray.shard.train.columns import RequestError, Rows
 from silverray.shard.train.items import ItemTable
 

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from silverray.shard.train.codes import HashedIds
+from silverray.shard.model.ids import HashedIds
+from silverray.shard.model.jagged import Jagged
 from silverray.shard.train.evaluation import Likes, measure_recall, read_likes
 from silverray.shard.train.format import RequestFormat
 from silverray.shard.train.items import ItemTable
-from silverray.shard.train.jagged import Jagged
 from silverray.shard.train.recall import popularity_recall_at, recall_at
 from silverray.shard.train.requests import RequestTable
 

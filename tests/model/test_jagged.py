@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from silverray.shard.train.jagged import Jagged
+from silverray.shard.model.jagged import Jagged
 
 LISTS = [[1, 2, 3], [], [4], [5, 6], []]
 

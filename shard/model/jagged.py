@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from silverray.shard.model.tables import keyed_jagged
+
+if TYPE_CHECKING:
+    from torchrec import KeyedJaggedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +71,14 @@ class Jagged:
         ends = np.cumsum(lengths)
         places = np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
         return Jagged.of_lengths(self.values[places], lengths)
+
+
+def features_of(columns: Mapping[str, Jagged]) -> KeyedJaggedTensor:
+    """Lists of several features over the same rows as one `KeyedJaggedTensor` of int64.
+
+    Raises:
+        TablesUnavailable: TorchRec is not installed.
+    """
+    return keyed_jagged(
+        {name: (torch.from_numpy(lists.values), torch.from_numpy(lists.lengths)) for name, lists in columns.items()}
+    )
