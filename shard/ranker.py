@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.shard.model.candidates import unite
+from silverray.shard.model.candidates import packed, unite
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.value.valuer import Asked, Valuer
 
@@ -115,6 +115,8 @@ class Ranker:
         """As `Ranking.forward`, step by step."""
         times = [perf_counter()]
         candidates = unite(slots, scores)
+        if users.device.type == "cpu":
+            candidates = packed(candidates)
         left = (candidates.slots >= 0).sum(dim=1)
         times.append(perf_counter())
         predictions = self.ranking.predict(users, candidates.slots)

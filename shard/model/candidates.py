@@ -23,6 +23,18 @@ class Candidates(NamedTuple):
     found: Tensor
 
 
+def packed(candidates: Candidates) -> Candidates:
+    """The same without most of the empty places: as many are left as the fullest row has items, at least one.
+
+    How many depends on the data, so a GPU would be waited for.
+    """
+    empty = candidates.slots < 0
+    width = max(1, int((~empty).sum(dim=1).amax()))
+    order = empty.byte().argsort(dim=1, stable=True)[:, :width]
+    tasks = order[:, :, None].expand(-1, -1, candidates.found.shape[2])
+    return Candidates(candidates.slots.gather(1, order), candidates.found.gather(1, tasks))
+
+
 def unite(slots: Tensor, scores: Tensor) -> Candidates:
     """Join what the tasks of a request have found; all on the device, in one sort.
 

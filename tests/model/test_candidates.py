@@ -2,7 +2,7 @@
 
 import torch
 
-from silverray.shard.model.candidates import unite
+from silverray.shard.model.candidates import packed, unite
 
 
 def test_items_that_several_tasks_find_stand_once_with_all_their_scores() -> None:
@@ -17,6 +17,16 @@ def test_items_that_several_tasks_find_stand_once_with_all_their_scores() -> Non
     ]
     assert rows == [{5: [2.0, 6.0], 7: [3.0, 5.0], 9: [1.0, -torch.inf]}, {0: [-torch.inf, 4.0]}]
     assert [(row >= 0).sum().item() for row in united.slots] == [3, 1]
+
+
+def test_packing_leaves_out_empty_places_only() -> None:
+    slots = torch.tensor([[[7, 5, 9], [5, 7, -1]], [[-1, -1, -1], [0, -1, -1]]])
+    united = unite(slots, slots.float())
+    left = packed(united)
+    assert left.slots.tolist() == [[5, 7, 9], [0, -1, -1]]
+    assert left.found[0].tolist() == [[5, 5], [7, 7], [9, -torch.inf]]
+    nothing = packed(unite(torch.full((2, 2, 3), -1), torch.full((2, 2, 3), -torch.inf)))
+    assert nothing.slots.tolist() == [[-1], [-1]]
 
 
 def test_union_agrees_with_sets_on_random_lists() -> None:
