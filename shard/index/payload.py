@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,13 @@ class Payload:
             self._written.pop(slot, None)
         self._is_written[list(slots)] = False
 
+    def let_go(self) -> None:
+        """Forget all written rows before the payload itself is given up: freed at once, they would hold everyone up."""
+        while self._written:
+            for _ in range(min(WRITTEN_BLOCK, len(self._written))):
+                self._written.popitem()
+            time.sleep(PAUSE_S)
+
     def arranged(self, sources: NDArray[np.int64], slots: NDArray[np.int64], keys: NDArray[np.int64]) -> Payload:
         """Make a payload of other slots, all rows of which are in its table.
 
@@ -122,9 +130,10 @@ class Payload:
     def _spread(self, name: str, sources: NDArray[np.int64], slots: NDArray[np.int64], width: int) -> pa.ChunkedArray:
         """One column of `arranged`."""
         column, rows = self._table.column(name), np.arange(len(self.slot_keys))
-        chunks, count, written = [*column.chunks], len(rows), list(self._written.items())
-        for start in range(0, len(written), WRITTEN_BLOCK):
-            mine = [(slot, row[name]) for slot, row in written[start : start + WRITTEN_BLOCK] if name in row]
+        chunks, count, written = [*column.chunks], len(rows), iter(self._written.items())
+        # A list of them all would have Python look for garbage among all that the process holds, for 0.2 s.
+        while block := list(islice(written, WRITTEN_BLOCK)):
+            mine = [(slot, row[name]) for slot, row in block if name in row]
             rows[[slot for slot, _ in mine]] = count + np.arange(len(mine))
             chunks.append(pa.array([value for _, value in mine], column.type))
             count += len(mine)

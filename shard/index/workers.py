@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,10 +43,21 @@ def in_threads(work: Callable[[Input], Result], inputs: Iterable[Input]) -> Iter
         torch.set_num_threads(threads)
 
 
-def single_worker(name: str) -> ThreadPoolExecutor:
-    """An executor of one thread, which computes on one, whatever the others do."""
+def single_worker(name: str, *, background: bool = False) -> ThreadPoolExecutor:
+    """An executor of one thread, which computes on one, whatever the others do.
+
+    Args:
+        name: of the thread.
+        background: whether it computes only while a processor has nothing else to do; on Linux.
+    """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))
-    pool.submit(int).result()
+    pool.submit(_stand_back if background else int).result()
     torch.set_num_threads(threads)  # as above
     return pool
+
+
+def _stand_back() -> None:
+    """Give the calling thread the lowest priority, where threads have one of their own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

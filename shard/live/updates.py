@@ -91,7 +91,7 @@ class Updates:
         self._gate = gate
         self._live = LiveArrays(engine.prepared, engine.catalog)
         self._writer = single_worker("updates")
-        self._compactor = single_worker("compaction")
+        self._compactor = single_worker("compaction", background=True)
         self._compacting: Future[None] | None = None
         self._journal: deque[Write] | None = None
         self._outcome, self._retry_at = Outcome(), 0.0
@@ -191,10 +191,9 @@ class Updates:
         )
 
     def _compact(self) -> None:
-        began = perf_counter()
-        still = self._writer.submit(self._begin_journal).result()
+        began, old = perf_counter(), self._live
         try:
-            live = self._replay(self._anew(self._live, still))
+            live = self._replay(self._anew(old, self._writer.submit(self._begin_journal).result()))
             while not self._writer.submit(self._install, live).result():
                 live = self._replay(live)
         except Exception:
@@ -203,6 +202,7 @@ class Updates:
             raise
         finally:
             self._journal = None
+        old.payload.let_go()
         self._compactions, self._compaction_s = self._compactions + 1, perf_counter() - began
         _logger.info("made %s slots anew for %s items in %.1f s", len(live.lists), live.lists.items, self._compaction_s)
 
