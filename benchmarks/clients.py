@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
-_SETTLE_S = 0.5
+SETTLE_S = 0.5
+"""The moment before a window that does not count."""
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ async def _run(
     loop = asyncio.get_running_loop()
     crowd = _Crowd(requests, mark, marks)
     connections = [await loop.create_connection(lambda: _Client(crowd), host, port) for _ in range(clients)]
-    await asyncio.sleep(_SETTLE_S)
+    await asyncio.sleep(SETTLE_S)
     traffic = crowd.traffic = Traffic()
     start, cpu = time.perf_counter(), time.thread_time()
     await asyncio.sleep(seconds)

@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silverray.benchmarks.catalogs import clustered, queries
+from silverray.benchmarks.live_items import Floats, LiveItems
+from silverray.cluster.garbage import spare_loaded
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.index.arrangement import SLACK
-from silverray.shard.index.builder import publish
 from silverray.shard.live.updates import UpdatesStatus
-from silverray.shard.live.writes import Delete, Entry, Patch, Upsert, Write
+from silverray.shard.live.writes import Entry, Write
 from silverray.shard.searcher import ShardSearcher
 
 BODY = 100
 """Writes that are handed over together."""
 BATCH, K = 64, 100
-Floats = NDArray[np.float32]
+Maker = Callable[[int], list[Write]]
+"""Makes so many writes."""
 
 
-class Window(NamedTuple):
+class ShardWindow(NamedTuple):
     """A stretch of time in which a shard was searched.
 
     Attributes:
@@ -47,65 +47,28 @@ class Window(NamedTuple):
 
 
 class LiveShard:
-    """A shard with more items waiting to be written than it loses.
+    """A shard in this process, searched and written.
 
     Args:
-        work: folder that keeps the snapshot.
-        items: how many are published; half as many are new.
-        dimension: of the vectors.
-        clusters: number of k-means clusters.
-        query_count: number of queries.
-
-    Attributes:
-        vectors: `[N, D]` float32, of all that are, were or will be items.
-        queries: `[B, D]` float32.
-        replaced: how many items were written so far.
+        path: the snapshot.
+        items: those that it holds.
     """
 
-    def __init__(self, work: Path, items: int, dimension: int, clusters: int, query_count: int) -> None:
-        catalog = clustered(items + items // 2, dimension)
-        self.vectors = catalog.vectors
-        self.queries = queries(catalog, query_count)
-        self._fields = catalog.items.drop_columns(["id"])
-        folder, version = work / f"live-{items}x{dimension}", f"clusters{clusters}"
-        if not (folder / version).exists():
-            table, schema = catalog.items.slice(0, items), catalog.schema
-            publish(table, schema, folder, vectors=catalog.vectors[:items], clusters=clusters, version=version)
-        self.searcher = ShardSearcher.open(folder / version, slack=SLACK, threads=2)
+    def __init__(self, path: Path, items: LiveItems) -> None:
+        self.searcher = ShardSearcher.open(path, slack=SLACK, threads=2)
         self._updates = self.searcher.updates
-        self._held = np.arange(len(self.vectors)) < items
-        self.replaced = 0
-        self._written, self._new, self._old = 0, items, 0
-        self._rng = np.random.default_rng(0)
+        self._items = items
+        self._written = 0
         admission = Admission(self.searcher.catalog)
-        self._requests = [admission.admit(SearchRequest(vectors=query[None], k=K)) for query in self.queries]
-
-    def turn_over(self, count: int) -> list[Write]:
-        """A new item for each that ends, `count` writes in all; what has ended long since is new in the end."""
-        writes: list[Write] = []
-        for _ in range(count // 2):
-            writes += [self._upsert(self._new), Delete(self._old)]
-            self._new, self._old = (self._new + 1) % len(self.vectors), (self._old + 1) % len(self.vectors)
-        return writes
-
-    def flip(self, count: int) -> list[Write]:
-        """Another value of `safe` for items from anywhere."""
-        ids = self._rng.choice(np.flatnonzero(self._held), count, replace=False)
-        return [Patch(id_, {"safe": bool(self._rng.random() < 0.5)}) for id_ in ids.tolist()]
+        self._requests = [admission.admit(SearchRequest(vectors=query[None], k=K)) for query in items.queries]
+        spare_loaded()
 
     def write(self, writes: Sequence[Write]) -> None:
         """Hand writes over, and wait until searches see them."""
         entries = [Entry(self._written + place, write) for place, write in enumerate(writes, 1)]
         self._written += len(writes)
         self.searcher.apply(entries)
-        upserted = [int(write.id) for write in writes if isinstance(write, Upsert)]
-        self._held[[int(write.id) for write in writes if isinstance(write, Delete)]] = False
-        self._held[upserted] = True
-        self.replaced += len(upserted)
-
-    def held(self) -> NDArray[np.bool_]:
-        """Which vectors are items now, `[N]` bool."""
-        return self._held.copy()
+        self._items.note(writes)
 
     def compact(self) -> None:
         """Make the arrays anew, and wait until searches use them."""
@@ -117,10 +80,10 @@ class LiveShard:
         assert self._updates is not None
         return self._updates.status()
 
-    def search(self, seconds: float, rate: float = 0, make: Callable[[int], list[Write]] | None = None) -> Window:
+    def search(self, seconds: float, rate: float = 0, make: Maker | None = None) -> ShardWindow:
         """Search in a closed loop, and write so many items a second meanwhile."""
         stop, visible = threading.Event(), list[float]()
-        prepared = [(make or self.turn_over)(BODY) for _ in range(int(seconds * rate / BODY) + 1)] if rate else []
+        prepared = [make(BODY) for _ in range(round(seconds * rate / BODY))] if make else []
         writer = threading.Thread(target=self._write_at, args=(prepared, BODY / rate if rate else 0, stop, visible))
         writer.start()
         began = time.perf_counter()
@@ -130,9 +93,9 @@ class LiveShard:
         finally:
             stop.set()
             writer.join()
-        return Window(took, tuple(times), tuple(visible))
+        return ShardWindow(took, tuple(times), tuple(visible))
 
-    def search_during(self, work: Callable[[], object]) -> Window:
+    def search_during(self, work: Callable[[], object]) -> ShardWindow:
         """Search in a closed loop for as long as something takes in another thread."""
         thread = threading.Thread(target=work)
         thread.start()
@@ -140,7 +103,7 @@ class LiveShard:
         times = asyncio.run(self._search_while(thread.is_alive))
         took = time.perf_counter() - began
         thread.join()
-        return Window(took, tuple(times))
+        return ShardWindow(took, tuple(times))
 
     def found(self, k: int) -> Floats:
         """Scores `[B, k]` of what default settings find for every query."""
@@ -151,7 +114,7 @@ class LiveShard:
     def _write_at(
         self, bodies: Sequence[list[Write]], interval_s: float, stop: threading.Event, visible: list[float]
     ) -> None:
-        due = time.perf_counter()
+        due = time.perf_counter() + interval_s / 2
         for body in bodies:
             if stop.wait(max(0.0, due - time.perf_counter())):
                 return
@@ -175,7 +138,3 @@ class LiveShard:
         while True:
             for start in range(0, len(self._requests) - BATCH + 1, BATCH):
                 yield self._requests[start : start + BATCH]
-
-    def _upsert(self, row: int) -> Upsert:
-        fields = {name: value[0] for name, value in self._fields.slice(row, 1).to_pydict().items()}
-        return Upsert(row, self.vectors[row], fields)

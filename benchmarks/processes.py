@@ -8,11 +8,12 @@ from collections import defaultdict
 from pathlib import Path
 
 _REPLICA = "ray::ServeReplica:"
+_LOG = "ray::LogWriter"
 _RAY = ("raylet", "gcs_server")
 
 
 def cpu_seconds() -> dict[str, float]:
-    """CPU seconds so far by Serve application, `haproxy`, and `ray` for the rest of Ray's processes."""
+    """CPU seconds so far by Serve application, `haproxy`, `log`, and `ray` for the rest of Ray's processes."""
     tick = os.sysconf("SC_CLK_TCK")
     spent: defaultdict[str, float] = defaultdict(float)
     for folder in Path("/proc").glob("[0-9]*"):
@@ -59,4 +60,6 @@ def _name(command: str) -> str | None:
         return command.removeprefix(_REPLICA).partition(":")[0]
     if "haproxy" in program:
         return "haproxy"
+    if command.startswith(_LOG):
+        return "log"
     return "ray" if command.startswith("ray::") or program.endswith(_RAY) else None

@@ -13,48 +13,17 @@ from torch import Tensor
 from silverray.benchmarks.machine import with_threads
 from silverray.benchmarks.measure import interleave, ratio
 from silverray.benchmarks.report import Report
-from silverray.shard.filter.columns import Column, Columns
-from silverray.shard.filter.schema import Field, Schema
-from silverray.shard.index.keys import hash_text, hash_texts
+from silverray.benchmarks.value_formula import FORMULA, SCHEMA, SCOPE, TASKS, make_contexts, make_items
+from silverray.benchmarks.value_share import COLUMNS as SHARE_COLUMNS
+from silverray.benchmarks.value_share import REQUESTS, shares
+from silverray.shard.filter.columns import Columns
+from silverray.shard.index.keys import hash_text
 from silverray.shard.value.inputs import Values, gather_fields, read_requests
 from silverray.shard.value.model import ValueModel
-from silverray.shard.value.scope import Scope
 
 TITLE = "A value model of ten terms"
-REQUESTS, CANDIDATES, ITEMS = 64, 2_000, 1_000_000
-QUICK_CANDIDATES, QUICK_ITEMS = 200, 10_000
-TASKS = ("click", "like", "share", "comment", "follow", "hide")
-COUNTRIES = [f"C{number}" for number in range(40)]
-SCHEMA = Schema.parse(
-    """
-    id: id
-    vector: {dimension: 2, metric: ip}
-    fields:
-      country: {type: category}
-      duration: {type: int, nullable: true}
-      quality: {type: float}
-      released: {type: date}
-      live: {type: bool}
-    """
-)
-SCOPE = Scope(
-    TASKS,
-    SCHEMA,
-    user={"country": Field(type="category"), "age": Field(type="int", nullable=True)},
-    context={"hour": Field(type="int"), "today": Field(type="date")},
-)
-FORMULA = """
-    1.0 * click
-    + 4.0 * share * (country == user.country)
-    + if(duration > 600, 0.2, 1.0) * like
-    + 2.0 * comment * (country in ("C1", "C2", "C3"))
-    + 3.0 * follow * exp(-max(context.today - released, 0) / 30)
-    + 0.5 * log1p(max(quality, 0)) * click
-    + if(live and context.hour between 18 and 23, 1.5, 1.0) * share
-    + 0.1 * min(coalesce(duration, 0) / 60, 10) * like
-    + if(user.age < 18 or quality < 0.1, -1.0, 0.0) * comment
-    - 8.0 * clamp(hide, 0, 1) * (not live)
-"""
+CANDIDATES, ITEMS, SEARCHED = 2_000, 1_000_000, 200_000
+QUICK_CANDIDATES, QUICK_ITEMS, QUICK_SEARCHED = 200, 10_000, 5_000
 COLUMNS = {
     "contender": "{contender}",
     "threads": "{threads:d}",
@@ -76,33 +45,28 @@ class Case(NamedTuple):
 
 
 def run(work: Path, *, quick: bool = False) -> Report:
-    """Run the benchmark; `work` is not used, the data are made in a second."""
+    """Run the benchmark; `work` keeps the snapshots that are searched."""
     candidates, items = (QUICK_CANDIDATES, QUICK_ITEMS) if quick else (CANDIDATES, ITEMS)
     report = Report("value", TITLE, "silverray bench value", quick=quick)
     case, model = make_case(candidates, items), ValueModel(FORMULA, SCOPE)
     report.facts({"formula": model.text, "items": items, "fields": model.fields})
     rows = [row for threads in (1, 2) for row in _measure(case, model, threads, rounds=5 if quick else 51)]
     report.table(f"{REQUESTS} requests of {candidates:,} candidates", COLUMNS, rows)
+    rows, facts = shares(work, QUICK_SEARCHED if quick else SEARCHED, rounds=3 if quick else 25)
+    report.facts(facts)
+    report.table(f"a whole shard, batches of {REQUESTS} requests, step by step in ms", SHARE_COLUMNS, rows)
     return report
 
 
 def make_case(candidates: int, items: int, seed: int = 0) -> Case:
     """Seeded predictions, items and requests."""
     rng = np.random.default_rng(seed)
-    present = torch.from_numpy(rng.random(items) < 0.9)
-    columns = {
-        "country": Column(torch.from_numpy(hash_texts(COUNTRIES)[rng.integers(0, len(COUNTRIES), items)])),
-        "duration": Column(torch.from_numpy(rng.integers(1, 3_600, items)) * present, present),
-        "quality": Column(torch.from_numpy(rng.random(items))),
-        "released": Column(torch.from_numpy(rng.integers(19_000, 20_000, items))),
-        "live": Column(torch.from_numpy(rng.integers(0, 2, items))),
-    }
-    users = [{"country": COUNTRIES[row % 40], "age": None if row % 9 == 0 else 10 + row} for row in range(REQUESTS)]
-    contexts = [{"hour": row % 24, "today": "2024-10-04"} for row in range(REQUESTS)]
+    contexts = make_contexts(REQUESTS)
+    users = [{"country": context["user.country"], "age": context["user.age"]} for context in contexts]
     names = [name for name in SCOPE.names if "." in name]
     return Case(
         torch.from_numpy(rng.random((REQUESTS, candidates, len(TASKS)), dtype=np.float32)),
-        Columns(items, columns),
+        Columns.from_arrow(make_items(items), SCHEMA),
         torch.from_numpy(rng.integers(0, items, (REQUESTS, candidates))),
         read_requests(SCOPE.user, users, "user", names) | read_requests(SCOPE.context, contexts, "context", names),
     )

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve._private.constants import RAY_SERVE_THROUGHPUT_OPTIMIZED
 
 from silverray.cluster.encoders import EncoderCaller
+from silverray.cluster.garbage import spare_loaded
 from silverray.cluster.handles import ApplicationHandle
 from silverray.cluster.layout import Layout
 from silverray.cluster.log.actor import ActorLog
@@ -127,6 +128,7 @@ class ShardReplica:
         self._searcher = await asyncio.to_thread(load)
         self._threads = threads
         self._follower = await self._follow(args.log) if args.log else None
+        spare_loaded()
 
     def describe(self) -> dict[str, Any]:
         """What the replica computes with and what it takes, for a status reply."""
@@ -216,7 +218,9 @@ class RouterReplica:
         self._items = ItemWriter(catalog, self._log, args.applications) if self._log else None
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self._router, self._status, self._items)
+        app = create_app(self._router, self._status, self._items)
+        spare_loaded()
+        return app
 
     async def _status(self) -> dict[str, Any]:
         encoder, *replicas = await asyncio.gather(self._describe_encoder(), *self._describe())

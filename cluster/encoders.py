@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 
 from silverray.cluster.config import TableGroupConfig
+from silverray.cluster.garbage import spare_loaded
 from silverray.cluster.handles import ApplicationHandle
 from silverray.shard.api import SearchError
 from silverray.shard.model.encoder import TowerEncoder
@@ -63,6 +64,7 @@ class EncoderReplica:
         self._version = args.version
         self._tables = await _open_tables(args)
         self._encoder = await asyncio.to_thread(TowerEncoder.load, args.model, self._tables)
+        spare_loaded()
 
     def describe(self) -> dict[str, Any]:
         """Where the embedding tables are, for a status reply."""

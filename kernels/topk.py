@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.kernels.ops import define
+from silverray.kernels.ops import define, lazily
 
 
 class TopK(NamedTuple):
@@ -27,7 +27,7 @@ def top_k(scores: Tensor, keys: Tensor, k: int) -> TopK:
 
     Args:
         scores: `[B, N]` float32 without NaN; -inf marks a place without a candidate.
-        keys: `[B, N]` or `[N]` int64, by which equal scores are ordered; then by place.
+        keys: `[B, N]` or `[N]` int64, by which equal scores are ordered; no two candidates of a row have the same.
         k: how many, at least 0; more than N is fine.
 
     Returns:
@@ -74,5 +74,6 @@ def reference(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
 _top_k = define(
     "top_k",
     reference,
+    cpu=lazily("topk_numba.launch"),
     fake=lambda scores, keys, k: (scores.new_empty(scores.shape[0], k), keys.new_empty(scores.shape[0], k)),
 )

@@ -179,10 +179,13 @@ class LiveArrays:
         codes = quantize_rows(vectors - self._centroids[torch.from_numpy(placed.clusters)])
         patch = self._patch(changes, there, patched)
         columns = {name: [edit] for name, edit in patch.columns.items()}
-        if len(rows):
-            for name, column in changes.values.columns.take(index).fields.items():
-                columns.setdefault(name, []).append(ColumnEdit(slots, column))
         planes = patch.planes
+        if len(rows):
+            written = changes.values.columns
+            # Nearly always all of them, and taking them costs more than all else here.
+            written = written if len(rows) == written.items else written.take(index)
+            for name, column in written.fields.items():
+                columns.setdefault(name, []).append(ColumnEdit(slots, column))
         if len(rows) + len(freed):
             bits = torch.cat([changes.bits[index], changes.bits.new_zeros(len(freed), changes.bits.shape[1])])
             whole = np.concatenate([placed.slots, freed])

@@ -10,18 +10,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.shard.api import ItemId
-from silverray.shard.filter.arrow import read_columns
 from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.schema import Schema
+from silverray.shard.filter.values import read_values
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.keys import hash_text
-from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
 Ints = NDArray[np.int64]
@@ -43,14 +41,12 @@ class Values(NamedTuple):
         """Read the fields `names` of items; a field that an item does not mention is missing.
 
         Raises:
-            ColumnError: a value is missing that cannot be.
-            ArrowException: a value is of another type than the schema says.
+            ValueError: a value is of another type than the schema says, or missing where it cannot be.
         """
-        some = schema.model_copy(update={"fields": {name: schema.fields[name] for name in names}})
-        given = {name: [values.get(name) for values in fields] for name in some.fields}
-        arrays = {name: pa.array(given[name], ARROW_TYPES[field.type]) for name, field in some.fields.items()}
-        columns = Columns(len(fields), read_columns(pa.table(arrays), some))
-        return cls(columns, {name: given[name] for name, field in some.fields.items() if field.payload})
+        given = {name: [values.get(name) for values in fields] for name in names}
+        read = {name: read_values(name, values, schema.fields[name]) for name, values in given.items()}
+        columns = Columns(len(fields), {name: read[name] for name in schema.filterable if name in read})
+        return cls(columns, {name: values for name, values in given.items() if schema.fields[name].payload})
 
 
 class Patches(NamedTuple):

@@ -11,7 +11,6 @@ from time import monotonic, perf_counter
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from silverray.shard.engine import Engine
 from silverray.shard.index.arrangement import count_slots
@@ -162,7 +161,7 @@ class Updates:
             return Outcome()
         try:
             changes = Changes.of(writes, self._engine.catalog)
-        except (ValueError, pa.ArrowException) as error:
+        except ValueError as error:
             if len(writes) > 1:
                 parts = (self._write(live, {key: write}, gate) for key, write in writes.items())
                 return reduce(Outcome.plus, parts)

@@ -139,7 +139,9 @@ def test_every_reader_sums_all_bytes() -> None:
 def test_value_compares_with_numpy(tmp_path: Path) -> None:
     code, output = bench("value", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path))
     assert code == 0, output
-    (table,) = json.loads((tmp_path / "value.json").read_text())["tables"]
+    table, share = json.loads((tmp_path / "value.json").read_text())["tables"]
     names = ["silverray", "silverray, fields gathered", "NumPy"]
     assert [row["contender"] for row in table["rows"]] == names * 2
     assert [row["threads"] for row in table["rows"]] == [1, 1, 1, 2, 2, 1]
+    assert [row["scorer"] for row in share["rows"]] == ["dot_product", "mlp", "mixture_of_logits"]
+    assert all(0 < row["value_ms"] < row["ms"] and 0 < row["share"] < 1 for row in share["rows"])

@@ -3,22 +3,32 @@
 import json
 from pathlib import Path
 
+import msgpack
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from silverray.benchmarks import live
 from silverray.benchmarks.live import loss_interval
+from silverray.benchmarks.live_items import LiveItems, pack_body
 from silverray.cluster.cli import app
+from silverray.router.items import parse_items
+from silverray.router.settings import RouterSettings
+from silverray.shard.index.catalog import Catalog
+from silverray.shard.live.writes import Delete, Patch, Upsert
 
 
-def test_live_measures_loss_recall_and_compaction(tmp_path: Path) -> None:
+def test_live_measures_loss_recall_and_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_over_http", lambda *_: None)  # needs a Ray cluster to itself
     arguments = ["bench", "live", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     document = json.loads((tmp_path / "live.json").read_text())
     tables = {table["title"]: table["rows"] for table in document["tables"]}
-    rates = [(row["writes"], row["rate"]) for row in tables["queries and writes at the same time"]]
-    assert rates == [*(("a new item for an old one", rate) for rate in (100, 600, 2_000)), ("one attribute", 600)]
-    for row in tables["queries and writes at the same time"]:
+    loss = tables["in the shard, queries and writes at the same time"]
+    names = ("a new item for an old one", "one attribute")
+    assert [(row["writes"], row["rate"]) for row in loss] == [(name, r) for name in names for r in (100, 600, 2_000)]
+    for row in loss:
         assert row["qps"] > 0 and row["qps_without"] > 0
         assert row["loss_low"] <= row["loss"] <= row["loss_high"]
         assert 0 < row["seen_p50"] <= row["seen_p99"]
@@ -27,7 +37,7 @@ def test_live_measures_loss_recall_and_compaction(tmp_path: Path) -> None:
     assert after["state"].endswith("% turned over") and int(after["state"].split("%")[0]) >= 50
     assert min(before["recall_100"], after["recall_100"]) > 0.98
     assert [row["batches"] > 0 for row in tables["compaction"]] == [True, True]
-    assert all(row["cpu_us"] > 0 for row in tables["writes alone"])
+    assert all(row["cpu_us"] > 0 for row in tables["in the shard, writes alone"])
 
 
 def test_the_interval_of_a_loss_holds_its_median() -> None:
@@ -35,3 +45,25 @@ def test_the_interval_of_a_loss_holds_its_median() -> None:
     assert loss == pytest.approx(0.01)
     assert pytest.approx(-0.01) == low
     assert pytest.approx(0.03) == high
+
+
+def test_bodies_say_the_writes(tmp_path: Path) -> None:
+    items = LiveItems(500, 8, 4)
+    catalog = Catalog.open(items.publish(tmp_path, 8))
+    writes = [*items.turn_over(6), *items.flip(3)]
+    call = parse_items(msgpack.unpackb(pack_body(writes)), catalog, RouterSettings())
+    assert not call.errors
+    assert [write.id for write in call.writes if isinstance(write, Upsert)] == [500, 501, 502]
+    assert [write.id for write in call.writes if isinstance(write, Delete)] == [0, 1, 2]
+    (upsert, *_) = [write for write in call.writes if isinstance(write, Upsert)]
+    np.testing.assert_allclose(upsert.vector, items.vectors[500], atol=1e-7)
+    patches = [write for write in writes if isinstance(write, Patch)]
+    assert [write for write in call.writes if isinstance(write, Patch)] == patches
+
+
+def test_items_turn_over(tmp_path: Path) -> None:
+    items = LiveItems(500, 8, 4)
+    assert items.held().sum() == 500
+    items.note(items.turn_over(200))
+    assert items.held().sum() == 500 and items.replaced == 100
+    assert items.held()[100:600].all()

@@ -1,11 +1,12 @@
 """Top-k in a total order."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silverray.kernels.topk import top_k
+from silverray.kernels.topk import reference, top_k
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
@@ -36,3 +37,15 @@ def test_top_k_of_a_concatenation_is_the_merge_of_top_ks(left: int, right: int, 
     whole = top_k(scores, keys, k)
     assert torch.equal(merged.scores, whole.scores)
     assert torch.equal(torch.where(merged.places >= 0, merged_places, -1), whole.places)
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 5_000, 5_000), (1, 5_000, 100), (5, 3_001, 700), (3, 200_000, 10)])
+def test_the_kernel_agrees_with_the_reference_on_long_rows(rows: int, n: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(n + k)
+    scores = torch.randint(-n // 3, n // 3, (rows, n), generator=generator).float()
+    scores[torch.rand(rows, n, generator=generator) < 0.1] = -torch.inf
+    keys = torch.randperm(n, generator=generator)
+    found = top_k(scores, keys, k)
+    best, places = reference(scores, keys.expand_as(scores), k)
+    assert torch.equal(found.scores, best)
+    assert torch.equal(found.places, places)
