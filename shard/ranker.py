@@ -16,8 +16,10 @@ from silverray.shard.model.candidates import packed, unite
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.value.valuer import Asked, Valuer
 
-PLACES = 1 << 15
-"""Most candidates that are ranked together: what is computed of them then stays near the processor's caches."""
+PLACES = 1 << 18
+"""Most candidates that are ranked together; this bounds the memory that they need."""
+SCORED = 1 << 15
+"""Most candidates that are scored together: what a scorer computes of them then stays near the processor's caches."""
 
 
 class Stage(NamedTuple):
@@ -97,7 +99,7 @@ class Ranker:
         """Predict and value given items, `[B, K]` slots of 0 or more."""
         valuations = self._valuer.valuations(asked, users.device)
         parts = []
-        for some in torch.split(slots, max(1, PLACES // len(slots)), dim=1):
+        for some in torch.split(slots, max(1, SCORED // len(slots)), dim=1):
             predictions = self.ranking.predict(users, some)
             parts.append(Judged(predictions, self.ranking.value(predictions, some, valuations)))
         return Judged(*(torch.cat(column, dim=1) for column in zip(*parts, strict=True)))
@@ -119,7 +121,7 @@ class Ranker:
             candidates = packed(candidates)
         left = (candidates.slots >= 0).sum(dim=1)
         times.append(perf_counter())
-        predictions = self.ranking.predict(users, candidates.slots)
+        predictions = self._predict(users, candidates.slots)
         times.append(perf_counter())
         values = self.ranking.value(predictions, candidates.slots, self._valuer.valuations(asked, users.device))
         times.append(perf_counter())
@@ -130,6 +132,12 @@ class Ranker:
         return ranked, [
             Stage(name, end - start, its) for name, start, end, its in zip(names, times, times[1:], lefts, strict=False)
         ]
+
+    def _predict(self, users: Tensor, slots: Tensor) -> Tensor:
+        """Predictions `[B, K, T]`, of some requests at a time."""
+        rows = max(1, SCORED // max(1, slots.shape[1]))
+        parts = zip(torch.split(users, rows), torch.split(slots, rows), strict=True)
+        return torch.cat([self.ranking.predict(*part) for part in parts])
 
 
 def _joined(parts: Sequence[Stage]) -> Stage:

@@ -23,6 +23,8 @@ from silverray.kernels.scores import halving_sum
 
 HEADS = 4
 """Attention heads of `SelfAttention`."""
+LEAST = 64
+"""Rows that are multiplied together at least: of fewer, CPUs add up the products in another order."""
 
 
 class Scorer(nn.Module):
@@ -33,6 +35,12 @@ class Scorer(nn.Module):
     def forward(self, users: Tensor, items: Tensor, features: Tensor, valid: Tensor) -> Tensor:
         """Score candidates for every task: `[B, K, T]` float32."""
         raise NotImplementedError
+
+
+def of_users(layer: nn.Module, users: Tensor) -> Tensor:
+    """What a layer makes of users `[B, T, D]`, bit for bit the same whatever other users there are."""
+    made: Tensor = layer(nn.functional.pad(users, (0, 0, 0, 0, 0, LEAST)))[: users.shape[0]]
+    return made
 
 
 class DotProduct(Scorer):
@@ -77,7 +85,7 @@ class MLP(Scorer):
         own_BKH = self.item(items)
         if self.features is not None:
             own_BKH = own_BKH + self.features(features)
-        hidden = torch.relu(self.user(users)[:, None] + own_BKH[:, :, None] + self.product(products_BKTD))
+        hidden = torch.relu(of_users(self.user, users)[:, None] + own_BKH[:, :, None] + self.product(products_BKTD))
         learned_BKT = (torch.relu(self.layer(hidden)) * self.heads).sum(dim=3)
         scores: Tensor = self.scale * products_BKTD.sum(dim=3) + learned_BKT + self.bias
         return scores
@@ -141,12 +149,12 @@ class MixtureOfLogits(Scorer):
     def mixture(self, users: Tensor, items: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """The components' logits and their weights, which sum to 1: both `[B, K, T, P]` float32."""
         described_BKE = torch.cat([items, features], dim=2)
-        user_BTPR = self._units(self.user(users))
+        user_BTPR = self._units(of_users(self.user, users))
         item_BKQR = self._units(self.item(described_BKE))
         low_rank = torch.einsum("btpr,bkqr->bktpq", user_BTPR, item_BKQR).flatten(3)
         own = (users[:, None] * items[:, :, None]).sum(dim=3, keepdim=True)
         logits = torch.cat([own, low_rank], dim=3)
-        pair = self.user_gate(users)[:, None] * self.item_gate(described_BKE)[:, :, None]
+        pair = of_users(self.user_gate, users)[:, None] * self.item_gate(described_BKE)[:, :, None]
         return logits, torch.softmax(pair + self.logit_gate(logits), dim=3)
 
     def _units(self, vectors: Tensor) -> Tensor:

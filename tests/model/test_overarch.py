@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from silverray.kernels.scores import exact_scores
 from silverray.shard.model.overarch import (
+    LEAST,
     MLP,
     SCORERS,
     DotProduct,
@@ -69,6 +70,19 @@ def test_an_untrained_scorer_ranks_as_the_dot_product(given: Given, name: str) -
         assert torch.corrcoef(torch.stack([scores.flatten(), dots.flatten()]))[0, 1] > 0.9
     else:
         torch.testing.assert_close(scores, dots)
+
+
+@pytest.mark.parametrize("name", ["mlp", "mixture_of_logits"])
+def test_pointwise_scores_of_long_lists_are_the_same_bit_for_bit_in_any_batch(name: str) -> None:
+    g = torch.Generator().manual_seed(4)
+    users, items = torch.randn(40, T, D, generator=g), torch.randn(40, 2 * LEAST, D, generator=g)
+    features, valid = torch.randn(40, 2 * LEAST, F, generator=g), torch.ones(40, 2 * LEAST, dtype=torch.bool)
+    scorer, given = trained(name), Given(users, items, features, valid)
+    together = scorer(*given)
+    for rows in (1, 2, 3, 17):
+        for places in (LEAST, LEAST + 1, 2 * LEAST - 1):
+            some = scorer(*given.take(slice(0, rows), slice(0, places)))
+            assert torch.equal(some, together[:rows, :places])
 
 
 @pytest.mark.parametrize("name", ["mlp", "mixture_of_logits"])
