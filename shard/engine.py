@@ -289,7 +289,7 @@ class Engine:
             scores=judged.values[0].cpu().numpy()[order],
             fields=self.payload.fields(request.fields, chosen),
             version=self.catalog.version,
-            seq=self.catalog.seq,
+            seq=self.applied,
             explain=told if request.explain else None,
             tasks=TaskScores(self.catalog.tasks, predictions, np.full_like(predictions, -np.inf)),
         )

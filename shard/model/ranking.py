@@ -95,7 +95,7 @@ class Ranking(nn.Module):
         places = torch.where(valid, slots, 0)
         # Vectors that are kept on the host are gathered there, which waits for the slots.
         flat = vectors.index_select(0, places.flatten().to(vectors.device)).to(users.device)
-        items = flat.float().view(*slots.shape, -1)
+        items = flat.float().view(*slots.shape, vectors.shape[1])
         predictions: Tensor = self.scorer(users, items, self.features(self.lists.columns, places), valid)
         return predictions
 
