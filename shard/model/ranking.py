@@ -18,7 +18,7 @@ from silverray.shard.model.candidates import Candidates, unite
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch import Scorer
 from silverray.shard.value.inputs import gather_fields
-from silverray.shard.value.valuer import Valuation
+from silverray.shard.value.valuer import Valuation, valued
 
 
 class Ranked(NamedTuple):
@@ -135,11 +135,7 @@ class Ranking(nn.Module):
         )
 
     def _value(self, predictions: Tensor, slots: Tensor, valuation: Valuation) -> Tensor:
-        if valuation.model is None:
-            return torch.nan_to_num(predictions.mean(dim=2))
-        fields = gather_fields(self.lists.columns, slots, valuation.model.fields)
-        values: Tensor = valuation.model(predictions, fields, valuation.inputs)
-        return values
+        return valued(valuation, predictions, gather_fields(self.lists.columns, slots, valuation.fields))
 
 
 def _kept(
