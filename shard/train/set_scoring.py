@@ -7,6 +7,7 @@ Letters: R requests, P positive items of a request, C sampled items, S = P + C i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -31,8 +32,8 @@ class SetScoring(Scoring):
         loss = sum_i n(i) (log sum_j exp(s(j) - log Q(j)) - (s(i) - log Q(i)))
 
     with the correction of `SampledSoftmax`; if s hung on no other item, this would be its loss. Of a request with more
-    than C positive items, C at random count. The batch's requests go through the scorer in parts, and each part once
-    more for its gradient, so that memory does not grow with the batch.
+    than C positive items, C at random count. The requests of a large batch go through the scorer in parts, and each
+    part once more for its gradient, so that memory does not grow with the batch.
     """
 
     def forward(self, encoded: Encoded, batch: Batch, item_ids: Tensor, candidates: Candidates) -> Loss:
@@ -41,15 +42,14 @@ class SetScoring(Scoring):
         taken = _Taken.of(batch, torch.searchsorted(candidates.ids, item_ids), len(candidates.ids), self.sampled)
         # All parameters take part, as processes that wait for each other's gradients need, also where there is no set.
         total = sum((weight.sum() * 0.0 for weight in self.scorer.parameters()), users_RTD.new_zeros(()))
-        for part in taken.parts(len(drawn_C)):
+        parts = list(taken.parts(len(drawn_C)))
+        judge = self._loss if len(parts) == 1 else partial(checkpoint, self._loss, use_reentrant=False)
+        for part in parts:
             own_RP = part.places
             places_RS = torch.cat([own_RP, drawn_C.expand(len(own_RP), -1)], dim=1)
             drawn_too = (own_RP[:, :, None] == drawn_C).any(dim=1)
             valid_RS = torch.cat([own_RP >= 0, ~drawn_too], dim=1)
-            total = total + checkpoint(
-                self._loss, users_RTD[part.request], places_RS.clamp(min=0), valid_RS, part.counts, candidates,
-                use_reentrant=False, preserve_rng_state=False,
-            )  # fmt: skip
+            total = total + judge(users_RTD[part.request], places_RS.clamp(min=0), valid_RS, part.counts, candidates)
         return Loss(total, taken.counts.sum())
 
     def _loss(
