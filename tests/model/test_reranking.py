@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from catalogs import DIMENSION, make_items, make_requests, write_set_wise
+from typer.testing import CliRunner
 
+from silverray.cluster.cli import app
+from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.api import InvalidRequest, SearchError, SearchReply, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import SnapshotFiles
@@ -247,6 +250,19 @@ def test_lists_of_like_lengths_are_ranked_together() -> None:
     assert parts == [[1], [4], [0, 3, 7], [2, 5], [6]]
     assert [len(part) for part in _alike([1_000] * 20)] == [8, 8, 4]
     assert list(_alike([])) == []
+
+
+def test_an_exported_model_says_that_it_leaves_the_scorer_out(set_wise: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "model.pt2"
+    done = CliRunner().invoke(app, ["export", str(set_wise.path), "--out", str(file), "-k", "7"])
+    assert done.exit_code == 0, done.output
+    assert "left out: self_attention" in " ".join(done.output.split())
+    (request,) = every(1, 10, ks=(7,))
+    (found,) = ask(ShardSearcher.open(set_wise.path), [replace(request, filter=None, n_probe=None, traits=())])
+    programs, vectors = torch.tensor([[instruction(Opcode.LOAD)]], dtype=torch.int32), request.vectors
+    assert vectors is not None
+    keys, *_ = torch.export.load(file).module()(torch.from_numpy(vectors)[None], programs, torch.zeros(1).long())
+    assert keys[0].tolist() == found.keys.tolist()
 
 
 def test_the_stage_compiles(set_wise: Catalog) -> None:
