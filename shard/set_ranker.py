@@ -82,15 +82,16 @@ class SetRanker:
     def _rerank(self, requests: Sequence[SearchRequest], replies: Sequence[SearchReply]) -> list[SearchReply]:
         start = perf_counter()
         traits = [_traits(reply) for reply in replies]
+        width = max(1, *(len(reply.keys) for reply in replies))
         valuations = self._valuer.valuations([Asked.of(request) for request in requests], torch.device("cpu"))
         best = self._reranking(
             torch.from_numpy(np.stack([_vectors(request) for request in requests])),
-            _padded([its.vectors for its in traits]),
-            _padded([its.features for its in traits]),
-            _padded([reply.keys for reply in replies]),
-            _padded([np.ones(len(reply.keys), dtype=np.bool_) for reply in replies]),
+            _padded([its.vectors for its in traits], width),
+            _padded([its.features for its in traits], width),
+            _padded([reply.keys for reply in replies], width),
+            _padded([np.ones(len(reply.keys), dtype=np.bool_) for reply in replies], width),
             valuations,
-            [_fields(valuation, traits) for valuation in valuations],
+            [_fields(valuation, traits, width) for valuation in valuations],
         )
         seconds = perf_counter() - start
         columns = (part.numpy() for part in best)
@@ -130,23 +131,22 @@ def _alike(lengths: Sequence[int]) -> Iterator[Sequence[int]]:
         yield from (some[start : start + most] for start in range(0, len(some), most))
 
 
-def _fields(valuation: Valuation, traits: Sequence[Traits]) -> dict[str, Values]:
+def _fields(valuation: Valuation, traits: Sequence[Traits], width: int) -> dict[str, Values]:
     """What a formula reads of the items of its R requests."""
     rows = range(len(traits)) if valuation.rows is None else valuation.rows.tolist()
     given = {name: [traits[row].fields[name] for row in rows] for name in valuation.fields}
-    return {name: _values(parts) for name, parts in given.items()}
+    return {name: _values(parts, width) for name, parts in given.items()}
 
 
-def _values(parts: Sequence[FieldValues]) -> Values:
-    lengths = [len(part.values) for part in parts]
-    joined = FieldValues.joined(parts)
-    present = None if joined.present is None else _padded(np.split(joined.present, np.cumsum(lengths)[:-1]))
-    return Values(_padded(np.split(joined.values, np.cumsum(lengths)[:-1])), present)
+def _values(parts: Sequence[FieldValues], width: int) -> Values:
+    ends = np.cumsum([len(part.values) for part in parts])[:-1]
+    joined = FieldValues.joined(parts)  # with as many places for tags in all
+    present = None if joined.present is None else _padded(np.split(joined.present, ends), width)
+    return Values(_padded(np.split(joined.values, ends), width), present)
 
 
-def _padded(parts: Sequence[NDArray[Any]]) -> Tensor:
-    """`[B, N, ...]` of B arrays that differ in their first axis; N is at least 1, and what is beyond an array 0."""
-    width = max(1, *(len(part) for part in parts))
+def _padded(parts: Sequence[NDArray[Any]], width: int) -> Tensor:
+    """`[B, width, ...]` of B arrays that differ in their first axis; what is beyond an array is 0."""
     table = np.zeros((len(parts), width, *parts[0].shape[1:]), dtype=parts[0].dtype)
     for row, part in enumerate(parts):
         table[row, : len(part)] = part

@@ -145,6 +145,17 @@ def test_an_answer_depends_neither_on_its_batch_nor_on_k_within_the_window(set_w
     assert ten.keys.tolist() == forty.keys[:10].tolist()
 
 
+def test_lists_of_a_batch_may_differ_in_length_and_formula(set_wise: Catalog) -> None:
+    searcher = ShardSearcher.open(set_wise.path, value=VALUE)
+    (request,), keys = every(1, 3, context={"from": 1980}), np.array(sorted(ROWS)[:30])
+    given = [(20, "jazz"), (30, None), (17, "jazz"), (25, None), (28, "jazz")]
+    requests = [replace(request, keys=keys[:count], k=count, variant=variant) for count, variant in given]
+    for asked, together in zip(requests, ask(searcher, requests), strict=True):
+        (alone,) = ask(searcher, [asked])
+        np.testing.assert_allclose(together.scores, alone.scores, rtol=CLOSE, atol=CLOSE)
+        assert together.keys.tolist() == alone.keys.tolist()
+
+
 def test_embedded_search_is_that_of_a_shard(set_wise: Catalog) -> None:
     local, shard = (kind.open(set_wise.path, value=VALUE, window=50) for kind in (LocalSearcher, ShardSearcher))
     requests = [replace(request, k=20) for request in make_requests(6, 4, tasks=2)]
