@@ -2,15 +2,16 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from catalogs import make_requests
+from catalogs import make_requests, write_set_wise
 from numpy.typing import NDArray
 
 from silverray.router.app import create_app
@@ -320,6 +321,20 @@ async def test_the_event_loop_goes_on_while_lists_are_ranked(set_wise: Catalog) 
     task.cancel()
     assert started and turns > started[0]
     await router.close()
+
+
+async def test_one_task_and_ids_that_are_texts(publish_items: Callable[..., Catalog], tmp_path: Path) -> None:
+    made = publish_items(300, strings=True, model=write_set_wise(tmp_path / "model", ("click",)))
+    shards = [Backend(f"s{n}", ShardSearcher.open(made.path, range(n, 8, 2)), 150) for n in range(2)]
+    inner = Router(made, shards, settings=SETTINGS)
+    nested = Router(made, [Backend("inner", inner, made.items)], settings=SETTINGS)
+    requests = make_requests(6, 13, ks=(3, 90), n_probe=64, refine="all", timeout_s=50.0)
+    truth = await ask(ExactSearch.open(made.path, window=WINDOW), requests)
+    for router in (inner, nested):
+        for reply, true in zip(await ask(router, requests), truth, strict=True):
+            assert_same(reply, true)
+            assert reply.ids == true.ids
+        await router.close()
 
 
 async def test_a_request_for_traits_is_another_routers(set_wise: Catalog) -> None:
