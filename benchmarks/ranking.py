@@ -1,8 +1,11 @@
 """Learned scorers on top of a two-tower, and ranking of given items from the item cache: `silverray bench ranking`.
 
-MovieLens 100K, tasks `liked` and `watched`. The towers and both scorers learn together from the ratings before the
+MovieLens 100K, tasks `liked` and `watched`. The towers and all scorers learn together from the ratings before the
 held-out time. Every scorer then ranks the same candidates: of each task the best by inner product, of films that the
-user had not liked before.
+user had not liked before. For self-attention these are the list that it judges as a whole.
+
+Searches are timed in process, without an event loop, so that what differs is the scorer alone: embedded search runs the
+same re-ranking stage as a router does.
 """
 
 from __future__ import annotations
@@ -39,12 +42,13 @@ from silverray.shard.model.encoder import save_model
 from silverray.shard.model.jagged import features_of
 from silverray.shard.model.overarch import DotProduct, Scorer
 from silverray.shard.model.two_tower import TwoTower
+from silverray.shard.set_ranker import WINDOW
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Likes, item_vectors, read_likes
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.objectives import SampledSoftmax
 from silverray.shard.train.requests import RequestTable
-from silverray.shard.train.scoring import SampledScoring
+from silverray.shard.train.scoring import Scoring
 from silverray.shard.train.shapes import Widths, make_towers
 from silverray.shard.train.trainer import Recipe, Trainer
 
@@ -61,6 +65,7 @@ SCORERS = {
     "two-tower": None,
     "+ MLP": ScorerConfig(kind="mlp"),
     "+ mixture of logits": ScorerConfig(kind="mixture_of_logits"),
+    "+ self-attention": ScorerConfig(kind="self_attention", sampled=64),
 }
 WIDE = Widths(dimension=64, hidden=1_024, ids=256, categories=64)
 
@@ -93,7 +98,7 @@ class Learned(NamedTuple):
     """What a seed has learned: towers, scorers with their objectives, and the vectors of all items, `[N, D]`."""
 
     model: TwoTower
-    scorings: Mapping[str, SampledScoring | None]
+    scorings: Mapping[str, Scoring | None]
     vectors: Tensor
 
     def scorer(self, name: str) -> Scorer:
@@ -119,7 +124,8 @@ def run(work: Path, *, quick: bool = False) -> Report:
     seeds = SEEDS[:1] if quick else SEEDS
     learned = [with_threads(partial(learn, data, config, seed), 1)() for seed in seeds]
     report = Report("ranking", TITLE, "silverray bench ranking", quick=quick)
-    report.facts({"candidates of a task": CANDIDATES, "seeds": seeds, "epochs": config.epochs, "threads": THREADS})
+    report.facts({"candidates of a task": CANDIDATES, "items that self-attention judges together in a search": WINDOW})
+    report.facts({"seeds": seeds, "epochs": config.epochs, "threads": THREADS})
     report.table("recall of what came later", RECALL, _recalls(learned, data, found))
     catalogs = {name: _publish(learned[0], name, data, config, folder) for name in SCORERS}
     users = _users(learned[0], data, found["liked"])
@@ -160,7 +166,7 @@ def learn(data: RunData, config: TrainConfig, seed: int, widths: Widths | None =
     return Learned(model.eval(), scorings, item_vectors(model.items, data.items, data.keys))
 
 
-def _scoring(scorer: ScorerConfig | None, data: RunData, config: TrainConfig, shares: Tensor) -> SampledScoring | None:
+def _scoring(scorer: ScorerConfig | None, data: RunData, config: TrainConfig, shares: Tensor) -> Scoring | None:
     if scorer is None:
         return None
     tasks, file = len(data.format.tasks), config.items.file
@@ -264,8 +270,7 @@ def _given(
     request = SearchRequest(vectors=user, keys=keys, k=len(keys))
     engines = {name: LocalSearcher.open(catalog.path).engine for name, catalog in catalogs.items()}
     contenders = {
-        f"item cache, {name}": lambda engine=engine: engine.rank_given(request, keys)
-        for name, engine in engines.items()
+        f"item cache, {name}": lambda engine=engine: engine.answer([request]) for name, engine in engines.items()
     }
     return _times(contenders | _recomputing(learned, data, user, towers), rounds)
 
@@ -281,7 +286,7 @@ def _recomputed(
 def _recomputing(
     learned: Learned, data: RunData, user: NDArray[np.float32], towers: str
 ) -> dict[str, Callable[[], object]]:
-    """Looks up the items' features, runs the item tower, scores and sorts, as `rank_given` does from the cache."""
+    """Looks up the items' features, runs the item tower, scores and sorts, as engines do from the cache."""
     keys, users = data.keys[:GIVEN], torch.from_numpy(user)[None]
 
     @torch.inference_mode()

@@ -103,6 +103,7 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
             max_queries=limits.max_queries,
             max_body_bytes=limits.max_body_bytes,
             diversity=config.diversity,
+            rerank=config.rerank,
             quotas=config.quotas,
         ),
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from silverray.cluster.sections import Section, read_section
-from silverray.router.settings import DiversitySettings
+from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.value.settings import ValueSettings
 
@@ -171,6 +171,7 @@ class ServeConfig(Section):
         batching: how the router batches.
         value: the formulas that value candidates.
         diversity: how lists are diversified where a search asks for it.
+        rerank: how lists are re-ranked where the snapshot's scorer is set-wise.
         quotas: by task, places of every list that are kept for what the task predicts best.
         health: how soon a dead process is noticed.
         reserve: what Ray sets aside for each replica.
@@ -193,6 +194,7 @@ class ServeConfig(Section):
     batching: BatchingConfig = BatchingConfig()
     value: ValueSettings = ValueSettings()
     diversity: DiversitySettings = DiversitySettings()
+    rerank: RerankSettings = RerankSettings()
     quotas: dict[str, Count] = Field(default_factory=dict)
     health: HealthConfig = HealthConfig()
     reserve: ReserveConfig = ReserveConfig()

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest, TaskScores, Traits
+from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest, TaskScores
 from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.traits import Traits
 
 Outcomes = list[SearchReply | SearchError]
 

@@ -118,7 +118,12 @@ class QueryBody(UserBody):
     filter: str | None = Field(
         None, description="Filter text.", examples=['year >= 1990 and genres any ("Comedy", "Drama")']
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="Number of items wanted.")
+    k: int = Field(
+        10,
+        ge=1,
+        le=MAX_K,
+        description=f"Number of items wanted; up to {MAX_TRAITS_K:,} where the snapshot's scorer judges whole lists.",
+    )
     mode: Literal["exact", "bloom"] = Field(
         "exact",
         description="`bloom` leaves positive hashed filter terms unverified: false positives are possible.",
@@ -155,7 +160,10 @@ class RankBody(UserBody):
         list[Any] | NDArray[np.int64],
         PlainValidator(_ids),
         WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}),
-    ] = Field(description=f"1 to {MAX_K:,} item ids. In MessagePack also a bin of little-endian int64.")
+    ] = Field(
+        description=f"1 to {MAX_K:,} item ids, to {MAX_TRAITS_K:,} where the snapshot's scorer judges whole lists. In"
+        " MessagePack also a bin of little-endian int64."
+    )
 
 
 class SearchBody(QueryBody):

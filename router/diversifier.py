@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from silverray.shard.api import (
     SearchError,
     SearchReply,
     SearchRequest,
-    Traits,
 )
 from silverray.shard.model.diversity import Diversity
 
@@ -106,12 +105,11 @@ class Diversifier:
 
     def _choose(self, lists: Sequence[tuple[SearchRequest, SearchReply]]) -> list[SearchReply]:
         start = perf_counter()
-        scores, traits, valid = _padded([reply for _, reply in lists])
+        scores, embeddings, codes, valid = map(torch.from_numpy, _padded([reply for _, reply in lists]))
         strength = torch.tensor([request.diversify for request, _ in lists], dtype=torch.float32)
         k = max(request.k for request, _ in lists)
         with torch.inference_mode():
-            embeddings, codes = map(torch.from_numpy, traits)
-            order = self._module(torch.from_numpy(scores), embeddings, torch.from_numpy(valid), strength, k, codes)
+            order = self._module(scores, embeddings, valid, strength, k, codes)
         milliseconds = round((perf_counter() - start) * 1e3, 3)
         chosen = []
         for (request, reply), row in zip(lists, order.numpy(), strict=True):
@@ -136,8 +134,8 @@ def check_spacing(settings: DiversitySettings, catalog: Catalog) -> None:
             raise ValueError(f"diversity.spacing.{name}: expected a filterable category of the catalog ({known})")
 
 
-def _padded(replies: Sequence[SearchReply]) -> tuple[NDArray[np.float32], Traits, NDArray[np.bool_]]:
-    """Scores `[B, N]`, traits with a first axis B, and which items are none, of lists that differ in length."""
+def _padded(replies: Sequence[SearchReply]) -> tuple[NDArray[Any], ...]:
+    """Scores `[B, N]`, vectors `[B, N, D]`, codes `[B, C, N]` and which places have an item, `[B, N]`, of B lists."""
     traits = [reply.traits for reply in replies if reply.traits is not None]
     count, most = len(replies), max(1, *(len(reply.keys) for reply in replies))
     scores = np.zeros((count, most), dtype=np.float32)
@@ -152,4 +150,4 @@ def _padded(replies: Sequence[SearchReply]) -> tuple[NDArray[np.float32], Traits
             its.codes,
             True,
         )
-    return scores, Traits(vectors, codes), valid
+    return scores, vectors, codes, valid

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchReply, TaskScores, Traits
+from silverray.shard.api import Coverage, SearchReply, TaskScores
+from silverray.shard.traits import Traits
 
 
 def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
@@ -116,5 +117,4 @@ def _traits(replies: Sequence[SearchReply], places: NDArray[np.intp]) -> Traits:
     parts = [reply.traits for reply in replies if reply.traits is not None]
     if len(parts) != len(replies):
         raise ValueError(f"replies: expected traits in all {len(replies)}, got them in {len(parts)}")
-    vectors = np.concatenate([part.vectors for part in parts])
-    return Traits(vectors, np.concatenate([part.codes for part in parts], axis=1)).take(places)
+    return Traits.joined(parts).take(places)

@@ -47,7 +47,7 @@ class Quotas:
     def fill(
         self, requests: Sequence[SearchRequest], outcomes: Sequence[SearchReply | SearchError]
     ) -> list[SearchReply | SearchError]:
-        """Cut the lists of requests, as they were before `widened`, to their k."""
+        """Cut the lists of requests, as they were before `widened`, to their k; without quotas to the best k."""
         return [
             outcome
             if isinstance(outcome, SearchError) or request.quotas or request.keys is not None
@@ -66,8 +66,10 @@ def filled(reply: SearchReply, k: int, least: Sequence[int]) -> SearchReply:
     Args:
         reply: a ranked list.
         k: places.
-        least: for each task how many places are kept for its best predictions.
+        least: for each task how many places are kept for its best predictions; empty for none.
     """
+    if not least:
+        return reply.take(np.arange(min(k, len(reply.keys))))
     assert reply.tasks is not None, "quotas need several tasks, whose lists are ranked"
     orders = [
         np.lexsort((reply.keys, -predictions))[:count].tolist()

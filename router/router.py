@@ -16,6 +16,7 @@ from silverray.router.errors import at
 from silverray.router.fanout import Backend, Fanout
 from silverray.router.metrics import RouterMetrics
 from silverray.router.quotas import Quotas
+from silverray.router.reranker import Reranker
 from silverray.router.settings import RouterSettings
 from silverray.router.ticket import Ticket
 from silverray.shard.admission import Admission
@@ -55,6 +56,7 @@ class Router:
 
     Raises:
         ValueError: the settings do not fit the catalog.
+        SnapshotError: a set-wise scorer, which routers run, is damaged.
 
     Attributes:
         catalog: the snapshot.
@@ -81,6 +83,7 @@ class Router:
         self._encodings = self._batcher(self._encode)
         self._diversifier = Diversifier(settings.diversity, catalog)
         self._quotas = Quotas(settings.quotas, catalog)
+        self._reranker = Reranker(settings.rerank, catalog, self._admission.valuer) if catalog.set_wise else None
         self._pending = 0
         self._probing = asyncio.Lock()
 
@@ -152,7 +155,8 @@ class Router:
                 self.metrics.answered(error)
             raise error
         diversified = any(request.diversify is not None for request in requests)
-        asked = self._diversifier.widened(requests) if diversified else requests
+        wanted = self._diversifier.widened(requests) if diversified else requests
+        asked = self._reranker.widened(requests, wanted) if self._reranker else wanted
         tickets = [
             Ticket(request, received + self._allowed_s(request), where)
             for request, where in zip(self._quotas.widened(asked), wheres, strict=True)
@@ -165,6 +169,9 @@ class Router:
             await self._ask_again(tickets, outcomes)
             if self._quotas:
                 outcomes = self._quotas.fill(asked, outcomes)
+            if self._reranker:
+                outcomes = await self._reranker.rerank(requests, wanted, tickets, outcomes)
+                outcomes = self._quotas.fill(wanted, outcomes)
             if diversified:
                 outcomes = await self._diversifier.choose(requests, wheres, outcomes)
         finally:
@@ -201,6 +208,8 @@ class Router:
         await self._searches.close()
         await self._fanout.close()
         self._diversifier.close()
+        if self._reranker:
+            self._reranker.close()
 
     async def _ask_again(self, tickets: list[Ticket], outcomes: list[SearchReply | SearchError]) -> None:
         """Ask shards again that had not reached a `min_seq`, until they have or the time is up.

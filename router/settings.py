@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from silverray.shard.api import MAX_STRENGTH
+from silverray.shard.api import MAX_STRENGTH, MAX_TRAITS_K
 from silverray.shard.model.diversity import MAX_WINDOW
+from silverray.shard.set_ranker import WINDOW
 
 Strength = Annotated[float, Field(ge=0, le=MAX_STRENGTH, allow_inf_nan=False)]
 
@@ -32,6 +33,18 @@ class DiversitySettings(BaseModel):
     spacing: dict[str, Strength] = {}
 
 
+class RerankSettings(BaseModel):
+    """How lists are re-ranked by a set-wise scorer, where the snapshot has one.
+
+    Attributes:
+        window: items that are judged together, the best by what shards rank by; a list of more is judged whole.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    window: Annotated[int, Field(ge=1, le=MAX_TRAITS_K)] = WINDOW
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """What a router allows and how it batches.
@@ -47,6 +60,7 @@ class RouterSettings:
         max_queries: most queries in an HTTP body.
         max_body_bytes: longest HTTP body.
         diversity: how lists are diversified.
+        rerank: how lists are re-ranked.
         quotas: by task, places of every list that are kept for what the task predicts best.
     """
 
@@ -60,4 +74,5 @@ class RouterSettings:
     max_queries: int = 256
     max_body_bytes: int = 16 << 20
     diversity: DiversitySettings = field(default_factory=DiversitySettings)
+    rerank: RerankSettings = field(default_factory=RerankSettings)
     quotas: dict[str, int] = field(default_factory=dict)

@@ -25,11 +25,14 @@ class Admission:
     Args:
         catalog: what the requests are about.
         valuer: the formulas that requests may choose; None is none.
+
+    Attributes:
+        valuer: the formulas.
     """
 
     def __init__(self, catalog: Catalog, valuer: Valuer | None = None) -> None:
         self.catalog = catalog
-        self._valuer = valuer or Valuer(ValueSettings(), catalog.tasks, catalog.schema)
+        self.valuer = valuer or Valuer(ValueSettings(), catalog.tasks, catalog.schema)
         self._payload = [name for name, field in catalog.schema.fields.items() if field.payload]
 
         @lru_cache(maxsize=CACHED_FILTERS)
@@ -54,7 +57,7 @@ class Admission:
             FilterError: the filter is wrong.
         """
         prefix = f"{where}." if where else ""
-        self.admit_sizes(request.k, request.n_probe, prefix)
+        self.admit_sizes(request.k, request.n_probe, prefix, "k" if request.keys is None else "ids")
         if request.traits is not None:
             self._admit_traits(request.traits, request.k, prefix)
         if not 0 <= request.min_coverage <= 1:
@@ -69,17 +72,20 @@ class Admission:
         compiled = request.filter
         if not isinstance(compiled, CompiledFilter):
             compiled = self.admit_filter(compiled, prefix)
-        context = self._valuer.admit(request, prefix)
+        context = self.valuer.admit(request, prefix)
         return replace(request, vectors=vectors, filter=compiled, context=context)
 
-    def admit_sizes(self, k: int, n_probe: int | None, prefix: str = "") -> None:
-        """Check the number of items wanted and of clusters to visit.
+    def admit_sizes(self, k: int, n_probe: int | None, prefix: str = "", name: str = "k") -> None:
+        """Check the number of items wanted, which messages call `name`, and of clusters to visit.
 
         Raises:
             InvalidRequest: a number is outside its range.
         """
         if not 1 <= k <= MAX_K:
-            raise InvalidRequest(f"expected 1 to {MAX_K}, got {k}", f"{prefix}k")
+            raise InvalidRequest(f"expected 1 to {MAX_K}, got {k}", f"{prefix}{name}")
+        if self.catalog.set_wise and k > MAX_TRAITS_K:
+            message = f"expected at most {MAX_TRAITS_K} items where a scorer judges lists as a whole, got {k}"
+            raise InvalidRequest(message, f"{prefix}{name}")
         if n_probe is not None and n_probe < 1:
             raise InvalidRequest(f"expected 1 or more, got {n_probe}", f"{prefix}n_probe")
 

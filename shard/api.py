@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from silverray.shard.filter.compiler import CompiledFilter
+    from silverray.shard.traits import Traits
 
 Mode = Literal["exact", "bloom"]
 ItemId = int | str
@@ -22,7 +23,7 @@ ItemId = int | str
 MAX_K = 10_000
 """Largest k that a search may ask for."""
 MAX_TRAITS_K = 1_000
-"""Largest k of a search that is diversified, or that asks for traits."""
+"""Largest k of a search that is diversified, that asks for traits, or whose list a set-wise scorer re-ranks."""
 MAX_STRENGTH = 1e9
 """Largest strength of diversification."""
 
@@ -50,7 +51,8 @@ class SearchRequest:
         quotas: for each task how many of the items that it predicts best are wanted beside the k; for whoever fills
             quotas. Empty for none.
         diversify: strength at which a router diversifies the merged list, 0 to `MAX_STRENGTH`; None leaves it by score.
-        traits: categories to return with the items' vectors, for whoever diversifies; None returns no traits.
+        traits: categories to return with the items' vectors and what a set-wise scorer reads, for whoever re-ranks or
+            diversifies; None returns no traits.
     """
 
     vectors: NDArray[np.float32] | None = None
@@ -71,22 +73,6 @@ class SearchRequest:
     quotas: tuple[int, ...] = ()
     diversify: float | None = None
     traits: tuple[str, ...] | None = None
-
-
-class Traits(NamedTuple):
-    """What the items of a list are compared by when it is diversified.
-
-    Attributes:
-        vectors: `[n, D]` float32 item vectors.
-        codes: `[F, n]` int64, a row for each category asked for: hashes of its values; -1 where the value is missing.
-    """
-
-    vectors: NDArray[np.float32]
-    codes: NDArray[np.int64]
-
-    def take(self, places: NDArray[np.intp]) -> Traits:
-        """Those of some of the items."""
-        return Traits(self.vectors[places], self.codes[:, places])
 
 
 @dataclass(frozen=True, slots=True)

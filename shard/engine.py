@@ -15,7 +15,7 @@ from torch import Tensor
 
 from silverray.kernels.programs import Opcode, instruction
 from silverray.kernels.topk import top_k
-from silverray.shard.api import SearchReply, SearchRequest, TaskScores, Traits
+from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
@@ -27,11 +27,13 @@ from silverray.shard.index.planner import candidates_for, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.model.graphs import Graphs
 from silverray.shard.model.overarch import DotProduct
-from silverray.shard.model.overarch_files import OverArch, load_overarch
+from silverray.shard.model.overarch_files import INNER_PRODUCT, OverArch, load_overarch
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.model.search import Answers, Search
 from silverray.shard.ranker import Ranker, Stage
+from silverray.shard.set_ranker import WINDOW, SetRanker
+from silverray.shard.traits import Traits, read_traits
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Asked, Valuer
 
@@ -82,7 +84,8 @@ class Engine:
     """The model and the payload of a shard's partitions.
 
     What a search finds is ranked where there is anything to rank by: several tasks, a learned scorer or a formula.
-    Otherwise it stands by its exact scores.
+    Otherwise it stands by its exact scores. A set-wise scorer comes after that, on whole lists: here where a request
+    is answered from these partitions alone, and elsewhere where it asks for traits.
 
     Args:
         catalog: the snapshot's catalog.
@@ -91,9 +94,11 @@ class Engine:
         overarch: the snapshot's scorer.
         value: the formulas.
         slack: free slots for each item when they were loaded; None if they take no updates.
+        window: items of a list that a set-wise scorer judges together.
 
     Attributes:
         applied: number of the last log entry that answers include.
+        set_ranker: re-ranks lists; None where the scorer is pointwise.
 
     Raises:
         FormulaError: a formula is wrong.
@@ -107,6 +112,7 @@ class Engine:
         overarch: OverArch,
         value: ValueSettings,
         slack: float | None = None,
+        window: int = WINDOW,
     ) -> None:
         self.catalog = catalog
         self.partitions = tuple(partitions)
@@ -114,7 +120,9 @@ class Engine:
         self.applied = catalog.seq
         self.scorer = overarch.name
         self.valuer = Valuer(value, catalog.tasks, catalog.schema)
-        self._overarch = overarch
+        pointwise = overarch.scorer.pointwise
+        self._of_items, self._of_lists = (overarch, INNER_PRODUCT) if pointwise else (INNER_PRODUCT, overarch)
+        self.set_ranker = None if pointwise else SetRanker(overarch.scorer, catalog.tasks, self.valuer, window)
         self.install(prepared)
 
     def install(self, prepared: Prepared) -> None:
@@ -124,9 +132,9 @@ class Engine:
         self.memory = prepared.loaded.memory
         self.model = prepared.model
         self._search = prepared.search
-        scorer = self._overarch.scorer.to(self.model.lists.keys.device)
+        scorer = self._of_items.scorer.to(self.model.lists.keys.device)
         self._judge = Ranker(
-            Ranking(self.model.lists, len(self.catalog.tasks), scorer, self._overarch.features), self.valuer
+            Ranking(self.model.lists, len(self.catalog.tasks), scorer, self._of_items.features), self.valuer
         )
         plain = len(self.catalog.tasks) == 1 and isinstance(scorer, DotProduct) and self.valuer.models is None
         self.ranker = None if plain else self._judge
@@ -147,6 +155,7 @@ class Engine:
         item_cache: ItemCache = "device",
         slack: float | None = None,
         value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
+        window: int = WINDOW,
     ) -> Self:
         """Load partitions of a snapshot.
 
@@ -158,6 +167,7 @@ class Engine:
             item_cache: where item vectors lie, if the device is a GPU: in its memory, or pinned in the host's.
             slack: free slots for each item, if there will be updates (see `silverray.shard.live`); None if not.
             value: the formulas that value candidates.
+            window: items of a list that a set-wise scorer judges together, where none but this engine does.
 
         Returns:
             The engine, ready to answer: its kernels are compiled.
@@ -177,7 +187,7 @@ class Engine:
         placement = Placement(torch.device(device), item_cache)
         overarch = load_overarch(files, catalog.schema)
         loaded = load_partitions(files, catalog, chosen, placement, slack=slack)
-        engine = cls(catalog, Prepared.of(loaded), chosen, overarch, value, slack)
+        engine = cls(catalog, Prepared.of(loaded), chosen, overarch, value, slack, window)
         engine.warm_up()
         _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine
@@ -261,6 +271,12 @@ class Engine:
         Returns:
             One reply per request, in order.
         """
+        if self.set_ranker is None:
+            return self.find_lists(requests)
+        return self.set_ranker.answer(requests, self.find_lists)
+
+    def find_lists(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
+        """Answer admitted requests as far as items can be judged one by one."""
         replies: list[SearchReply | None] = [
             None if request.keys is None else self.rank_given(request, request.keys) for request in requests
         ]
@@ -289,9 +305,10 @@ class Engine:
             scores=judged.values[0].cpu().numpy()[order],
             fields=self.payload.fields(request.fields, chosen),
             version=self.catalog.version,
-            seq=self.catalog.seq,
+            seq=self.applied,
             explain=told if request.explain else None,
             tasks=TaskScores(self.catalog.tasks, predictions, np.full_like(predictions, -np.inf)),
+            traits=self.traits(request, chosen),
         )
 
     def _answer_group(self, requests: list[SearchRequest]) -> Iterator[SearchReply]:
@@ -329,20 +346,15 @@ class Engine:
                 explain=self._explain(request, best, row, count, elapsed) if request.explain else None,
                 tasks=tasks
                 and tasks._replace(predictions=tasks.predictions[row, :count], found=tasks.found[row, :count]),
-                traits=None if request.traits is None else self.traits(request.traits, mine[part]),
+                traits=self.traits(request, mine[part]),
             )
 
-    def traits(self, names: Sequence[str], slots: NDArray[np.int64]) -> Traits:
-        """Vectors and categories of the items in `slots`, `[n]`."""
-        lists = self.model.lists
-        vectors = lists.vectors[torch.from_numpy(slots).to(lists.vectors.device)].float().cpu().numpy()
-        places = torch.from_numpy(slots).to(lists.keys.device)
-        codes = np.empty((len(names), len(slots)), dtype=np.int64)
-        for row, name in enumerate(names):
-            column = lists.columns.fields[name].take(places)
-            values = column.values if column.present is None else torch.where(column.present, column.values, -1)
-            codes[row] = values.cpu().numpy()
-        return Traits(vectors, codes)
+    def traits(self, request: SearchRequest, slots: NDArray[np.int64]) -> Traits | None:
+        """What a request asks to be told of the items in `slots`, `[n]`."""
+        if request.traits is None:
+            return None
+        fields = () if self.set_ranker is None else self.valuer.fields(request.variant)
+        return read_traits(self.model.lists, slots, request.traits, self._of_lists.features, fields)
 
     def _task_scores(self, ranked: Ranked) -> TaskScores:
         """Those of a whole batch, `[B, k, T]`."""

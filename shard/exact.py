@@ -33,8 +33,8 @@ class ExactEngine(Engine):
     """Answers by scoring every item that matches; `n_probe`, `refine` and `mode` change nothing."""
 
     @torch.inference_mode()
-    def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
-        """Answer admitted requests; see `Engine.answer`."""
+    def find_lists(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
+        """See `Engine.find_lists`."""
         given = [None if r.keys is None else self.rank_given(r, r.keys) for r in requests]
         searched = iter(self._search_all([request for request in requests if request.keys is None]))
         return [next(searched) if reply is None else reply for reply in given]
@@ -101,5 +101,5 @@ class ExactEngine(Engine):
             version=self.catalog.version,
             seq=self.applied,
             explain={"plan": "exact", "scored": scored} if request.explain else None,
-            traits=None if request.traits is None else self.traits(request.traits, chosen),
+            traits=self.traits(request, chosen),
         )

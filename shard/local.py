@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.shard.admission import Admission
-from silverray.shard.api import Mode
+from silverray.shard.api import Mode, SearchRequest
 from silverray.shard.engine import Engine
-from silverray.shard.filter.compiler import Plan as FilterPlan
+from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.set_ranker import WINDOW
 from silverray.shard.value.settings import ValueSettings
 
 BATCH = 512
@@ -53,9 +55,10 @@ class LocalSearcher:
         device: str = "auto",
         threads: int | None = None,
         value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
+        window: int = WINDOW,
     ) -> Self:
         """Load a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(Engine.open(Path(path), partitions, device=device, threads=threads, value=value))
+        return cls(Engine.open(Path(path), partitions, device=device, threads=threads, value=value, window=window))
 
     def search_batch(
         self,
@@ -71,7 +74,7 @@ class LocalSearcher:
         Args:
             vectors: `[B, D]` float32, one query a row; `[B, T, D]` where the model has several tasks.
             filters: one filter for all queries, or one (or None) for each.
-            k: number of items wanted, 1 to 10,000.
+            k: number of items wanted, 1 to 10,000; to 1,000 where a scorer judges lists as a whole.
             n_probe: clusters to scan; None lets the planner choose.
             mode: "exact", or "bloom" to leave positive hashed terms unverified.
             refine: "all" gives every scanned candidate its exact score.
@@ -89,14 +92,19 @@ class LocalSearcher:
             raise ValueError(f"filters: expected one for each of {len(queries)} queries, got {len(filters)}")
         self._admission.admit_sizes(k, n_probe)
         queries = self._admission.admit_queries(queries)
-        plans = self._plans(filters, len(queries), mode)
+        compiled = self._compiled(filters, len(queries))
         strings = self.catalog.id_type == "string"
         ids = np.full((len(queries), k), None if strings else -1, dtype=object if strings else np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         counts = np.zeros(len(queries), dtype=np.int64)
+        result = BatchResult(ids, scores, counts)
+        if self.engine.set_ranker is not None:
+            asked = SearchRequest(k=k, mode=mode, n_probe=n_probe, refine=refine)
+            self._fill_from_lists(result, queries, compiled, asked)
+            return result
         for start in range(0, len(queries), BATCH):
             part = slice(start, start + BATCH)
-            some = plans[part]
+            some = [its.plan(mode) for its in compiled[part]]
             rows = queries[part].reshape(-1, self.catalog.dimension)
             found = self.engine.best(rows, some, [k] * len(some), n_probe, refine == "all")
             slots = found.slots.cpu().numpy()
@@ -106,11 +114,23 @@ class LocalSearcher:
                 ids[part].reshape(-1)[:] = self.engine.payload.ids(slots.reshape(-1))
             else:
                 ids[part][there] = self.engine.payload.ids(slots[there])
-        return BatchResult(ids, scores, counts)
+        return result
 
-    def _plans(self, filters: str | Sequence[str | None] | None, count: int, mode: Mode) -> list[FilterPlan]:
-        """The plan of each query's filter; the same object where filters are the same."""
+    def _fill_from_lists(
+        self, result: BatchResult, queries: NDArray[np.float32], filters: Sequence[CompiledFilter], asked: SearchRequest
+    ) -> None:
+        """Search as `asked`, with lists that are judged as a whole."""
+        users = queries.reshape(len(queries), len(self.catalog.tasks), self.catalog.dimension)
+        for start in range(0, len(users), BATCH):
+            some = zip(users[start : start + BATCH], filters[start : start + BATCH], strict=True)
+            requests = [replace(asked, vectors=vectors, filter=filter_) for vectors, filter_ in some]
+            for row, reply in enumerate(self.engine.answer(requests), start):
+                count = result.counts[row] = len(reply.keys)
+                result.ids[row, :count], result.scores[row, :count] = reply.ids, reply.scores
+
+    def _compiled(self, filters: str | Sequence[str | None] | None, count: int) -> list[CompiledFilter]:
+        """Each query's filter; the same object where filters are the same."""
         if filters is None or isinstance(filters, str):
-            return [self._admission.admit_filter(filters, "queries[0].").plan(mode)] * count if count else []
+            return [self._admission.admit_filter(filters, "queries[0].")] * count if count else []
         admit = self._admission.admit_filter
-        return [admit(text, f"queries[{place}].").plan(mode) for place, text in enumerate(filters)]
+        return [admit(text, f"queries[{place}].") for place, text in enumerate(filters)]

@@ -26,6 +26,7 @@ from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.live.updates import Updates
 from silverray.shard.live.writes import Entry
+from silverray.shard.set_ranker import WINDOW
 from silverray.shard.value.settings import ValueSettings
 
 
@@ -62,10 +63,18 @@ class ShardSearcher:
         item_cache: ItemCache = "device",
         slack: float | None = None,
         value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
+        window: int = WINDOW,
     ) -> Self:
         """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
         engine = cls.engine_type.open(
-            path, partitions, device=device, threads=threads, item_cache=item_cache, slack=slack, value=value
+            path,
+            partitions,
+            device=device,
+            threads=threads,
+            item_cache=item_cache,
+            slack=slack,
+            value=value,
+            window=window,
         )
         return cls(engine)
 

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from silverray.shard.api import SearchRequest
+from silverray.shard.filter.schema import Schema
+from silverray.shard.model.item_features import ItemFeatures
+from silverray.shard.model.overarch_files import make_scorer, save_overarch
 
 DIMENSION = 16
 COUNTRIES = ["DE", "FR", "JP", "US", "Österreich"]
@@ -70,6 +74,25 @@ def write_tasks(folder: Path, tasks: Sequence[str]) -> Path:
     """A model directory that says no more than which tasks there are."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "module_info.json").write_text(json.dumps({"tasks": list(tasks), "dimension": DIMENSION}))
+    return folder
+
+
+FEATURES = [
+    {"field": "rank", "transform": "log1p", "scale": 8.0},
+    {"field": "year", "transform": "buckets", "boundaries": [1970, 1990, 2010]},
+]
+
+
+def write_set_wise(folder: Path, tasks: Sequence[str]) -> Path:
+    """The same with self-attention, whose weights all matter."""
+    write_tasks(folder, tasks)
+    torch.manual_seed(0)
+    features = ItemFeatures.of(FEATURES).check(Schema.parse(schema_text()))
+    scorer = make_scorer("self_attention", len(tasks), DIMENSION, features.width, {"hidden": 16})
+    with torch.no_grad():
+        for weight in scorer.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape))
+    save_overarch(folder, "self_attention", {"hidden": 16}, scorer, features)
     return folder
 
 

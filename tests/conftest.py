@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogs import make_items, schema_text, write_tasks
+from catalogs import make_items, schema_text, write_set_wise, write_tasks
 
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
@@ -46,3 +46,9 @@ def catalog(publish_items: Publish) -> Catalog:
 def two_tasks(publish_items: Publish, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """The same items, for a model with the tasks click and like."""
     return publish_items(3_000, clusters=64, model=write_tasks(tmp_path_factory.mktemp("model"), ("click", "like")))
+
+
+@pytest.fixture(scope="session")
+def set_wise(publish_items: Publish, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """The same items and tasks, with self-attention that matters and reads features."""
+    return publish_items(3_000, clusters=64, model=write_set_wise(tmp_path_factory.mktemp("model"), ("click", "like")))

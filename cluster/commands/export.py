@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from silverray.cluster.terminal import print_json, results
+from silverray.cluster.terminal import notes, print_json, results
 from silverray.shard.engine import Engine
 from silverray.shard.model.export import describe, export_model, save_exported
 
@@ -48,6 +48,10 @@ def run_export(
     engine = Engine.open(snapshot, partitions, device=device)
     chosen = list(range(engine.catalog.partitions)) if partitions is None else partitions
     ranking = None if engine.ranker is None else engine.ranker.ranking
+    if engine.set_ranker is not None:
+        notes.print(
+            f"left out: {engine.scorer}, which needs the list of all partitions; the file ranks by inner products"
+        )
     info = describe(engine.catalog, chosen, k, n_probe, ranked=ranking is not None)
     save_exported(export_model(engine.model, k, n_probe, ranking), out, info)
     if as_json:

@@ -73,11 +73,13 @@ class BinaryCrossEntropyConfig(Section):
 
 
 class ScorerConfig(Section):
-    """A scorer on top of the towers; see `silverray.shard.model.overarch` and `silverray.shard.train.scoring`.
+    """A scorer on top of the towers; see `silverray.shard.model.overarch`.
+
+    What it learns is in `silverray.shard.train.scoring`, and for self-attention in `silverray.shard.train.set_scoring`.
 
     Attributes:
         kind: which one.
-        hidden: width of its hidden layers.
+        hidden: width of its hidden layers; for self-attention a multiple of 4.
         item_features: what it reads of the items' columns; see `silverray.shard.model.item_features`.
         temperature: scores are divided by it.
         sampled: items of the batch that an item must be told from.
@@ -85,7 +87,7 @@ class ScorerConfig(Section):
         weight: factor of the loss.
     """
 
-    kind: Literal["mlp", "mixture_of_logits"]
+    kind: Literal["mlp", "mixture_of_logits", "self_attention"]
     hidden: Count = 64
     item_features: list[dict[str, Any]] = Field(default_factory=list)
     temperature: Positive = 0.1

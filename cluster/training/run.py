@@ -30,7 +30,7 @@ from silverray.shard.train.items import ItemTable
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.objectives import BinaryCrossEntropy, SampledSoftmax
 from silverray.shard.train.requests import RequestTable, open_parquet
-from silverray.shard.train.scoring import SampledScoring
+from silverray.shard.train.scoring import Scoring
 from silverray.shard.train.shapes import Widths, make_towers
 from silverray.shard.train.trainer import Recipe, Step, Trainer
 from silverray.shard.train.workers import Workers
@@ -166,7 +166,7 @@ class _Run:
         if resume:
             self._restore()
 
-    def _make_scoring(self) -> SampledScoring | None:
+    def _make_scoring(self) -> Scoring | None:
         config, data = self._config, self._data
         if config.scorer is None:
             return None

@@ -16,7 +16,8 @@ from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch_files import make_scorer, save_overarch
 from silverray.shard.train.requests import open_parquet
-from silverray.shard.train.scoring import SampledScoring
+from silverray.shard.train.scoring import SampledScoring, Scoring
+from silverray.shard.train.set_scoring import SetScoring
 
 
 def make_scoring(
@@ -27,7 +28,7 @@ def make_scoring(
     ids: Vocabulary | HashedIds,
     keys: Keys,
     shares: Tensor,
-) -> SampledScoring:
+) -> Scoring:
     """An untrained scorer and its objective.
 
     Args:
@@ -40,19 +41,24 @@ def make_scoring(
         shares: share of all impressions by item id.
 
     Raises:
-        ConfigError: a feature cannot be read.
+        ConfigError: a feature cannot be read, or a size does not fit the scorer.
     """
     features = _features(config)
-    scorer = make_scorer(config.kind, tasks, dimension, features.width, {"hidden": config.hidden})
+    try:
+        scorer = make_scorer(config.kind, tasks, dimension, features.width, {"hidden": config.hidden})
+    except ValueError as error:
+        raise ConfigError(f"scorer.{error}") from None
     table = torch.zeros(ids.size, features.width)
     if features.width:
         table[torch.from_numpy(ids.rows(keys))] = _read(features, file)
+    if not scorer.pointwise:
+        return SetScoring(scorer, table, shares, temperature=config.temperature, sampled=config.sampled)
     return SampledScoring(
         scorer, table, shares, temperature=config.temperature, sampled=config.sampled, balance=config.balance
     )
 
 
-def save_scorer(model_dir: Path, config: ScorerConfig, scoring: SampledScoring) -> None:
+def save_scorer(model_dir: Path, config: ScorerConfig, scoring: Scoring) -> None:
     """Add the trained scorer to a model directory."""
     save_overarch(model_dir, config.kind, {"hidden": config.hidden}, scoring.scorer, _features(config))
 

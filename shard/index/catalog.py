@@ -11,6 +11,7 @@ from silverray.shard.api import SnapshotError
 from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.snapshot import LAYOUT, SnapshotFiles
+from silverray.shard.model.overarch import SCORERS
 
 IdType = Literal["int", "string"]
 
@@ -31,6 +32,7 @@ class Catalog:
         id_type: type of the item ids.
         tasks: prediction targets; a query has one vector per task, in this order.
         has_user_tower: whether it turns user features into query vectors.
+        set_wise: whether its scorer judges a list as a whole, so that it runs where lists are merged.
         vector_space: name of the space that its vectors are of; live writes name theirs.
     """
 
@@ -45,6 +47,7 @@ class Catalog:
     id_type: IdType
     tasks: tuple[str, ...]
     has_user_tower: bool
+    set_wise: bool
     vector_space: str
 
     @classmethod
@@ -66,6 +69,8 @@ class Catalog:
     def of(cls, files: SnapshotFiles) -> Self:
         """Read the description of an opened snapshot."""
         manifest = files.manifest
+        model = manifest["model"] or {}
+        scorer = SCORERS.get(model["overarch"]["scorer"]) if "overarch" in model else None
         return cls(
             path=files.path,
             version=manifest["version"],
@@ -77,7 +82,8 @@ class Catalog:
             layout=PlaneLayout.from_json(json.loads(files.read(LAYOUT))),
             id_type=manifest["id_type"],
             tasks=tuple(manifest["tasks"]),
-            has_user_tower="tower" in (manifest["model"] or {}),
+            has_user_tower="tower" in model,
+            set_wise=scorer is not None and not scorer.pointwise,
             vector_space=manifest["vector_space"],
         )
 

@@ -27,6 +27,10 @@ class OverArch(NamedTuple):
     features: ItemFeatures
 
 
+INNER_PRODUCT = OverArch("dot_product", DotProduct().eval(), ItemFeatures())
+"""What stands where no scorer was learned."""
+
+
 def save_overarch(model_dir: Path, name: str, sizes: dict[str, int], scorer: Scorer, features: ItemFeatures) -> None:
     """Add a scorer to a model directory.
 
@@ -59,7 +63,7 @@ def load_overarch(files: SnapshotFiles, schema: Schema) -> OverArch:
     """
     info: dict[str, Any] = files.manifest["model"] or {}
     if OVERARCH not in info:
-        return OverArch("dot_product", DotProduct().eval(), ItemFeatures())
+        return INNER_PRODUCT
     weights = files.tensors(f"{MODEL}/{SCORER_WEIGHTS}")
     try:
         described = info[OVERARCH]

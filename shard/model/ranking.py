@@ -18,7 +18,7 @@ from silverray.shard.model.candidates import Candidates, unite
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch import LEAST, Scorer
 from silverray.shard.value.inputs import gather_fields
-from silverray.shard.value.valuer import Valuation
+from silverray.shard.value.valuer import Valuation, valued
 
 
 class Ranked(NamedTuple):
@@ -98,7 +98,7 @@ class Ranking(nn.Module):
         places = torch.where(valid, slots, 0)
         # Vectors that are kept on the host are gathered there, which waits for the slots.
         flat = vectors.index_select(0, places.flatten().to(vectors.device)).to(users.device)
-        items = flat.float().view(*slots.shape, -1)
+        items = flat.float().view(*slots.shape, vectors.shape[1])
         predictions: Tensor = self.scorer(users, items, self.features(self.lists.columns, places), valid)
         return predictions[:, :count]
 
@@ -138,11 +138,7 @@ class Ranking(nn.Module):
         )
 
     def _value(self, predictions: Tensor, slots: Tensor, valuation: Valuation) -> Tensor:
-        if valuation.model is None:
-            return torch.nan_to_num(predictions.mean(dim=2))
-        fields = gather_fields(self.lists.columns, slots, valuation.model.fields)
-        values: Tensor = valuation.model(predictions, fields, valuation.inputs)
-        return values
+        return valued(valuation, predictions, gather_fields(self.lists.columns, slots, valuation.fields))
 
 
 def _kept(

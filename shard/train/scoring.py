@@ -1,4 +1,4 @@
-"""The objective of a scorer: to rank what users took above other items of the batch.
+"""The objective of a pointwise scorer: to rank what users took above other items of the batch.
 
 Letters: R requests, I impressions, P positive impressions, C sampled items, T tasks, D dimensions, F features, N items.
 """
@@ -14,51 +14,76 @@ from silverray.shard.train.batch import Batch
 from silverray.shard.train.objectives import Candidates, Loss, log_chance_missed
 
 
-class SampledScoring(nn.Module):
+class Scoring(nn.Module):
+    """What all objectives of scorers have in common.
+
+    A scorer learns on the towers' vectors as they are: no gradient reaches the towers, so what is retrieved does not
+    depend on what ranks it.
+
+    Args:
+        scorer: of the model's tasks.
+        features: `[N, F]` float32, by item id.
+        shares: `[N]` float64, each item id's share of all impressions.
+        temperature: scores are divided by it.
+        sampled: C, items that are drawn of the batch's; all of them where those are fewer.
+    """
+
+    log_missed: Tensor
+    features: Tensor
+
+    def __init__(self, scorer: Scorer, features: Tensor, shares: Tensor, *, temperature: float, sampled: int) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.temperature = temperature
+        self.sampled = sampled
+        self.register_buffer("features", features)
+        self.register_buffer("log_missed", log_chance_missed(shares))
+
+    def draw(self, candidates: Candidates) -> Tensor:
+        """Places `[C]` of the drawn items among the candidates."""
+        return torch.randperm(len(candidates.ids))[: self.sampled]
+
+    def log_q(self, ids: Tensor, candidates: Candidates) -> Tensor:
+        """The correction of `SampledSoftmax` for items, float32."""
+        return torch.log(-torch.expm1(candidates.drawn * self.log_missed[ids])).float()
+
+
+class SampledScoring(Scoring):
     """Cross-entropy of a positive impression's item among C items drawn from the batch's, by a scorer, for every task.
 
     For an impression of item i in request r, with s the scorer's score / temperature and J the drawn items without i:
 
         loss = log (exp(s(r, i) - log Q(i)) + sum_j exp(s(r, j) - log Q(j))) - (s(r, i) - log Q(i))
 
-    with the correction of `SampledSoftmax`. The scorer learns on the towers' vectors as they are: no gradient reaches
-    the towers, so what is retrieved does not depend on what ranks it.
+    with the correction of `SampledSoftmax`.
 
     Args:
         scorer: a pointwise scorer of the model's tasks.
-        features: `[N, F]` float32, by item id.
-        shares: `[N]` float64, each item id's share of all impressions.
-        temperature: scores are divided by it.
-        sampled: C; as many as the batch has where those are fewer.
+        features: as in `Scoring`, like the next three.
+        shares: each item's share.
+        temperature: of scores.
+        sampled: C.
         balance: weight of a mixture's `load_imbalance`, over the sampled pairs.
     """
-
-    log_missed: Tensor
-    features: Tensor
 
     def __init__(
         self, scorer: Scorer, features: Tensor, shares: Tensor, *, temperature: float, sampled: int, balance: float
     ) -> None:
-        super().__init__()
         if not scorer.pointwise:
             raise ValueError(f"scorer: expected a pointwise one, got {type(scorer).__name__}")
-        self.scorer = scorer
-        self.temperature = temperature
-        self.sampled = sampled
+        super().__init__(scorer, features, shares, temperature=temperature, sampled=sampled)
         self.balance = balance
-        self.register_buffer("features", features)
-        self.register_buffer("log_missed", log_chance_missed(shares))
 
     def forward(self, encoded: Encoded, batch: Batch, item_ids: Tensor, candidates: Candidates) -> Loss:
         """See the class; examples are the positive impressions of every task."""
         users_RTD, items_ID = encoded.users.detach(), encoded.items.detach()
-        drawn_C = torch.randperm(len(candidates.ids))[: self.sampled]
+        drawn_C = self.draw(candidates)
         ids_C, vectors_CD = candidates.ids[drawn_C], candidates.vectors[drawn_C].detach()
         features_CF = self.features[ids_C]
         others_RCT, gates_RCTP = self._scores(users_RTD, vectors_CD[None], features_CF[None])
-        others_RCT = others_RCT - self._log_q(ids_C, candidates)[:, None]
+        others_RCT = others_RCT - self.log_q(ids_C, candidates)[:, None]
         own_I1T, _ = self._scores(users_RTD[batch.request], items_ID[:, None], self.features[item_ids][:, None])
-        own_IT = own_I1T[:, 0] - self._log_q(item_ids, candidates)[:, None]
+        own_IT = own_I1T[:, 0] - self.log_q(item_ids, candidates)[:, None]
         same_IC = item_ids[:, None] == ids_C
         total, examples = own_IT.new_zeros(()), 0
         for task in range(own_IT.shape[1]):
@@ -78,6 +103,3 @@ class SampledScoring(nn.Module):
             return self.scorer.combine(logits, gates) / self.temperature, gates
         valid = torch.ones(items.shape[:2], dtype=torch.bool)
         return self.scorer(users, items, features, valid) / self.temperature, None
-
-    def _log_q(self, ids: Tensor, candidates: Candidates) -> Tensor:
-        return torch.log(-torch.expm1(candidates.drawn * self.log_missed[ids])).float()

@@ -48,6 +48,25 @@ class Valuation(NamedTuple):
     inputs: Mapping[str, Values]
     rows: torch.Tensor | None = None
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the item fields that the formula reads."""
+        return () if self.model is None else self.model.fields
+
+
+def valued(valuation: Valuation, predictions: torch.Tensor, fields: Mapping[str, Values]) -> torch.Tensor:
+    """One finite value `[R, K]` float32 for each candidate of the R requests of a valuation.
+
+    Args:
+        valuation: the formula.
+        predictions: `[R, K, T]` float32.
+        fields: of the candidates, at least those that the formula reads.
+    """
+    if valuation.model is None:
+        return torch.nan_to_num(predictions.mean(dim=2))
+    values: torch.Tensor = valuation.model(predictions, fields, valuation.inputs)
+    return values
+
 
 class Valuer:
     """The formulas of a service.
@@ -102,6 +121,10 @@ class Valuer:
             where = (error.where or "").replace("[0]", "", 1)
             raise InvalidRequest(error.message, f"{prefix}{where}") from None
         return context
+
+    def fields(self, variant: str | None) -> tuple[str, ...]:
+        """Names of the item fields that a variant's formula reads."""
+        return () if self.models is None else self.models.select(variant).fields
 
     def valuations(self, asked: Sequence[Asked], device: torch.device) -> list[Valuation]:
         """Group admitted requests by their formulas."""

@@ -12,7 +12,7 @@ from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica
 from silverray.cluster.layout import Layout
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.service import start
-from silverray.router.settings import DiversitySettings
+from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached
 from silverray.shard.index.catalog import Catalog
@@ -30,12 +30,13 @@ def test_no_application_logs_every_request(store: Path) -> None:
     assert levels == ["WARNING"] * 3
 
 
-def test_a_router_gets_the_diversity_of_the_configuration(store: Path) -> None:
+def test_a_router_gets_the_diversity_and_the_window_of_the_configuration(store: Path) -> None:
     catalog, layout = Catalog.open(store / "v1"), Layout.spread("v1", 16, 2)
     diversity = DiversitySettings(strength=1, window=5, oversample=2, spacing={"country": 0.5})
-    config = ServeConfig(snapshots=store, shards=2, diversity=diversity)
+    config = ServeConfig(snapshots=store, shards=2, diversity=diversity, rerank=RerankSettings(window=30))
     *_, router = describe_applications(config, catalog, layout)
-    assert RouterArgs.model_validate(router.args).settings.diversity == diversity
+    settings = RouterArgs.model_validate(router.args).settings
+    assert (settings.diversity, settings.rerank.window) == (diversity, 30)
 
 
 def test_spacing_of_an_unknown_category_is_refused_before_anything_starts(store: Path) -> None:

@@ -49,7 +49,7 @@ def figures(folder: Path, tag: str) -> dict[int, float]:
     }
 
 
-@pytest.mark.parametrize("kind", ["mlp", "mixture_of_logits"])
+@pytest.mark.parametrize("kind", ["mlp", "mixture_of_logits", "self_attention"])
 def test_a_scorer_is_trained_and_served(tmp_path: Path, kind: str) -> None:
     config = write_all(tmp_path)
     scorer = f"{{kind: {kind}, hidden: 8, item_features: [{{field: id, transform: log1p, scale: 7}}]}}"
@@ -68,6 +68,7 @@ def test_a_scorer_is_trained_and_served(tmp_path: Path, kind: str) -> None:
     assert catalog.tasks == ("liked", "watched")
     searcher = LocalSearcher.open(catalog.path)
     assert (searcher.engine.scorer, searcher.engine.ranker is None) == (kind, False)
+    assert (searcher.engine.set_ranker is not None) == catalog.set_wise == (kind == "self_attention")
     users = asyncio.run(TowerEncoder.load(catalog.path / "model").encode([{"seen": [10, 20, 30], "age": 25}]))
     found = searcher.search_batch(users, k=10)
     assert (found.ids[0] < 500).sum() >= 9  # of the half that the user likes
@@ -82,6 +83,8 @@ def test_a_scorer_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
     for field, message in (("nosuch", "expected columns of"), ("half", "item_features[0].field: expected one of")):
         config.write_text(every + f"scorer: {{kind: mlp, item_features: [{{field: {field}, transform: log1p}}]}}\n")
         assert message in run(str(config)).output
+    config.write_text(every + "scorer: {kind: self_attention, hidden: 6}\n")
+    assert "scorer.hidden: expected a multiple of 4, got 6" in run(str(config)).output
 
 
 def test_a_run_writes_what_publish_takes(tmp_path: Path) -> None:

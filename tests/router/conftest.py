@@ -24,9 +24,9 @@ from silverray.shard.api import (
     SearchError,
     SearchReply,
     SearchRequest,
-    Traits,
 )
 from silverray.shard.index.keys import hash_texts
+from silverray.shard.traits import Traits
 
 DIMENSION = 8
 VERSION = "v1"
@@ -118,7 +118,8 @@ class StubShard:
 
     def _traits(self, names: Sequence[str], order: NDArray[np.intp]) -> Traits:
         codes = [self.keys[order] % 5 for _ in names]
-        return Traits(self.vectors[order], np.array(codes, dtype=np.int64).reshape(len(names), len(order)))
+        table = np.array(codes, dtype=np.int64).reshape(len(names), len(order))
+        return Traits(self.vectors[order], table, np.zeros((len(order), 0), dtype=np.float32), {})
 
 
 @dataclass
@@ -158,6 +159,7 @@ def make_catalog(items: int) -> Any:
         metric="ip",
         vector_space="v1",
         tasks=("default",),
+        set_wise=False,
         schema=schema,
     )
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from silverray.router.batches import ReplyBatch, RequestBatch
-from silverray.shard.api import Coverage, FilterError, Overloaded, SearchError, SearchReply, SearchRequest, Traits
+from silverray.shard.api import Coverage, FilterError, Overloaded, SearchError, SearchReply, SearchRequest
+from silverray.shard.traits import FieldValues, Traits
 
 
 def make_requests() -> list[SearchRequest]:
@@ -31,8 +32,10 @@ def same(one: object, other: object) -> bool:
     """Equal, field by field, where fields may be arrays."""
     if isinstance(one, SearchRequest | SearchReply) and type(one) is type(other):
         return all(same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
-    if isinstance(one, Traits) and isinstance(other, Traits):
+    if isinstance(one, Traits | FieldValues) and type(one) is type(other):
         return all(same(its, part) for its, part in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     return type(one) is type(other) and one == other
@@ -63,10 +66,13 @@ def test_what_requests_share_travels_once() -> None:
 
 @pytest.mark.parametrize("texts", [False, True])
 def test_every_field_of_a_reply_travels(texts: bool) -> None:
+    ones = np.ones((2, 4), dtype=np.float32)
+    years = FieldValues(np.array([1990, 0]), np.array([True, False]))
+    traits = Traits(ones, np.array([[1, -1]]), ones[:, :3], {"year": years, "price": FieldValues(np.array([0.5, 2]))})
     outcomes: list[SearchReply | SearchError] = [
         make_reply([5, 3, 9], texts, fields={"title": ["a", None, "c"]}, seq=4),
         make_reply([], texts, fields={"title": []}),
-        make_reply([4, 2], texts, traits=Traits(np.ones((2, 4), dtype=np.float32), np.array([[1, -1]]))),
+        make_reply([4, 2], texts, traits=traits),
         make_reply([7], texts, fields={"title": ["d"]}, coverage=Coverage(4, 3, 0.75), explain={"plan": "probe"}),
     ]
     batch = travelled(ReplyBatch.of(outcomes))

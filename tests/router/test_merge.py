@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from silverray.router.merge import MergeTask, merge_batch, merge_replies
-from silverray.shard.api import Coverage, SearchReply, Traits
+from silverray.shard.api import Coverage, SearchReply
+from silverray.shard.traits import FieldValues, Traits
 
 Item = tuple[int, float]
 
@@ -31,8 +33,16 @@ def reply(found: list[Item], text: bool = False, seq: int = 0, traits: bool = Fa
         fields={"title": [f"title {key}" for key in keys]},
         version="v1",
         seq=seq,
-        traits=Traits(array[:, None].astype(np.float32) / 2, np.stack([array, -array])) if traits else None,
+        traits=_traits(array) if traits else None,
     )
+
+
+def _traits(keys: NDArray[np.int64]) -> Traits:
+    """Of items that have as many tags as the largest key among them."""
+    halves = keys[:, None].astype(np.float32) / 2
+    tags = np.tile(keys[:, None], (1, max(keys.tolist(), default=1)))
+    fields = {"year": FieldValues(keys + 1900, keys > 2), "tags": FieldValues(tags)}
+    return Traits(halves, np.stack([keys, -keys]), -halves, fields)
 
 
 def content(merged: SearchReply) -> tuple[list[object], list[int], list[float], list[object]]:
@@ -95,11 +105,17 @@ def test_a_reply_without_a_score_for_each_key_is_refused() -> None:
 
 
 def test_traits_follow_their_items() -> None:
-    parts = [reply([(4, 2.0), (1, 0.5)], traits=True), reply([], traits=True), reply([(4, 3.0), (2, 1.5)], traits=True)]
+    parts = [reply([(4, 2.0), (6, 0.5)], traits=True), reply([], traits=True), reply([(4, 3.0), (2, 1.5)], traits=True)]
     traits = merge_replies(parts, 2).traits
     assert traits is not None
     assert traits.vectors.tolist() == [[2.0], [1.0]] and traits.vectors.dtype == np.float32
     assert traits.codes.tolist() == [[4, 2], [-4, -2]]
+    assert traits.features.tolist() == [[-2.0], [-1.0]]
+    years, tags = traits.fields["year"], traits.fields["tags"]
+    assert (
+        years.values.tolist() == [1904, 1902] and years.present is not None and years.present.tolist() == [True, False]
+    )
+    assert tags.values.tolist() == [[4, 4, 4, 4, -1, -1], [2, 2, 2, 2, -1, -1]] and tags.present is None
     assert merge_replies([reply([(1, 1.0)])], 2).traits is None
     with pytest.raises(ValueError, match="expected traits in all 2, got them in 1"):
         merge_replies([reply([(4, 2.0)], traits=True), reply([(1, 1.0)])], 3)

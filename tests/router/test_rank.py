@@ -112,6 +112,15 @@ async def test_each_shard_is_asked_for_the_items_of_its_partitions(two_tasks: Ca
 
 
 @pytest.mark.anyio
+async def test_shards_without_any_of_the_items_answer_too(client: httpx.AsyncClient, two_tasks: Catalog) -> None:
+    key = int((await whole(two_tasks)).keys[0])
+    for ids, known in (([key], [key]), ([10**12], [])):
+        reply = (await client.post("/v1/rank", json={"vectors": user().tolist(), "ids": ids})).json()
+        assert [item["id"] for item in reply["items"]] == known
+        assert reply["coverage"]["answered"] == 3
+
+
+@pytest.mark.anyio
 async def test_ids_may_be_texts_and_a_catalog_may_have_one_task(publish_items: Callable[..., Catalog]) -> None:
     made = publish_items(300, strings=True)
     router, _ = route(made, 2, ValueSettings())

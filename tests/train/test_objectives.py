@@ -151,7 +151,7 @@ def test_scorers_learn_and_towers_do_not_learn_from_them(batch: Batch, model: Tw
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in objective.scorer.parameters())
 
 
-def test_a_set_wise_scorer_has_no_sampled_objective() -> None:
+def test_a_set_wise_scorer_has_an_objective_of_its_own() -> None:
     with pytest.raises(ValueError, match="scorer: expected a pointwise one, got SelfAttention"):
         scoring("self_attention")
 
