@@ -1,4 +1,7 @@
-"""Exact scores: the fixed-order float32 dot product. Letters: N items, Q queries, D dimensions, M pairs."""
+"""Exact scores: the fixed-order float32 dot product.
+
+Letters: N items, Q queries, D dimensions, M pairs; B requests, T tasks, K candidates.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,39 @@ def halving_sum(products: Tensor) -> Tensor:
     return sums[:, 0]
 
 
+def dot_products(users: Tensor, items: Tensor) -> Tensor:
+    """Score candidates for every task by the dot product, bit for bit as `exact_scores` does.
+
+    Args:
+        users: `[B, T, D]` float32.
+        items: `[B, K, D]` float32.
+
+    Returns:
+        `[B, K, T]` float32.
+
+    Raises:
+        ValueError: a wrong dtype or shape.
+    """
+    if users.dim() != 3 or items.dim() != 3 or users.shape[::2] != items.shape[::2]:
+        raise ValueError(f"users, items: expected [B, T, D] and [B, K, D], got {[*users.shape]} and {[*items.shape]}")
+    if not users.dtype == items.dtype == torch.float32:
+        raise ValueError(f"users, items: expected float32, got {users.dtype} and {items.dtype}")
+    scores: Tensor = _dot_products(users, items)
+    return scores
+
+
+def dot_products_reference(users: Tensor, items: Tensor) -> Tensor:
+    """`dot_products` in plain PyTorch."""
+    tasks = [halving_sum((items * users[:, task, None]).flatten(0, 1)) for task in range(users.shape[1])]
+    return torch.stack(tasks, dim=1).view(*items.shape[:2], users.shape[1])
+
+
+_dot_products = define(
+    "dot_products",
+    dot_products_reference,
+    cpu=lazily("products_numba.launch"),
+    fake=lambda users, items: users.new_empty(items.shape[0], items.shape[1], users.shape[1]),
+)
 _exact_scores = define(
     "exact_scores",
     reference,

@@ -13,24 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from silverray.kernels import topk
 from silverray.kernels.programs import Opcode, instruction
-from silverray.kernels.topk import top_k
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.loader import LoadedPartitions, load_partitions
+from silverray.shard.index.loader import load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.planner import candidates_for, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
-from silverray.shard.model.graphs import Graphs
 from silverray.shard.model.overarch import DotProduct
 from silverray.shard.model.overarch_files import INNER_PRODUCT, OverArch, load_overarch
 from silverray.shard.model.ranking import Ranked, Ranking
-from silverray.shard.model.retrieval import RetrievalModel
-from silverray.shard.model.search import Answers, Search
+from silverray.shard.model.search import Answers
+from silverray.shard.prepared import Prepared
 from silverray.shard.ranker import Ranker, Stage
 from silverray.shard.set_ranker import WINDOW, SetRanker
 from silverray.shard.traits import Traits, read_traits
@@ -41,25 +40,6 @@ _logger = logging.getLogger(__name__)
 
 _EVERYTHING = (instruction(Opcode.LOAD),)
 _NOTHING = (instruction(Opcode.LOAD), instruction(Opcode.ANDNOT))
-
-
-class Prepared(NamedTuple):
-    """Partitions in memory, ready to be searched."""
-
-    loaded: LoadedPartitions
-    model: RetrievalModel
-    search: Search
-
-    @classmethod
-    def of(cls, loaded: LoadedPartitions) -> Self:
-        """Make the model, and capture every graph that a search may need on a GPU."""
-        model = RetrievalModel(loaded.lists, loaded.curve).eval()
-        if not model.lists.keys.is_cuda:
-            return cls(loaded, model, Search(model))
-        graphs = Graphs(model)
-        with torch.inference_mode():
-            graphs.warm_up()
-        return cls(loaded, model, Search(model, graphs))
 
 
 class Best(NamedTuple):
@@ -210,6 +190,10 @@ class Engine:
             self.find(query, [FilterPlan(nothing, check)], [1])  # survivors are scored
             for refine_all in (False, True):
                 self.find(query, [FilterPlan(everything, check)], [1], 1, refine_all)
+        topk.warm_up(self.model.lists.keys.device)
+        for rows in (1, 2) if len(self.model.lists) else ():
+            users = self.model.lists.centroids.new_zeros(rows, len(self.catalog.tasks), self.catalog.dimension)
+            self._judge.ranking.predict(users, torch.full((rows, 1), -1, device=users.device))
 
     @torch.inference_mode()
     def find(
@@ -296,7 +280,7 @@ class Engine:
         device = self.model.lists.keys.device
         users, places = (torch.tensor(array, device=device)[None] for array in (_vectors(request), slots))
         judged = self._judge.judge(users, places, [Asked.of(request)])
-        order = top_k(judged.values, self.model.lists.keys[places], len(slots)).places[0].cpu().numpy()
+        order = topk.top_k(judged.values, self.model.lists.keys[places], len(slots)).places[0].cpu().numpy()
         chosen, predictions = slots[order], judged.predictions[0].cpu().numpy()[order]
         told = {"ranked": len(slots), "batch_ms": round((perf_counter() - start) * 1e3, 3)}
         return SearchReply(

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from silverray.kernels.topk import warm_up
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.model.overarch import Scorer
 from silverray.shard.model.reranking import Reranking
@@ -44,6 +45,7 @@ class SetRanker:
         self._tasks = tasks
         self._valuer = valuer
         self._window = window
+        warm_up(torch.device("cpu"))
 
     def answer(
         self, requests: Sequence[SearchRequest], find: Callable[[Sequence[SearchRequest]], list[SearchReply]]

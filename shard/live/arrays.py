@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.codes import quantize_rows
-from silverray.shard.engine import Prepared
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.key_slots import FREE, Ints
 from silverray.shard.index.payload import Row
 from silverray.shard.live.changes import Changes
 from silverray.shard.live.edit import ColumnEdit, Edit, PlaneEdit
 from silverray.shard.live.slots import Slots
+from silverray.shard.prepared import Prepared
 
 
 class Outcome(NamedTuple):

@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from silverray.kernels.scores import halving_sum
+from silverray.kernels.scores import dot_products
 
 HEADS = 4
 """Attention heads of `SelfAttention`."""
@@ -48,9 +48,7 @@ class DotProduct(Scorer):
 
     def forward(self, users: Tensor, items: Tensor, features: Tensor, valid: Tensor) -> Tensor:
         """See the module's text."""
-        places = items.shape[:2]
-        products = [(items * users[:, task, None]).flatten(0, 1) for task in range(users.shape[1])]
-        return torch.stack([halving_sum(task).view(places) for task in products], dim=2)
+        return dot_products(users, items)
 
 
 class MLP(Scorer):

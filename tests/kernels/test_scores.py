@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from silverray.kernels.scores import exact_scores, halving_sum
+from silverray.kernels.scores import dot_products, dot_products_reference, exact_scores, halving_sum
 
 
 @pytest.mark.parametrize("d", [1, 2, 50, 128, 1000])
@@ -27,3 +27,28 @@ def test_the_second_half_is_added_to_the_first() -> None:
     # (big + 1) rounds to big, (1 - big) to 1 - big: another order would give 0 or 2.
     assert halving_sum(torch.tensor([[big, 1.0, 1.0, -big]])).tolist() == [1.0]
     assert halving_sum(torch.zeros(2, 0)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("batch", "tasks", "count", "d"),
+    [(1, 1, 1, 1), (1, 2, 1_000, 64), (3, 2, 17, 50), (5, 6, 33, 128), (2, 1, 16, 1_000), (0, 2, 5, 8), (2, 3, 0, 8)],
+)
+def test_dot_products_are_exact_scores(batch: int, tasks: int, count: int, d: int) -> None:
+    generator = torch.Generator().manual_seed(d)
+    users = torch.randn(batch, tasks, d, generator=generator)
+    items = torch.randn(batch, count, d, generator=generator)
+    scores = dot_products(users, items)
+    assert torch.equal(scores, dot_products_reference(users, items))
+    for row in range(batch):
+        for task in range(tasks):
+            exact = exact_scores(
+                items[row], users[row, task][None], torch.zeros(count, dtype=torch.int64), torch.arange(count)
+            )
+            assert torch.equal(scores[row, :, task], exact)
+
+
+def test_dot_products_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"expected \[B, T, D\] and \[B, K, D\], got \[2, 1, 8\] and \[2, 5, 9\]"):
+        dot_products(torch.zeros(2, 1, 8), torch.zeros(2, 5, 9))
+    with pytest.raises(ValueError, match="expected float32"):
+        dot_products(torch.zeros(2, 1, 8), torch.zeros(2, 5, 8, dtype=torch.float64))
