@@ -275,8 +275,8 @@ class Engine:
     def rank_given(self, request: SearchRequest, keys: NDArray[np.int64]) -> SearchReply:
         """Rank given items, found or not: all that there are, by (value desc, key asc); filter and k do not matter."""
         start = perf_counter()
-        slots = np.unique(self.payload.slots(keys))
-        slots = slots[slots >= 0]
+        slots = np.sort(self.payload.slots(keys))
+        slots = slots[np.diff(slots, prepend=-1) > 0]  # once each, and -1 not at all
         device = self.model.lists.keys.device
         users, places = (torch.tensor(array, device=device)[None] for array in (_vectors(request), slots))
         judged = self._judge.judge(users, places, [Asked.of(request)])
