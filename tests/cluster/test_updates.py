@@ -1,6 +1,7 @@
 """Live updates over a real Ray cluster: seen by searches, and kept through kills of every kind of process."""
 
 import os
+import random
 import signal
 import threading
 import time
@@ -21,6 +22,8 @@ from silverray.shard.api import SearchError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
+ROUNDS = int(os.environ.get("SILVERRAY_KILLS", "4"))
+KINDS = ("ray::LogWriter", "ServeReplica:live-shard", "ServeReplica:live-router")
 YEAR = 3_000  # of no film that was published
 FIRST = 1_000_000
 
@@ -108,33 +111,43 @@ class Writer(threading.Thread):
             self.known = (seq, self.known[1] | set(old))
 
 
+@pytest.mark.timeout(60 * (ROUNDS + 2))
 def test_kills_lose_nothing_that_was_acknowledged(service: Service, config: ServeConfig) -> None:
-    client, writer = SearchClient(service.url), Writer(service.url)
+    """Kill a process of each kind in turn, each after a random while."""
+    client, writer, rng = SearchClient(service.url), Writer(service.url), random.Random(ROUNDS)
     assert config.log is not None
+    items = sum(held(client))
     writer.start()
     searches = 0
     try:
-        for kind in ("ray::LogWriter", "ServeReplica:live-shard", "ray::LogWriter", "ServeReplica:live-router"):
+        for number in range(ROUNDS):
+            time.sleep(rng.uniform(0.0, 0.3))
+            os.kill(rng.choice(processes(KINDS[number % len(KINDS)])), signal.SIGKILL)
             deadline = time.monotonic() + 1.0
-            (victim, *_) = processes(kind)
-            os.kill(victim, signal.SIGKILL)
             while time.monotonic() < deadline or not recovered(client, writer):
                 seq, deleted = writer.known
                 body = {"vector": [1.0] * 16, "filter": f"year = {YEAR}", "k": 10_000, "min_seq": seq}
                 try:
-                    ids = {entry["id"] for entry in client.search(body)["items"]}
+                    ids = [entry["id"] for entry in client.search(body)["items"]]
                 except SearchError:
                     continue
-                assert not ids & deleted
+                assert not deleted & set(ids) and len(set(ids)) == len(ids)
                 searches += 1
     finally:
         writer.stopping.set()
         writer.join(timeout=60)
     assert not writer.is_alive() and searches > 0
-    assert set(found(client, f"year = {YEAR}", writer.known[0])) == writer.present
-    status = client.get("/v1/status")
-    assert status["log"]["epoch"] == 3
-    print(f"{len(writer.sent)} items in {writer.known[0]} writes, {writer.refused} refusals, {searches} searches")
+    ids = found(client, f"year = {YEAR}", writer.known[0])
+    assert set(ids) == writer.present and len(ids) == len(writer.present)
+    assert sum(held(client)) == items + len(writer.present)
+    assert client.get("/v1/status")["log"]["epoch"] == 1 + len(range(0, ROUNDS, len(KINDS)))
+    print(f"{ROUNDS} kills, {len(writer.sent)} items in {writer.known[0]} writes, {writer.refused} refusals,", end=" ")
+    print(f"{searches} searches")
+
+
+def held(client: SearchClient) -> list[int]:
+    """How many items each shard has."""
+    return [replica["updates"]["items"] for replica in client.get("/v1/status")["replicas"].values()]
 
 
 def recovered(client: SearchClient, writer: Writer) -> bool:
