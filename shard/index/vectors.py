@@ -15,6 +15,9 @@ from silverray.shard.index.workers import Result, in_threads
 BLOCK = 512
 """Rows of a block: its product with a few thousand centroids stays near the cache."""
 
+_UNIT = 2.0**-23
+"""Rounding to float32 changes each number by 2^-24 of itself at most, and the length of a vector by no more."""
+
 
 class ZeroVectorError(ValueError):
     """A vector of zeros has no direction.
@@ -31,6 +34,8 @@ class ZeroVectorError(ValueError):
 def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale vectors to length 1.
 
+    Those that have it, as far as float32 can tell, stay as they are: to scale twice is to scale once, bit for bit.
+
     Args:
         vectors: `[n, D]` float32, finite.
 
@@ -44,6 +49,7 @@ def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     if not lengths.all():
         raise ZeroVectorError(int(np.argmin(lengths)))
+    lengths[np.abs(lengths - 1) <= _UNIT] = 1
     wide /= lengths[:, None]
     return wide.astype(np.float32)
 
@@ -54,19 +60,22 @@ class ItemVectors:
     Args:
         given: `[N, D]` float32, maybe a memory-mapped file; never written to.
         metric: how vectors are compared.
+
+    Attributes:
+        given: as above.
     """
 
     def __init__(self, given: NDArray[np.float32], metric: Literal["ip", "cosine"]) -> None:
-        self._given = given
+        self.given = given
         self._unit = metric == "cosine"
 
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self.given)
 
     @property
     def dimension(self) -> int:
         """D."""
-        return int(self._given.shape[1])
+        return int(self.given.shape[1])
 
     def check(self) -> None:
         """Read every vector once.
@@ -76,7 +85,7 @@ class ItemVectors:
         """
 
         def problem(start: int) -> str | None:
-            block = self._given[start : start + BLOCK]
+            block = self.given[start : start + BLOCK]
             # A sum of squares in float64 is finite if and only if every float32 in it is.
             squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
             if not np.isfinite(squares).all():
@@ -94,14 +103,14 @@ class ItemVectors:
         rows = np.empty((len(places), self.dimension), dtype=np.float32)
         for start in range(0, len(places), BLOCK):
             block = slice(start, start + BLOCK)
-            rows[block] = self._as_compared(np.take(self._given, places[block], axis=0))
+            rows[block] = self._as_compared(np.take(self.given, places[block], axis=0))
         return torch.from_numpy(rows)
 
     def map_blocks(self, work: Callable[[int, Tensor], Result]) -> Iterator[Result]:
         """Call `work(start, block)` for each block of consecutive rows, as `in_threads` does."""
 
         def read(start: int) -> Result:
-            block = np.array(self._given[start : start + BLOCK])
+            block = np.array(self.given[start : start + BLOCK])
             return work(start, torch.from_numpy(self._as_compared(block)))
 
         return in_threads(read, range(0, len(self), BLOCK))

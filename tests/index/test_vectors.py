@@ -23,6 +23,14 @@ def test_unit_length_of_tiny_and_huge_vectors(scale: float) -> None:
     assert error.value.row == 1
 
 
+def test_scaling_twice_is_scaling_once() -> None:
+    """Length 1 in float32 is not length 1 in float64: few dimensions show it."""
+    rng = np.random.default_rng(0)
+    for dimension in (1, 2, 3, 16, 128):
+        once = to_unit_length(rng.standard_normal((20_000, dimension)).astype(np.float32))
+        assert to_unit_length(once).tobytes() == once.tobytes()
+
+
 @pytest.mark.parametrize("n", [0, 1, BLOCK, 3 * BLOCK + 5])
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
 def test_blocks_and_rows_are_the_vectors_as_compared(n: int, metric: str) -> None:
