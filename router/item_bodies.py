@@ -29,7 +29,11 @@ class UpsertItem(BaseModel):
         default_factory=dict,
         description="Value by field; a nullable field may be left out. Dates are texts such as `2001-05-31`.",
     )
-    space: str | None = Field(None, description="Vector space of `vector`; null: that of `GET /v1/schema`.")
+    space: str | None = Field(
+        None,
+        description="Vector space of `vector`; null: that of `GET /v1/schema`. Versions of other spaces leave it out: "
+        "they change the fields of an item that they have, and insert none.",
+    )
 
 
 class PatchItem(BaseModel):

@@ -140,10 +140,10 @@ def _upsert(entry: Any) -> Upsert:
         vector = read_vector(item["vector"])
     except ValueError as error:
         raise WriteError("invalid_vector", f"vector: {error}") from None
-    space = item.get("space") or ""
-    if not isinstance(space, str):
-        raise WriteError("invalid_item", f"space: expected a string, got {type(space).__name__}")
-    return Upsert(item["id"], vector, _fields(item), space)
+    space = item.get("space")
+    if space == "" or not isinstance(space, str | None):
+        raise WriteError("invalid_item", f"space: expected a name or null, got {ascii(space)[:60]}")
+    return Upsert(item["id"], vector, _fields(item), space or "")
 
 
 def _patch(entry: Any) -> Patch:

@@ -15,7 +15,7 @@ from silverray.shard.filter.columns import Column, ColumnError
 from silverray.shard.filter.schema import Field, FieldType
 from silverray.shard.index.keys import hash_text
 
-_TYPES: Mapping[FieldType, tuple[type, ...]] = {
+TYPES: Mapping[FieldType, tuple[type, ...]] = {
     "category": (str,),
     "tags": (list,),
     "int": (int,),
@@ -23,6 +23,7 @@ _TYPES: Mapping[FieldType, tuple[type, ...]] = {
     "bool": (bool,),
     "date": (date,),
 }
+"""Python's types of a field's values; the first is that of every value in the log."""
 _EPOCH = date(1970, 1, 1).toordinal()
 _STORED: Mapping[FieldType, Callable[[Any], float]] = {
     "category": hash_text,
@@ -45,7 +46,7 @@ def read_values(name: str, values: Sequence[Any], field: Field) -> Column:
         ColumnError: a value is of another type, or missing where it may not be.
         ValueError: an integer has more than 64 bits, or a text is no Unicode.
     """
-    types = _TYPES[field.type]
+    types = TYPES[field.type]
     for row, value in enumerate(values):
         if type(value) not in types and (value is not None or not field.nullable):
             raise ColumnError(f"column {name}, row {row}: expected {field.type}, got {type(value).__name__}")

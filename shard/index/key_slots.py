@@ -37,6 +37,8 @@ class KeySlots:
     def find(self, keys: Ints) -> Ints:
         """The slots of items, `[m]` int64; `FREE` for those that there are not."""
         slots = np.full(len(keys), FREE)
+        if not len(self._keys):
+            return slots
         if len(self._sorted):
             near = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
             slots = np.where(self._sorted[near] == keys, self._places[near], FREE)

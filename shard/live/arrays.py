@@ -12,37 +12,29 @@ import torch
 from torch import Tensor
 
 from silverray.kernels.codes import quantize_rows
+from silverray.shard.api import ItemId
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.key_slots import FREE, Ints
 from silverray.shard.index.payload import Row
 from silverray.shard.live.changes import Changes
 from silverray.shard.live.edit import ColumnEdit, Edit, PlaneEdit
+from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.slots import Slots
 from silverray.shard.prepared import Prepared
 
 
-class Outcome(NamedTuple):
-    """What writes did, counted in items.
+class Planned(NamedTuple):
+    """What writes come to.
 
     Attributes:
-        inserted: are new.
-        replaced: have other vectors and fields.
-        patched: have other fields.
-        deleted: are no more.
-        unknown: were to be patched or deleted, and are not there.
-        refused: have an id with the same key as another that is there.
+        edit: what is to be copied.
+        outcome: what writes will have done by then.
+        collisions: ids that have the key of another item that is there.
     """
 
-    inserted: int = 0
-    replaced: int = 0
-    patched: int = 0
-    deleted: int = 0
-    unknown: int = 0
-    refused: int = 0
-
-    def plus(self, other: Outcome) -> Outcome:
-        """Both together."""
-        return Outcome(*(mine + its for mine, its in zip(self, other, strict=True)))
+    edit: Edit
+    outcome: Outcome
+    collisions: list[ItemId]
 
 
 class Placed(NamedTuple):
@@ -102,7 +94,7 @@ class LiveArrays:
         """Whether a field's tags take twice the room that they had: most of it is no item's any more."""
         return any(end > self._tag_bounds[name] for name, end in self._tag_ends.items())
 
-    def plan(self, changes: Changes) -> tuple[Edit, Outcome]:
+    def plan(self, changes: Changes) -> Planned:
         """Find slots for changed items, and lay out what is to be copied there.
 
         There must be a free slot for every upserted item.
@@ -111,24 +103,28 @@ class LiveArrays:
         deleted, patched, upserted = (self.slots.find(keys) for keys in groups)
         found = deleted, patched, upserted
         others = [self._of_others(changes, keys, slots) for keys, slots in zip(groups, found, strict=True)]
+        collisions = [changes.ids[key] for keys, its in zip(groups, others, strict=True) for key in keys[its].tolist()]
         gone = deleted[(deleted != FREE) & ~others[0]]
         there = np.flatnonzero((patched != FREE) & ~others[1])
         rows = np.flatnonzero(~others[2])
         for slot, cluster in zip(gone.tolist(), self.slots.clusters(gone).tolist(), strict=True):
             self.slots.release(slot, cluster)
         placed = self._place(changes.upserted[rows], changes.vectors[rows], upserted[rows])
-        inserted, refused = int((upserted == FREE).sum()), sum(int(group.sum()) for group in others)
+        inserted = int((upserted == FREE).sum())
+        absent, fields_only = changes.fields_only[patched == FREE], int(changes.fields_only[there].sum())
         outcome = Outcome(
             inserted,
             replaced=len(rows) - inserted,
-            patched=len(there),
+            patched=len(there) - fields_only,
             deleted=len(gone),
-            unknown=int((deleted == FREE).sum() + (patched == FREE).sum()),
-            refused=refused,
+            unknown=int((deleted == FREE).sum() + (~absent).sum()),
+            key_collision=len(collisions),
+            fields_only=fields_only,
+            other_space=int(absent.sum()),
         )
         freed = np.array(sorted({*gone.tolist(), *placed.left} - set(placed.slots.tolist())), dtype=np.int64)
         items = self.lists.items + inserted - len(gone)
-        return self._edit(changes, rows, placed, there, patched[there], freed, items), outcome
+        return Planned(self._edit(changes, rows, placed, there, patched[there], freed, items), outcome, collisions)
 
     def apply(self, edit: Edit) -> None:
         """Write what was planned; no search may be going on."""

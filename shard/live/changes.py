@@ -5,7 +5,7 @@ Letters: U upserted, P patched items, D dimensions, W words of an item's bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,9 +20,13 @@ from silverray.shard.filter.schema import Schema
 from silverray.shard.filter.values import read_values
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.keys import hash_text
+from silverray.shard.index.vectors import to_unit_length
+from silverray.shard.live.intake import FieldsOnly
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
 Ints = NDArray[np.int64]
+Keyed = tuple[int, Write]
+"""A write and the key of its item."""
 
 
 class Values(NamedTuple):
@@ -72,6 +76,7 @@ class Changes(NamedTuple):
         values: all fields of the U items; none if there are no items.
         bits: `[U, W]` int64 filter bits of the U items.
         patched: `[P]` int64 keys.
+        fields_only: `[P]` bool, which of these came with a vector of another space.
         patches: new values by field.
     """
 
@@ -82,6 +87,7 @@ class Changes(NamedTuple):
     values: Values
     bits: Tensor
     patched: Ints
+    fields_only: NDArray[np.bool_]
     patches: Mapping[str, Patches]
 
     @classmethod
@@ -93,15 +99,15 @@ class Changes(NamedTuple):
             catalog: of the shard.
 
         Raises:
-            ValueError: a vector has another dimension; or as `Values.of`.
+            ValueError: a vector has no cosine; or as `Values.of`.
         """
         upserts = {key: write for key, write in writes.items() if isinstance(write, Upsert)}
         patches = {key: write for key, write in writes.items() if isinstance(write, Patch)}
         vectors = np.empty((len(upserts), catalog.dimension), dtype=np.float32)
         for row, upsert in enumerate(upserts.values()):
-            if upsert.vector.shape != vectors.shape[1:]:
-                raise ValueError(f"vector: expected [{catalog.dimension}], got {list(upsert.vector.shape)}")
             vectors[row] = upsert.vector
+        if catalog.metric == "cosine":  # of vectors that were logged while another space was served
+            vectors = to_unit_length(vectors)
         names = catalog.schema.fields if upserts else ()
         values = Values.of([upsert.fields for upsert in upserts.values()], names, catalog.schema)
         return cls(
@@ -112,28 +118,46 @@ class Changes(NamedTuple):
             values=values,
             bits=catalog.layout.encode(values.columns),
             patched=_keys(patches),
+            fields_only=np.fromiter((isinstance(patch, FieldsOnly) for patch in patches.values()), dtype=np.bool_),
             patches=_patches([patch.fields for patch in patches.values()], catalog.schema),
         )
 
 
-def merge(writes: Iterable[Write], space: str) -> dict[int, Write]:
-    """What is left of writes when each item is changed once, by key.
+def key_of(id_: ItemId) -> int:
+    """The key of an item."""
+    return id_ if isinstance(id_, int) else hash_text(id_)
 
-    An upsert whose vector is of another space than `space` cannot replace a vector: it changes the fields of an item
-    that is there, and nothing of one that is not.
-    """
+
+def runs(writes: Iterable[Keyed]) -> Iterator[list[Keyed]]:
+    """Cut writes by key, in their order, before each that names a key by another id than those before it."""
+    run: list[Keyed] = []
+    ids: dict[int, ItemId] = {}
+    for key, write in writes:
+        if ids.setdefault(key, write.id) != write.id:
+            yield run
+            run, ids = [], {key: write.id}
+        run.append((key, write))
+    if run:
+        yield run
+
+
+def merge(writes: Iterable[Keyed]) -> dict[int, Write]:
+    """What is left of a run of writes when each item is changed once, by key."""
     left: dict[int, Write] = {}
-    for write in writes:
-        key = write.id if isinstance(write.id, int) else hash_text(write.id)
-        if isinstance(write, Upsert) and write.space not in ("", space):
-            write = Patch(write.id, write.fields)
-        before = left.get(key)
-        if isinstance(write, Patch) and before is not None:
-            if isinstance(before, Delete):
-                continue
-            write = replace(before, fields={**before.fields, **write.fields})
-        left[key] = write
+    for key, write in writes:
+        put(left, key, write)
     return left
+
+
+def put(left: dict[int, Write], key: int, write: Write) -> None:
+    """Merge one more write into what is left of those before it."""
+    before = left.get(key)
+    if isinstance(write, Patch) and before is not None:
+        if isinstance(before, Delete):
+            return
+        whole = before if isinstance(before, (Upsert, FieldsOnly)) else write
+        write = replace(whole, fields={**before.fields, **write.fields})
+    left[key] = write
 
 
 def _patches(patches: Sequence[Mapping[str, Any]], schema: Schema) -> dict[str, Patches]:

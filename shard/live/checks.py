@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from silverray.shard.filter.schema import Field, FieldType, Schema
     from silverray.shard.index.catalog import Catalog, IdType
 
+MAX_SPACE_BYTES = 200
+
 _EXPECTED: dict[FieldType, str] = {
     "category": "a string",
     "tags": "a list of strings",
@@ -53,7 +55,8 @@ def check(writes: Sequence[Write], catalog: Catalog) -> list[Write | WriteError]
     """Check writes against a catalog, and bring them into the one form that is logged and applied.
 
     In that form upserts name no missing value, a patch's None stands for every missing value, floats are float64
-    without -0.0, dates are `date`, and vectors of cosine catalogs have length 1.
+    without -0.0, dates are `date`, and vectors of cosine catalogs have length 1. Vectors of another space than the
+    catalog's stay as they are: how long they are and how they are compared, only versions of that space know.
 
     Args:
         writes: as a client made them; dates may be ISO texts, integers may stand for floats, and an empty vector space
@@ -69,7 +72,11 @@ def check(writes: Sequence[Write], catalog: Catalog) -> list[Write | WriteError]
             outcomes.append(_checked(write, catalog))
         except WriteError as error:
             outcomes.append(error)
-    upserts = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Upsert)}
+    upserts = {
+        place: outcome
+        for place, outcome in enumerate(outcomes)
+        if isinstance(outcome, Upsert) and outcome.space == catalog.vector_space
+    }
     vectors = _check_vectors([upsert.vector for upsert in upserts.values()], catalog)
     for (place, upsert), vector in zip(upserts.items(), vectors, strict=True):
         outcomes[place] = vector if isinstance(vector, WriteError) else replace(upsert, vector=vector)
@@ -80,13 +87,13 @@ def _checked(write: Write, catalog: Catalog) -> Write:
     """All but the values of a vector."""
     _check_id(write.id, catalog.id_type)
     if isinstance(write, Upsert):
-        if write.vector.shape != (catalog.dimension,):
+        space = write.space or catalog.vector_space
+        if space != catalog.vector_space:
+            _check_elsewhere(space, write.vector)
+        elif write.vector.shape != (catalog.dimension,):
             got = list(write.vector.shape)
             raise WriteError("invalid_vector", f"vector: expected [{catalog.dimension}] numbers, got {got}")
-        if write.space not in ("", catalog.vector_space):
-            message = f"space: expected {catalog.vector_space!r}, the space that is served, got {write.space!r}"
-            raise WriteError("unknown_space", message)
-        return replace(write, fields=_whole(write.fields, catalog.schema), space=catalog.vector_space)
+        return replace(write, fields=_whole(write.fields, catalog.schema), space=space)
     if isinstance(write, Patch):
         if not write.fields:
             raise WriteError("missing_field", "fields: expected at least one, got none")
@@ -116,10 +123,18 @@ def _values(fields: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
         close = get_close_matches(name, schema.fields, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(schema.fields) or 'none'}"
         raise WriteError("unknown_field", f"fields: no field {name[:100]!r}; {hint}", name)
-    return {name: _value(value, name, schema.fields[name]) for name, value in fields.items()}
+    return {name: check_value(value, name, schema.fields[name]) for name, value in fields.items()}
 
 
-def _value(value: object, name: str, field: Field) -> Any:
+def check_value(value: object, name: str, field: Field) -> Any:
+    """Check the value of a field.
+
+    Returns:
+        It, in its one form; None where it is missing.
+
+    Raises:
+        WriteError: it is none of the field's.
+    """
     if value is None or (isinstance(value, float) and isnan(value)):
         if not field.nullable:
             raise WriteError("missing_field", f"fields.{name}: expected a value, the field is not nullable", name)
@@ -179,6 +194,15 @@ def _brief(value: object) -> str:
     if isinstance(value, (bool, int, float, str)):
         return f"{type(value).__name__} {ascii(value)[:60]}"
     return type(value).__name__
+
+
+def _check_elsewhere(space: str, vector: NDArray[np.float32]) -> None:
+    """Check a vector of a space that is not the catalog's."""
+    if _utf8_bytes(space) > MAX_SPACE_BYTES:
+        message = f"space: expected a name of at most {MAX_SPACE_BYTES} bytes, got {_brief(space)}"
+        raise WriteError("invalid_space", message)
+    if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
+        raise WriteError("invalid_vector", "vector: expected finite numbers of float32, not all of them zero")
 
 
 def _check_vectors(vectors: Sequence[NDArray[np.float32]], catalog: Catalog) -> list[NDArray[np.float32] | WriteError]:

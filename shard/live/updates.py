@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import reduce
 from time import monotonic, perf_counter
@@ -12,14 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from silverray.shard.api import ItemId
 from silverray.shard.engine import Engine
 from silverray.shard.index.arrangement import count_slots
 from silverray.shard.index.keys import partition_of
 from silverray.shard.index.workers import single_worker
-from silverray.shard.live.arrays import LiveArrays, Outcome
-from silverray.shard.live.changes import Changes, merge
+from silverray.shard.live.arrays import LiveArrays
+from silverray.shard.live.changes import Changes, Keyed, key_of, merge, runs
+from silverray.shard.live.checks import WriteError
 from silverray.shard.live.compaction import Still, compact
-from silverray.shard.live.writes import Entry, Write
+from silverray.shard.live.intake import Intake
+from silverray.shard.live.outcome import Outcome
+from silverray.shard.live.writes import Entry
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ class UpdatesStatus(NamedTuple):
         compaction_s: how long that took the last time; 0 if never.
         longest_edit_s: longest that searches were kept waiting for an edit.
         outcome: what writes did, since the shard was loaded.
+        refusal: why a write was left out, the last time that one was; None if none was.
     """
 
     applied: int
@@ -66,6 +71,7 @@ class UpdatesStatus(NamedTuple):
     compaction_s: float
     longest_edit_s: float
     outcome: Outcome
+    refusal: str | None
 
 
 class Updates:
@@ -87,13 +93,16 @@ class Updates:
         self._engine = engine
         self._slack = engine.slack
         self._held = frozenset(engine.partitions)
+        catalog = engine.catalog
+        self._intake = Intake(catalog.schema, catalog.id_type, catalog.vector_space)
         self._gate = gate
         self._live = LiveArrays(engine.prepared, engine.catalog)
         self._writer = single_worker("updates")
         self._compactor = single_worker("compaction", background=True)
         self._compacting: Future[None] | None = None
-        self._journal: deque[Write] | None = None
+        self._journal: deque[Keyed] | None = None
         self._outcome, self._retry_at = Outcome(), 0.0
+        self._refusal: tuple[ItemId, str] | None = None
         self._compactions, self._compaction_s, self._longest_edit_s = 0, 0.0, 0.0
 
     @property
@@ -134,6 +143,7 @@ class Updates:
             compaction_s=self._compaction_s,
             longest_edit_s=self._longest_edit_s,
             outcome=self._outcome,
+            refusal=self._refusal and f"item {self._refusal[0]!r}: {self._refusal[1]}",
         )
 
     def close(self) -> None:
@@ -142,40 +152,56 @@ class Updates:
         self._writer.shutdown()
 
     def _apply(self, entries: Sequence[Entry]) -> None:
-        writes = self._mine(entries)
-        self._outcome = self._outcome.plus(self._write(self._live, writes, self._gate))
+        taken, refused = [], 0
+        for key, write in self._mine(entries):
+            try:
+                taken.append((key, self._intake.take(write)))
+            except WriteError as error:
+                self._note(write.id, error)
+                refused += 1
+        self._outcome = self._outcome.plus(self._write(self._live, taken, self._gate)).plus(Outcome(refused=refused))
         self._engine.applied = entries[-1].seq
         if (journal := self._journal) is not None:
-            journal.extend(writes.values())
+            journal.extend(taken)
 
-    def _mine(self, entries: Iterable[Entry]) -> dict[int, Write]:
-        """What entries come to for the items of this shard's partitions, by key."""
-        catalog = self._engine.catalog
-        writes = merge((entry.write for entry in entries), catalog.vector_space)
-        homes = partition_of(np.fromiter(writes, dtype=np.int64), catalog.partitions).tolist()
-        return {key: write for (key, write), home in zip(writes.items(), homes, strict=True) if home in self._held}
+    def _mine(self, entries: Sequence[Entry]) -> Iterator[Keyed]:
+        """Writes to items of this shard's partitions, by key."""
+        keys = [key_of(entry.write.id) for entry in entries]
+        homes = partition_of(np.array(keys, dtype=np.int64), self._engine.catalog.partitions).tolist()
+        for key, home, entry in zip(keys, homes, entries, strict=True):
+            if home in self._held:
+                yield key, entry.write
 
-    def _write(self, live: LiveArrays, writes: Mapping[int, Write], gate: Gate) -> Outcome:
-        """Write to arrays; a write that this version's schema does not allow is refused alone."""
-        if not writes:
-            return Outcome()
+    def _write(self, live: LiveArrays, writes: Iterable[Keyed], gate: Gate) -> Outcome:
+        """Write to arrays, in the writes' order."""
+        return reduce(Outcome.plus, (self._write_run(live, run, gate) for run in runs(writes)), Outcome())
+
+    def _write_run(self, live: LiveArrays, run: Sequence[Keyed], gate: Gate) -> Outcome:
+        """Write a run to arrays all at once; if that cannot be, one by one, and refuse those that cannot alone."""
         try:
-            changes = Changes.of(writes, self._engine.catalog)
+            changes = Changes.of(merge(run), self._engine.catalog)
         except ValueError as error:
-            if len(writes) > 1:
-                parts = (self._write(live, {key: write}, gate) for key, write in writes.items())
-                return reduce(Outcome.plus, parts)
-            _logger.warning("item %r is left as it is: %s", next(iter(writes.values())).id, error)
+            if len(run) > 1:
+                return reduce(Outcome.plus, (self._write_run(live, [one], gate) for one in run))
+            self._note(run[0][1].id, error)
             return Outcome(refused=1)
-        edit, outcome = live.plan(changes)
+        planned = live.plan(changes)
+        for id_ in planned.collisions:
+            self._note(id_, "its key is that of another item")
 
         def apply() -> None:
             began = perf_counter()
-            live.apply(edit)
+            live.apply(planned.edit)
             self._longest_edit_s = max(self._longest_edit_s, perf_counter() - began)
 
         gate(apply)
-        return outcome
+        return planned.outcome
+
+    def _note(self, id_: ItemId, reason: object) -> None:
+        """Keep why a write to an item is left out; logged unless it was so for the last one that was left out."""
+        told, self._refusal = self._refusal, (id_, str(reason))
+        if told is None or told[1] != str(reason):
+            _logger.warning("writes are left out, the first to item %r: %s", id_, reason)
 
     def _passes_a_bound(self) -> bool:
         live = self._live
@@ -226,7 +252,7 @@ class Updates:
         """Write the oldest of the journal to arrays that are not searched yet."""
         assert self._journal is not None
         oldest = [self._journal.popleft() for _ in range(min(SLICE, len(self._journal)))]
-        self._write(live, merge(oldest, self._engine.catalog.vector_space), lambda write: write())
+        self._write(live, oldest, lambda write: write())
 
     def _install(self, live: LiveArrays) -> bool:
         """Search new arrays from now on, if all writes will be there at once."""

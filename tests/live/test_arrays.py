@@ -12,9 +12,11 @@ from silverray.kernels.codes import quantize_rows
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.key_slots import FREE
-from silverray.shard.live.arrays import LiveArrays, Outcome
-from silverray.shard.live.changes import Changes, merge
+from silverray.shard.live.arrays import LiveArrays
+from silverray.shard.live.changes import Changes, key_of, merge, runs
 from silverray.shard.live.compaction import Still, compact
+from silverray.shard.live.intake import FieldsOnly
+from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
 N, CLUSTERS = 400, 10
@@ -30,9 +32,9 @@ def opened(catalog: Catalog) -> LiveArrays:
 
 
 def write(live: LiveArrays, catalog: Catalog, *writes: Write) -> Outcome:
-    edit, outcome = live.plan(Changes.of(merge(writes, catalog.vector_space), catalog))
-    live.apply(edit)
-    return outcome
+    planned = live.plan(Changes.of(merge((key_of(one.id), one) for one in writes), catalog))
+    live.apply(planned.edit)
+    return planned.outcome
 
 
 def published_items() -> list[Upsert]:
@@ -167,7 +169,7 @@ def test_writes_to_one_item_merge_into_the_last_word() -> None:
     vector = np.zeros(2, np.float32)
 
     def left(*writes: Write) -> list[Write]:
-        return list(merge(writes, "here").values())
+        return list(merge((1, write) for write in writes).values())
 
     upsert, patch, delete = Upsert(1, vector, {"a": 1}), Patch(1, {"b": 2}), Delete(1)
     assert left(upsert, patch)[0] == Upsert(1, vector, {"a": 1, "b": 2})
@@ -175,10 +177,19 @@ def test_writes_to_one_item_merge_into_the_last_word() -> None:
     assert left(upsert, delete, patch) == [delete]
     assert left(delete, upsert) == [upsert]
     assert left(patch, delete) == [delete]
-    elsewhere = Upsert(1, vector, {"a": 5}, space="there")
-    assert left(elsewhere) == [Patch(1, {"a": 5})]
-    assert left(upsert, elsewhere)[0] == Upsert(1, vector, {"a": 5})
-    assert left(Upsert(1, vector, {}, space="here"))[0] == Upsert(1, vector, {}, space="here")
+    elsewhere = FieldsOnly(1, {"a": 5, "b": None})
+    assert left(elsewhere) == [elsewhere]
+    assert left(upsert, elsewhere)[0] == Upsert(1, vector, {"a": 5, "b": None})
+    assert left(patch, elsewhere) == left(elsewhere, Patch(1, {"b": None})) == [elsewhere]
+    assert left(elsewhere, upsert) == [upsert]
+    assert left(delete, elsewhere) == [delete]
+
+
+def test_runs_end_where_a_key_comes_under_another_id() -> None:
+    a, b, c = Delete("a"), Delete("b"), Delete("c")
+    assert list(runs([])) == []
+    assert list(runs([(1, a), (2, b), (1, a)])) == [[(1, a), (2, b), (1, a)]]
+    assert list(runs([(1, a), (2, b), (1, c), (2, b), (1, a)])) == [[(1, a), (2, b)], [(1, c), (2, b)], [(1, a)]]
 
 
 def test_an_id_with_the_key_of_another_is_refused(
@@ -191,6 +202,6 @@ def test_an_id_with_the_key_of_another_is_refused(
     key = int(live.payload.slot_keys[live.payload.slot_keys != FREE][0])
     monkeypatch.setattr("silverray.shard.live.changes.hash_text", lambda _: key)
     for other in (Delete("another"), Patch("another", {"live_show": True})):
-        assert write(live, catalog, other) == Outcome(refused=1)
+        assert write(live, catalog, other) == Outcome(key_collision=1)
     assert write(live, catalog, Delete(str(text))) == Outcome(deleted=1)
     assert real.find(np.array([key])).tolist() == [FREE]

@@ -85,6 +85,13 @@ def test_writes_get_one_form(films: Catalog) -> None:
     assert one(Delete(2**63 - 1), films) == Delete(2**63 - 1)
 
 
+def test_vectors_of_another_space_are_not_judged_by_this_ones_rules(films: Catalog) -> None:
+    write = one(upsert(space="v2", vector=np.array([3, 4, 12], np.float32)), films)
+    assert isinstance(write, Upsert) and (write.vector.tolist(), write.space) == ([3, 4, 12], "v2")
+    with pytest.raises(WriteError, match="no field 'zz'"):
+        one(upsert(space="v2", fields={"zz": 1}), films)
+
+
 WRONG: list[tuple[Write, str, str | None, str]] = [
     (upsert(id=-1), "invalid_id", None, "id: expected an integer from 0 to 2^63 - 1, got int -1"),
     (upsert(id=2**63), "invalid_id", None, "got int 9223372036854775808"),
@@ -96,7 +103,10 @@ WRONG: list[tuple[Write, str, str | None, str]] = [
     (upsert(vector=np.array([np.nan, 1], np.float32)), "invalid_vector", None, "holds NaN, infinity"),
     (upsert(vector=np.array([1, np.inf], np.float32)), "invalid_vector", None, "holds NaN, infinity"),
     (upsert(vector=np.zeros(2, np.float32)), "invalid_vector", None, "a vector of zeros has no cosine"),
-    (upsert(space="v2"), "unknown_space", None, "space: expected 'v1', the space that is served, got 'v2'"),
+    (upsert(space="x" * 201), "invalid_space", None, "space: expected a name of at most 200 bytes, got str 'xxx"),
+    (upsert(space="v2", vector=np.ones((1, 2), np.float32)), "invalid_vector", None, "expected finite numbers"),
+    (upsert(space="v2", vector=np.array([1, np.inf], np.float32)), "invalid_vector", None, "expected finite numbers"),
+    (upsert(space="v2", vector=np.zeros(3, np.float32)), "invalid_vector", None, "not all of them zero"),
     (upsert(fields={}), "missing_field", "country", "fields.country: expected a value, the field is not nullable"),
     (upsert(fields={"country": None}), "missing_field", "country", "the field is not nullable"),
     (upsert(fields={"country": "US", "yaer": 1}), "unknown_field", "yaer", "no field 'yaer'; did you mean 'year'?"),

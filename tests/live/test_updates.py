@@ -106,9 +106,10 @@ def test_a_write_that_the_schema_does_not_allow_is_refused_alone(
     ]
     with caplog.at_level(logging.WARNING):
         live.apply(entries([Upsert(40_010, vector, fields), *bad, Upsert(40_011, vector, fields)]))
-    # The patch belongs to an item of the same slice, and is refused with it.
-    assert outcome_of(live) == {"inserted": 1, "refused": 4}
-    assert [record.args[0] for record in caplog.records] == [40_010, 40_000, 40_001, 40_002]  # type: ignore[index]
+    assert outcome_of(live) == {"inserted": 2, "refused": 4}
+    assert [record.args[0] for record in caplog.records] == [40_000, 40_001, 40_002, 40_010]  # type: ignore[index]
+    assert live.updates is not None
+    assert live.updates.status().refusal == "item 40010: fields.live_show: expected true or false, got int 3"
     assert live.applied == 6
 
 
@@ -118,11 +119,18 @@ def test_vectors_of_another_space_change_fields_only(live: ShardSearcher, catalo
     (known,) = ask(live, query(k=1))
     id_ = int(known.keys[0])
     fields = {**random_fields(rng), "title": "from elsewhere"}
-    live.apply(entries([Upsert(id_, vector, fields, "another"), Upsert(50_000, vector, fields, "another")]))
-    (now,) = ask(live, query(k=1, fields=("title",)))
+    there = [Upsert(id_, np.ones(3, np.float32), fields, "another"), Upsert(50_000, vector, fields, "another")]
+    live.apply(entries(there))
+    (now,) = ask(live, query(k=1, fields=("title", *fields)))
     assert (now.keys.tolist(), now.scores.tolist()) == (known.keys.tolist(), known.scores.tolist())
     assert now.fields["title"] == ["from elsewhere"]
-    assert outcome_of(live) == {"patched": 1, "unknown": 1}
+    assert outcome_of(live) == {"fields_only": 1, "other_space": 1}
+    # It is the whole item: what it leaves out is missing now.
+    live.apply(entries([Upsert(id_, vector, {**fields, "year": 1900, "price": 1.0}, "v1")], 3))
+    kept = {name: value for name, value in fields.items() if name not in ("year", "price")}
+    live.apply(entries([Upsert(id_, -vector, kept, "another")], 4))
+    (found,) = ask(live, query(k=1, vectors=vector[None], filter="year is null and price is null", fields=("title",)))
+    assert found.keys.tolist() == [id_] and found.scores[0] == pytest.approx(float(vector @ vector), rel=1e-5)
     assert catalog.vector_space == "v1"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -42,20 +42,20 @@ class World:
         vectors: `[n, D]` float32, in the same order.
     """
 
-    def __init__(self, items: Mapping[int, Fields], vectors: NDArray[np.float32]) -> None:
+    def __init__(self, items: Mapping[Any, Fields], vectors: Iterable[Any]) -> None:
         self.names = list(next(iter(items.values())))
-        self.fields: dict[int, dict[str, Any]] = {id_: dict(fields) for id_, fields in items.items()}
+        self.fields: dict[Any, dict[str, Any]] = {id_: dict(fields) for id_, fields in items.items()}
         self.vectors = dict(zip(items, vectors, strict=True))
 
     def write(self, write: Write) -> None:
         match write:
-            case Upsert(id=int(id_)):
+            case Upsert(id=id_):
                 self.fields[id_] = {name: write.fields.get(name) for name in self.names}
                 self.vectors[id_] = write.vector
-            case Delete(id=int(id_)):
+            case Delete(id=id_):
                 self.fields.pop(id_, None)
                 self.vectors.pop(id_, None)
-            case Patch(id=int(id_)) if id_ in self.fields:
+            case Patch(id=id_) if id_ in self.fields:
                 self.fields[id_].update(write.fields)
 
     def matching(self, filter_: str | None) -> set[int]:

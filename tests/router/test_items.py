@@ -126,6 +126,13 @@ async def test_items_of_all_kinds(door: Door) -> None:
     assert (await door.client.get("/v1/schema")).json()["writes"] is True
 
 
+async def test_a_write_may_name_another_vector_space(door: Door) -> None:
+    here, there = {"space": "v1", "vector": [1, 2]}, {"space": "v2", "vector": [1, 2, 3], "id": 2}
+    assert (await door.post({"upsert": [GOOD | here, GOOD | there]})).json()["errors"] == []
+    spaces = [(write.space, write.vector.tolist()) for write in door.log.writes if isinstance(write, Upsert)]
+    assert spaces == [("v1", [1, 2]), ("v2", [1, 2, 3])]
+
+
 async def test_message_pack(door: Door) -> None:
     vector = np.array([1, 2.5], dtype="<f4").tobytes()
     content = msgpack.packb({"upsert": [GOOD | {"vector": vector}], "delete": [2**63 - 1]})
@@ -146,8 +153,8 @@ WRONG_ITEMS: list[tuple[str, Any, Any, str, str]] = [
     ("upsert", GOOD | {"id": 53, "vector": [1]}, 53, "invalid_vector", "vector: expected [2] numbers, got [1]"),
     ("upsert", GOOD | {"id": 54, "vector": [1, 1e39]}, 54, "invalid_vector", "a number beyond float32"),
     ("upsert", GOOD | {"id": 55, "fields": []}, 55, "invalid_item", "fields: expected an object, got list"),
-    ("upsert", GOOD | {"id": 56, "space": "v2"}, 56, "unknown_space", "expected 'v1'"),
-    ("upsert", GOOD | {"id": 57, "space": 3}, 57, "invalid_item", "space: expected a string, got int"),
+    ("upsert", GOOD | {"id": 56, "space": ""}, 56, "invalid_item", "space: expected a name or null, got ''"),
+    ("upsert", GOOD | {"id": 57, "space": 3}, 57, "invalid_item", "space: expected a name or null, got 3"),
     ("upsert", GOOD | {"id": 58, "fields": {}}, 58, "missing_field", "fields.country: expected a value"),
     ("upsert", GOOD | {"id": "x" * 300}, "x" * 100, "invalid_id", "id: expected an integer from 0"),
     ("upsert", GOOD | {"id": None}, None, "invalid_id", "got NoneType"),
