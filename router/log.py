@@ -25,6 +25,12 @@ class LogGap(LogUnavailable):
     code = "log_gap"
 
 
+class LogUnreadable(LogUnavailable):
+    """A record is damaged, or of a later release. Its writes were acknowledged: nothing goes past them by itself."""
+
+    code = "log_unreadable"
+
+
 class LogRecord(NamedTuple):
     """Writes that were appended together, numbered one by one.
 

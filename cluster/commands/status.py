@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Column, Table
@@ -58,6 +59,7 @@ def _row(document: dict[str, Any]) -> list[str]:
     behind = [f"{reader['shard']} lags by {reader['lag']:,}" for reader in log.get("readers", ()) if reader["lag"]]
     if "error" in log:
         bad.append(f"writes refused: {log['error']}")
+    bad += [what for name, replica in document["replicas"].items() if replica for what in _updates(name, replica)]
     replicas = [replica for replica in document["replicas"].values() if replica]
     return [
         *place,
@@ -70,6 +72,17 @@ def _row(document: dict[str, Any]) -> list[str]:
         f"{document['latency_ms']['p99']:.1f} ms",
         ", ".join([*bad, *(f"{name} hangs" for name in silent), *behind]) or "running",
     ]
+
+
+def _updates(name: str, replica: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a replica's updates."""
+    if not (updates := replica.get("updates")):
+        return
+    if updates["error"]:
+        yield f"{name} stands at {updates['applied']:,}: {updates['error']}"
+    if updates["refusal"]:
+        count = updates["outcome"]["refused"] + updates["outcome"]["key_collision"]
+        yield f"{name} left out {count:,} writes, such as {updates['refusal']}"
 
 
 def _tables(document: dict[str, Any], tables: dict[str, Any]) -> Table:

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from silverray.router.log import LogGap, LogPage, Reader, UpdateLog
-from silverray.shard.live.writes import Entry, decode
+from silverray.cluster.log.entries import read_entries
+from silverray.router.log import LogPage, Reader, UpdateLog
+from silverray.shard.live.writes import Entry
 
 _logger = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ class LogFollower:
     """Reads a log from where a replica is, and hands over what comes, in order and each entry once.
 
     Whatever fails is tried again for ever, after pauses that double from 50 ms to 2 s; the replica serves what it has
-    meanwhile. Belongs to one event loop; entries are decoded and applied in another thread.
+    meanwhile. So a record that cannot be read stops it: nothing that was acknowledged is passed over. Belongs to one
+    event loop; entries are decoded and applied in another thread.
 
     Args:
         log: what to follow.
@@ -115,12 +117,7 @@ class LogFollower:
 
     def _apply_page(self, page: LogPage) -> None:
         for record in page.records:
-            writes = decode(record.body)
-            first = record.seq - record.size + 1
-            if len(writes) != record.size or first > self._applied + 1:
-                raise LogGap(f"the log has a gap behind {self._applied}, before {first}")
-            entries = [Entry(seq, write) for seq, write in enumerate(writes, first) if seq > self._applied]
-            self._apply(entries)
+            self._apply(read_entries(record, self._applied))
             self._applied = record.seq
 
     def _note(self, error: Exception) -> None:

@@ -82,12 +82,15 @@ def decode(body: bytes) -> list[Write]:
     """Undo `encode`; vectors are read-only views of the body.
 
     Raises:
-        ValueError: the body is of another format.
+        ValueError: the body is damaged, or of another format.
     """
-    document = msgpack.unpackb(body, ext_hook=_unpack_date)
-    if not isinstance(document, list) or document[:1] != [FORMAT]:
-        raise ValueError(f"writes: expected format {FORMAT}, got {str(document)[:20]}")
-    return [_write(*row) for row in document[1]]
+    try:
+        document = msgpack.unpackb(body, ext_hook=_unpack_date)
+        if not isinstance(document, list) or document[:1] != [FORMAT]:
+            raise ValueError(f"writes: expected format {FORMAT}, got {str(document)[:20]}")
+        return [_write(*row) for row in document[1]]
+    except (TypeError, LookupError, OverflowError) as error:
+        raise ValueError(f"writes: damaged: {error}") from error
 
 
 def _row(write: Write) -> list[Any]:
@@ -101,10 +104,15 @@ def _row(write: Write) -> list[Any]:
 
 
 def _write(kind: int, key: ItemId, *rest: Any) -> Write:
-    if kind == _UPSERT:
-        vector, fields, space = rest
-        return Upsert(key, np.frombuffer(vector, "<f4").astype(np.float32, copy=False), fields, space)
-    return Delete(key) if kind == _DELETE else Patch(key, *rest)
+    if type(key) is str or (type(key) is int and 0 <= key < 2**63):
+        match rest:
+            case bytes(vector), dict(fields), str(space) if kind == _UPSERT:
+                return Upsert(key, np.frombuffer(vector, "<f4").astype(np.float32, copy=False), fields, space)
+            case () if kind == _DELETE:
+                return Delete(key)
+            case (dict(fields),) if kind == _PATCH:
+                return Patch(key, fields)
+    raise ValueError(f"writes: expected an upsert, a delete or a patch, got {str([kind, key, *rest])[:100]}")
 
 
 def _pack_date(value: object) -> msgpack.ExtType:

@@ -146,17 +146,33 @@ async def test_without_a_log_it_settles_and_catches_up_later(tmp_path: Path) -> 
     await log.close()
 
 
-async def test_a_body_that_cannot_be_applied_holds_up_what_follows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"\x92\x09\x90", "writes: expected format 1, got [9, []]"),  # of a later release
+        (encode([Delete(2)])[:-1], "Unpack failed: incomplete input"),
+        (encode([Delete(2), Delete(3)]), "the record holds 2"),
+    ],
+)
+async def test_a_record_that_cannot_be_read_holds_up_what_follows(tmp_path: Path, body: bytes, reason: str) -> None:
     log, replica = LogWriter(tmp_path / "updates.db"), Replica()
     await log.append(encode([Delete(1)]), 1, 10)
-    await log.append(b"\x92\x09\x90", 1, 10)
+    await log.append(body, 1, 10)
     await log.append(encode([Delete(3)]), 1, 10)
     one = LogFollower(log, READER, replica.apply, 0)
     one.start()
     assert not await one.settled()
     assert replica.entries == expected(1, 2)
-    assert one.describe()["error"] == "ValueError: writes: expected format 1, got [9, []]"
+    assert one.describe()["error"] == f"LogUnreadable: writes 2 to 2 cannot be read: {reason}"
+    assert one.describe()["applied"] == 1
     await one.stop()
+    # A version that was published with these writes goes on behind them.
+    later = Replica(applied=2)
+    two = LogFollower(log, READER, later.apply, later.applied)
+    two.start()
+    assert await two.settled()
+    assert later.entries == expected(3, 4)
+    await two.stop()
     await log.close()
 
 

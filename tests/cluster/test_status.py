@@ -1,4 +1,4 @@
-"""What `silverray status` prints of an encoder."""
+"""What `silverray status` prints of an encoder, and of updates that are not well."""
 
 from typing import Any
 
@@ -36,6 +36,31 @@ def document(tables: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def printed(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> list[str]:
+    """Lines, without what draws the tables."""
+    console = Console(width=400, record=True)
+    monkeypatch.setattr(status, "results", console)
+    monkeypatch.setattr(SearchClient, "get", lambda *_: said)
+    status.run_status("http://films", as_json=False)
+    return [" ".join(line.replace("│", " ").split()) for line in console.export_text().splitlines()]
+
+
+def test_status_shows_what_is_wrong_with_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = {"kernels": "avx512", "memory": {"device": {}, "host": {"keys": 1024}}}
+    well = {"applied": 7, "error": None, "refusal": None, "outcome": {"refused": 0, "key_collision": 0}}
+    stuck = well | {"applied": 1_041, "error": "LogUnreadable: writes 1042 to 1050 cannot be read: writes: damaged"}
+    refusing = well | {"refusal": "item 7: fields.year: ...", "outcome": {"refused": 1_000, "key_collision": 1}}
+    replicas = {"one": well, "two": stuck, "three": refusing, "four": None}
+    said = document(None) | {"replicas": {name: replica | {"updates": its} for name, its in replicas.items()}}
+    (line,) = [line for line in printed(monkeypatch, said) if line.startswith("films")]
+    assert line.endswith(
+        "two stands at 1,041: LogUnreadable: writes 1042 to 1050 cannot be read: writes: damaged,"
+        " three left out 1,001 writes, such as item 7: fields.year: ..."
+    )
+    said["replicas"] = {"one": None, "two": replica | {"updates": well}}
+    assert any(line.endswith("running") for line in printed(monkeypatch, said))
+
+
 @pytest.mark.parametrize(
     ("tables", "expected"),
     [
@@ -64,11 +89,7 @@ def document(tables: dict[str, Any] | None) -> dict[str, Any]:
 def test_status_shows_where_tables_are(
     tables: dict[str, Any] | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    console = Console(width=200, record=True)
-    monkeypatch.setattr(status, "results", console)
-    monkeypatch.setattr(SearchClient, "get", lambda *_: document(tables))
-    status.run_status("http://films", as_json=False)
-    lines = [" ".join(line.replace("│", " ").split()) for line in console.export_text().splitlines()]
+    lines = printed(monkeypatch, document(tables))
     assert any(line.startswith("films http://films v1") for line in lines)
     for line in expected:
         assert line in lines, lines

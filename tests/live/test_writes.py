@@ -59,3 +59,27 @@ def test_another_format_is_refused() -> None:
             decode(body)
     with pytest.raises(ValueError, match="extension type 9"):
         decode(msgpack.packb([1, [[1, msgpack.ExtType(9, b"")]]]))
+
+
+@pytest.mark.parametrize(
+    "row", [5, [], [1], [1, -1], [1, 2**63], [1, None], [1, 2, 3], [3, 7, {}], [2, 7, []], [0, 7, b"123", {}, ""]]
+)
+def test_what_is_no_write_is_refused(row: object) -> None:
+    with pytest.raises(ValueError):
+        decode(msgpack.packb([1, [row]]))
+
+
+def test_damaged_bodies_are_value_errors() -> None:
+    """Whatever stands there, what comes out is writes or that one error."""
+    body = bytearray(encode([Upsert("a", np.ones(2, np.float32), {"day": date(2001, 5, 31)}, "v"), Patch(7, {"b": 1})]))
+    for place in range(len(body)):
+        for value in range(256):
+            damaged = bytes(body[:place]) + bytes([value]) + bytes(body[place + 1 :])
+            try:
+                writes = decode(damaged)
+            except ValueError:
+                continue
+            assert all(type(write.id) in (int, str) for write in writes)
+    for end in range(len(body)):
+        with pytest.raises(ValueError):
+            decode(bytes(body[:end]))
