@@ -34,13 +34,27 @@ def publish(
     clusters: Annotated[int | None, typer.Option(help="Number of k-means clusters.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the build.")] = 0,
     version: Annotated[str | None, typer.Option(help="Name of the version; the time by default.")] = None,
+    as_of: Annotated[
+        int | None, typer.Option(min=0, metavar="SEQ", help="Number of the last live write that the items include.")
+    ] = None,
+    from_live: Annotated[bool, typer.Option("--from-live", help="Fold in the live writes since.")] = False,
+    log: Annotated[Path | None, typer.Option(help="The log's file, if no longer where the store says.")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Name of the vectors' space; by default the model's, or the version's name.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Build an index over items and publish it as a snapshot."""
+    """Build an index over items and publish it as a snapshot.
+
+    With --as-of or --from-live the version goes on with the store's log, and without --model or --space in the vector
+    space of the newest version. With --from-live alone the items are those that the newest version was published from.
+    """
     with one_line_errors():
         from silverray.cluster.commands.publish import Publication, run_publish
 
-        publication = Publication(items, schema, out, vectors, model, partitions, clusters, seed, version)
+        publication = Publication(
+            items, schema, out, vectors, model, partitions, clusters, seed, version, as_of, from_live, log, space
+        )
         run_publish(publication, as_json=json)
 
 

@@ -6,22 +6,33 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rich.progress import TaskID
 
 from silverray.cluster.commands.memory import describe_memory, memory_tables
+from silverray.cluster.log.folding import fold_log
 from silverray.cluster.terminal import notes, print_json, progress_bar, results
 from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.index.builder import publish, read_model
+from silverray.shard.index.snapshot import MANIFEST, SnapshotFiles, newest_version
+from silverray.shard.live.fold import Folded
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What to publish; see `silverray.shard.index.builder.publish`."""
+    """What to publish; see `silverray.shard.index.builder.publish`.
+
+    Attributes:
+        as_of: number of the last write that `items` includes; None where no live updates are meant, or, with
+            `from_live`, for the same as of the newest version's.
+        from_live: whether the writes since are folded in.
+        log: where they are, if no longer where the store says.
+    """
 
     items: Path
     schema: Path
@@ -32,6 +43,21 @@ class Publication:
     clusters: int | None
     seed: int
     version: str | None
+    as_of: int | None
+    from_live: bool
+    log: Path | None
+    space: str | None
+
+
+class _Input(NamedTuple):
+    """Rows to publish, and where they stand in the log."""
+
+    items: pa.Table
+    vectors: NDArray[np.float32] | None
+    seq: int
+    items_seq: int
+    space: str | None
+    folded: Folded | None = None
 
 
 def run_publish(publication: Publication, *, as_json: bool) -> None:
@@ -42,6 +68,8 @@ def run_publish(publication: Publication, *, as_json: bool) -> None:
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{publication.items}: not a readable Parquet file: {error}") from None
     vectors = None if publication.vectors is None else _read_vectors(publication.vectors)
+    given = _follow_on(publication, table, schema, vectors)
+    del table, vectors
     started = time.perf_counter()
     with progress_bar() as bar:
         tasks: dict[str, TaskID] = {}
@@ -52,15 +80,18 @@ def run_publish(publication: Publication, *, as_json: bool) -> None:
             bar.update(tasks[stage], completed=done, total=total)
 
         catalog = publish(
-            table,
+            given.items,
             schema,
             publication.out,
-            vectors=vectors,
+            vectors=given.vectors,
             model=publication.model,
             partitions=publication.partitions,
             clusters=publication.clusters,
             seed=publication.seed,
             version=publication.version,
+            seq=given.seq,
+            items_seq=given.items_seq,
+            space=given.space,
             progress=show,
         )
     seconds = time.perf_counter() - started
@@ -73,20 +104,64 @@ def run_publish(publication: Publication, *, as_json: bool) -> None:
                 "version": catalog.version,
                 "items": catalog.items,
                 "partitions": catalog.partitions,
+                "seq": catalog.seq,
+                "folded": given.folded and {**given.folded.outcome._asdict(), "refusal": given.folded.refusal},
                 "seconds": round(seconds, 2),
                 "peak_memory_mib": round(peak_mib),
                 "memory": memory,
             }
         )
         return
+    if given.folded:
+        _tell(given, given.folded)
     notes.print(f"{catalog.items:,} items in {seconds:.1f} s, at most {peak_mib:,.0f} MiB of memory")
     notes.print(*memory_tables(memory))
     results.print(f"published {catalog.path}", highlight=False, soft_wrap=True)
 
 
-def _read_vectors(file: Path) -> np.ndarray:
+def _follow_on(
+    publication: Publication, items: pa.Table, schema: Schema, vectors: NDArray[np.float32] | None
+) -> _Input:
+    """Find where rows stand in the log, and fold in what came since if that is asked for.
+
+    What goes on with a log keeps to the vector space of the newest version: its writes name it.
+    """
+    after, store, space = publication.as_of, publication.out, publication.space
+    if not publication.from_live:
+        if publication.log:
+            raise ValueError("--log: expected with --from-live only")
+        if after is not None and publication.model is None and any(store.glob(f"[!.]*/{MANIFEST}")):
+            space = space or _newest_manifest(store)["vector_space"]
+        return _Input(items, vectors, after or 0, after or 0, space)
+    newest = _newest_manifest(store)
+    if after is None:
+        after = newest["build"].get("items_seq", newest["seq"])
+    if space is None:
+        space = (
+            newest["vector_space"]
+            if publication.model is None
+            else read_model(publication.model, schema)["vector_space"]
+        )
+    folded, seq = fold_log(store, publication.log, after, items, schema, vectors, space)
+    return _Input(folded.items, folded.vectors, seq, after, space, folded)
+
+
+def _newest_manifest(store: Path) -> dict[str, Any]:
+    return SnapshotFiles.open(store / newest_version(store)).manifest
+
+
+def _tell(given: _Input, folded: Folded) -> None:
+    did = ", ".join(
+        f"{count:,} {effect.replace('_', ' ')}" for effect, count in folded.outcome._asdict().items() if count
+    )
+    notes.print(f"live writes {given.items_seq + 1:,} to {given.seq:,}: {did or 'none'}", highlight=False)
+    if folded.refusal:
+        notes.print(f"warning: writes were left out, such as {folded.refusal}", style="yellow", markup=False)
+
+
+def _read_vectors(file: Path) -> NDArray[np.float32]:
     try:
-        vectors: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        vectors: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: not a readable NumPy file: {error}") from None
     return vectors

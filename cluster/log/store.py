@@ -39,6 +39,54 @@ class LogState(NamedTuple):
     last: int
 
 
+class LogReader:
+    """A log's file as one who only reads sees it; its writer, if there is one, is neither fenced nor hindered.
+
+    Args:
+        path: the file.
+
+    Raises:
+        LogUnavailable: there is none, it cannot be read or is no log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _named(path):
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            self._connection = sqlite3.connect(
+                uri, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=True
+            )
+        try:
+            _require_format(path, self.state())
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, after: int, limit: int) -> LogPage:
+        """Read on from a position; the arguments, result and errors are those of `UpdateLog.read` without waiting."""
+        with _named(self.path), _begun(self._connection, "BEGIN"):
+            state = _state(self._connection)
+            if not state.trimmed <= after <= state.last:
+                raise LogGap(f"{self.path}: expected a number from {state.trimmed} to {state.last}, got {after}")
+            records: list[LogRecord] = []
+            found = 0
+            query = "SELECT seq, size, body FROM records WHERE seq > ? ORDER BY seq"
+            with closing(self._connection.execute(query, (after,))) as rows:
+                while found < limit and (row := rows.fetchone()):
+                    records.append(LogRecord(*row))
+                    found += records[-1].size
+        return LogPage(records, state.last)
+
+    def state(self) -> LogState:
+        """The file's state now."""
+        with _named(self.path):
+            return _state(self._connection)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
 class LogStore:
     """The one writer's hold on a log's file; to open it is to fence every writer that has it open already.
 
@@ -64,7 +112,7 @@ class LogStore:
             self._writer = _connect(path)
             try:
                 self.epoch = self._take_over(start)
-                self._reader = _connect(path)
+                self._reader = LogReader(path)
             except BaseException:
                 self._writer.close()
                 raise
@@ -87,19 +135,8 @@ class LogStore:
         return seqs
 
     def read(self, after: int, limit: int) -> LogPage:
-        """Read on from a position; the arguments, result and errors are those of `UpdateLog.read` without waiting."""
-        with _named(self.path), _begun(self._reader, "BEGIN"):
-            state = _state(self._reader)
-            if not state.trimmed <= after <= state.last:
-                raise LogGap(f"{self.path}: expected a number from {state.trimmed} to {state.last}, got {after}")
-            records: list[LogRecord] = []
-            found = 0
-            query = "SELECT seq, size, body FROM records WHERE seq > ? ORDER BY seq"
-            with closing(self._reader.execute(query, (after,))) as rows:
-                while found < limit and (row := rows.fetchone()):
-                    records.append(LogRecord(*row))
-                    found += records[-1].size
-        return LogPage(records, state.last)
+        """Read on from a position; see `LogReader.read`."""
+        return self._reader.read(after, limit)
 
     def trim(self, keep_from: int) -> None:
         """Forget records whose writes all have lower numbers; their room is used again.
@@ -114,8 +151,7 @@ class LogStore:
 
     def state(self) -> LogState:
         """The file's state now."""
-        with _named(self.path):
-            return _state(self._reader)
+        return self._reader.state()
 
     def close(self) -> None:
         """Close the file."""
@@ -130,8 +166,7 @@ class LogStore:
                 row = (_FORMAT, uuid4().hex, 0, start, start)
                 self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
             state = LogState(*row)
-            if state.format != _FORMAT:
-                raise LogUnavailable(f"{self.path}: has format {state.format}; this version reads {_FORMAT}")
+            _require_format(self.path, state)
             if state.last < start:
                 raise LogGap(f"{self.path}: ends at {state.last}, but the snapshot includes writes up to {start}")
             self._writer.execute("UPDATE state SET epoch = epoch + 1")
@@ -159,6 +194,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _state(connection: sqlite3.Connection) -> LogState:
     return LogState(*connection.execute("SELECT * FROM state").fetchone())
+
+
+def _require_format(path: Path, state: LogState) -> None:
+    if state.format != _FORMAT:
+        raise LogUnavailable(f"{path}: has format {state.format}; this version reads {_FORMAT}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +58,8 @@ def publish(
     seed: int = 0,
     version: str | None = None,
     seq: int = 0,
+    items_seq: int | None = None,
+    space: str | None = None,
     progress: Progress | None = None,
 ) -> Catalog:
     """Build a snapshot and publish it as `out/version`, whole or not at all.
@@ -73,6 +76,8 @@ def publish(
         seed: of sampling and training.
         version: name of the snapshot; by default the time in UTC.
         seq: log sequence number that the input includes.
+        items_seq: the one that it included before a log was folded into it; by default the same.
+        space: name of the vectors' space; by default the model's, or the version's name.
         progress: told of every step.
 
     Returns:
@@ -92,7 +97,7 @@ def publish(
         raise ValueError(f"partitions: expected 1 to 65536, got {partitions}")
     tell = progress or _tell_nobody
     source = read_source(items, schema, vectors)
-    info = _read_model(model, schema)
+    info = None if model is None else read_model(model, schema)
     centroids, nearest, curve = _train(source.vectors, clusters, schema.vector.metric == "cosine", seed, tell)
     tell("partitions", 0, partitions)
     layout = PlaneLayout.choose(schema, source.columns)
@@ -120,10 +125,10 @@ def publish(
             "partition_items": counts.tolist(),
             "clusters": len(centroids),
             "cache": "fp32",
-            "vector_space": info["vector_space"] if info else version,
+            "vector_space": space or (info["vector_space"] if info else version),
             "tasks": info["tasks"] if info else [DEFAULT_TASK],
             "model": info,
-            "build": {"seed": seed},
+            "build": {"seed": seed, "items_seq": seq if items_seq is None else items_seq},
         }
         write_manifest(folder, facts)
     tell("seal", 1, 1)
@@ -134,12 +139,15 @@ def _tell_nobody(_stage: str, _done: int, _total: int) -> None:
     pass
 
 
-def _read_model(model: Path | None, schema: Schema) -> dict[str, object] | None:
-    if model is None:
-        return None
+def read_model(model: Path, schema: Schema) -> dict[str, Any]:
+    """What a directory of a model says of it, and the name of its vector space.
+
+    Raises:
+        ValueError: it cannot be read, or has another dimension than the schema.
+    """
     file = model / "module_info.json"
     try:
-        info: dict[str, object] = json.loads(file.read_text())
+        info: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"model: {file} cannot be read: {error}") from error
     if info.get("dimension") != schema.vector.dimension:
