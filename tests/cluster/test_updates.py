@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -15,10 +16,13 @@ from processes import descendants
 
 from silverray.cluster.config import HttpConfig, LogConfig, ServeConfig
 from silverray.cluster.instance import free_port
+from silverray.cluster.log.folding import fold_log
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.service import Service, start
 from silverray.router.client import SearchClient
 from silverray.shard.api import SearchError
+from silverray.shard.filter.schema import Schema
+from silverray.shard.index.builder import publish
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -160,16 +164,26 @@ def recovered(client: SearchClient, writer: Writer) -> bool:
     return True
 
 
-def test_what_was_acknowledged_is_there_after_a_restart(address: str, service: Service, config: ServeConfig) -> None:
-    before = set(found(SearchClient(service.url), f"year = {YEAR}", 0))
+def test_a_restart_with_the_log_folded_in_shows_what_was_acknowledged(
+    address: str, service: Service, config: ServeConfig, films: Any, tmp_path: Path
+) -> None:
+    store, schema = tmp_path / "store", Schema.parse(films.schema)
+    shutil.copytree(config.snapshots, store)
+    folded, seq = fold_log(store, None, 0, films.table, schema, films.vectors, "v1")
+    publish(folded.items, schema, store, vectors=folded.vectors, version="v2", seq=seq, space="v1")
+    (store / "v1").rename(tmp_path / "v1")  # so that the log is trimmed
+    client = SearchClient(service.url)
+    last = client.write({"upsert": [item(FIRST - 1)], "delete": [found(client, f"year = {YEAR}", 0)[0]]})["seq"]
+    before = set(found(client, f"year = {YEAR}", last))
     service.stop()
     assert not processes("ray::LogWriter")
     assert config.log is not None
     log = LogStore(config.log.path)
     state = log.state()
     log.close()
-    with start(config, address, timeout_s=150) as again:
+    assert (seq, last) == (last - 2, state.last)
+    with start(config.model_copy(update={"snapshots": store}), address, timeout_s=150) as again:
         client = SearchClient(again.url)
         status = client.get("/v1/status")["log"]
-        assert (status["epoch"], status["last"]) == (state.epoch + 1, state.last)
+        assert (status["epoch"], status["trimmed"], status["last"]) == (state.epoch + 1, seq, last)
         assert set(found(client, f"year = {YEAR}", 0)) == before  # replicas catch up before they are ready
