@@ -28,8 +28,8 @@ class Publication:
     """What to publish; see `silverray.shard.index.builder.publish`.
 
     Attributes:
-        as_of: number of the last write that `items` includes; None where no live updates are meant, or, with
-            `from_live`, for the same as of the newest version's.
+        as_of: number of the last write that `items` includes; None for none, or, with `from_live`, for as many as the
+            items of the newest version.
         from_live: whether the writes since are folded in.
         log: where they are, if no longer where the store says.
     """
@@ -137,11 +137,8 @@ def _follow_on(
     if after is None:
         after = newest["build"].get("items_seq", newest["seq"])
     if space is None:
-        space = (
-            newest["vector_space"]
-            if publication.model is None
-            else read_model(publication.model, schema)["vector_space"]
-        )
+        of = newest if publication.model is None else read_model(publication.model, schema)
+        space = of["vector_space"]
     folded, seq = fold_log(store, publication.log, after, items, schema, vectors, space)
     return _Input(folded.items, folded.vectors, seq, after, space, folded)
 

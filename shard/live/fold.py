@@ -118,11 +118,11 @@ def _apply(rows: _Rows, writes: Mapping[int, Write], schema: Schema) -> tuple[_R
     for place, write in zip(places.tolist(), writes.values(), strict=True):
         effect = _effect(write, ids.get(place))
         counts[effect] += 1
-        if effect == "deleted":
-            gone.append(place)
-        elif not isinstance(write, Delete) and effect in _CHANGES:
+        if isinstance(write, Delete):
+            gone += [place] if effect == "deleted" else []
+        elif effect in _CHANGES:
             changed.append((place, write))
-        elif not isinstance(write, Delete) and effect == "inserted":
+        elif effect == "inserted":
             new.append((place, write))
     stay = np.delete(np.arange(len(rows.keys)), np.array(gone, dtype=np.int64))
     written = [*changed, *new]
@@ -141,20 +141,16 @@ def _apply(rows: _Rows, writes: Mapping[int, Write], schema: Schema) -> tuple[_R
 
 def _effect(write: Write, there: ItemId | None) -> str:
     """What a write does to the item with its key, counted by that name in `Outcome`; `there` is that item's id."""
-    if there is None:
-        return (
-            "inserted" if isinstance(write, Upsert) else "other_space" if isinstance(write, FieldsOnly) else "unknown"
-        )
-    if there != write.id:
-        return "key_collision"
     match write:
+        case _ if there is not None and there != write.id:
+            return "key_collision"
         case Upsert():
-            return "replaced"
-        case Delete():
-            return "deleted"
+            return "inserted" if there is None else "replaced"
         case FieldsOnly():
-            return "fields_only"
-    return "patched"
+            return "other_space" if there is None else "fields_only"
+        case Delete():
+            return "unknown" if there is None else "deleted"
+    return "unknown" if there is None else "patched"
 
 
 def _places(placed: Sequence[_Placed]) -> Ints:

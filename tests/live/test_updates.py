@@ -113,6 +113,19 @@ def test_a_write_that_the_schema_does_not_allow_is_refused_alone(
     assert live.applied == 6
 
 
+def test_values_that_no_router_lets_through_stop_nothing(live: ShardSearcher) -> None:
+    rng = np.random.default_rng(12)
+    fields, vector = random_fields(rng), random_vector(rng)
+    odd: list[Write] = [
+        Upsert(41_000, vector, {**fields, "rank": 2**63}),
+        Upsert(41_001, vector, {**fields, "tags": ["jazz", 3]}),
+        Patch(41_010, {"tags": [None]}),
+        Patch(41_010, {"year": -(2**64)}),
+    ]
+    live.apply(entries([Upsert(41_010, vector, fields), *odd, Upsert(41_011, vector, fields)]))
+    assert outcome_of(live) == {"inserted": 2, "refused": 4}
+
+
 def test_vectors_of_another_space_change_fields_only(live: ShardSearcher, catalog: Catalog) -> None:
     rng = np.random.default_rng(3)
     vector = random_vector(rng)
