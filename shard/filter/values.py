@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from itertools import accumulate
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,11 @@ def read_values(name: str, values: Sequence[Any], field: Field) -> Column:
         ColumnError: a value is of another type, or missing where it may not be.
         ValueError: an integer has more than 64 bits, or a text is no Unicode.
     """
-    types = TYPES[field.type]
-    for row, value in enumerate(values):
-        if type(value) not in types and (value is not None or not field.nullable):
-            raise ColumnError(f"column {name}, row {row}: expected {field.type}, got {type(value).__name__}")
+    types = {*TYPES[field.type], NoneType} if field.nullable else {*TYPES[field.type]}
+    found = list(map(type, values))
+    if not types.issuperset(found):
+        row = next(row for row, type_ in enumerate(found) if type_ not in types)
+        raise ColumnError(f"column {name}, row {row}: expected {field.type}, got {found[row].__name__}")
     present = None
     if field.nullable:
         present = torch.tensor([value is not None for value in values], dtype=torch.bool)

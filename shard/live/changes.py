@@ -106,7 +106,7 @@ class Changes(NamedTuple):
         vectors = np.empty((len(upserts), catalog.dimension), dtype=np.float32)
         for row, upsert in enumerate(upserts.values()):
             vectors[row] = upsert.vector
-        if catalog.metric == "cosine":  # of vectors that were logged while another space was served
+        if upserts and catalog.metric == "cosine":  # of vectors that were logged while another space was served
             vectors = to_unit_length(vectors)
         names = catalog.schema.fields if upserts else ()
         values = Values.of([upsert.fields for upsert in upserts.values()], names, catalog.schema)
