@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from silverray.router.errors import at
 from silverray.router.ticket import Ticket
-from silverray.shard.api import Encoder, EncoderUnavailable, InvalidRequest, SearchError
+from silverray.shard.api import Encoder, EncoderUnavailable, InvalidRequest, SearchError, SearchRequest
 
 if TYPE_CHECKING:
+    from silverray.router.metrics import RouterMetrics
     from silverray.shard.admission import Admission
+    from silverray.shard.model.features import UserFeatures
 
 _logger = logging.getLogger(__name__)
 
@@ -31,11 +33,34 @@ class UserEncoding:
     Args:
         encoder: what turns users into vectors.
         admission: checks and normalises the vectors like those of any request.
+        features: what the encoder takes, as the model's signature says; None does not know.
+        metrics: counts features that nothing reads.
     """
 
-    def __init__(self, encoder: Encoder, admission: Admission) -> None:
+    def __init__(
+        self, encoder: Encoder, admission: Admission, features: UserFeatures | None, metrics: RouterMetrics
+    ) -> None:
         self._encoder = encoder
         self._admission = admission
+        self._features = features
+        self._metrics = metrics
+
+    def admit(self, request: SearchRequest, where: str) -> SearchRequest:
+        """Check an admitted request's user by the model's signature, and leave out what its tower does not take.
+
+        Args:
+            request: with user features; formulas have read theirs.
+            where: the path of the request in its body.
+
+        Raises:
+            InvalidRequest: a required feature is missing or a feature has the wrong type.
+        """
+        user, features = request.user or {}, self._features
+        if features is None:
+            return request
+        features.check(user, f"{where}.user" if where else "user")
+        self._metrics.trimmed(user.keys() - self._admission.valuer.user_features - set(features.names))
+        return replace(request, user={name: user[name] for name in features.names if name in user})
 
     async def encode(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Encode a batch in one call; returns the tickets that have vectors now.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from silverray.shard.api import SearchError, SearchReply
@@ -11,6 +12,9 @@ from silverray.shard.api import SearchError, SearchReply
 _FLOOR = 1e-5
 _RATIO = 1.05
 _BUCKETS = 400
+
+MAX_TRIMMED_NAMES = 1_000
+OTHER_NAMES = "(other)"
 
 
 class Histogram:
@@ -74,6 +78,7 @@ class RouterMetrics:
         self._degraded = 0
         self._errors: Counter[str] = Counter()
         self._batches: Counter[int] = Counter()
+        self._trimmed: Counter[str] = Counter()
 
     def answered(self, outcome: SearchReply | SearchError) -> None:
         """Count one request by its outcome."""
@@ -93,6 +98,12 @@ class RouterMetrics:
         """Count a batch of so many requests that went to the shards."""
         self._batches[batch] += 1
 
+    def trimmed(self, names: Iterable[str]) -> None:
+        """Count user features that nothing reads, by name; names past the first `MAX_TRIMMED_NAMES` share one."""
+        for name in names:
+            room = name in self._trimmed or len(self._trimmed) < MAX_TRIMMED_NAMES
+            self._trimmed[name if room else OTHER_NAMES] += 1
+
     def to_document(self) -> dict[str, Any]:
         """Everything, as it stands in a status reply."""
         batches = self._batches.total()
@@ -101,6 +112,7 @@ class RouterMetrics:
             "replies": self._replies,
             "degraded": self._degraded,
             "errors": dict(self._errors),
+            "trimmed_features": dict(self._trimmed),
             "batches": {
                 "count": batches,
                 "mean_size": round(sum(size * n for size, n in self._batches.items()) / max(batches, 1), 2),

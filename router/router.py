@@ -79,7 +79,9 @@ class Router:
         self._admission = admission or Admission(catalog)
         self._fanout = Fanout(backends, catalog.version, catalog.partitions)
         self._searches = self._batcher(self._send)
-        self._encoding = UserEncoding(encoder, self._admission) if encoder else None
+        self._encoding = (
+            UserEncoding(encoder, self._admission, catalog.user_features, self.metrics) if encoder else None
+        )
         self._encodings = self._batcher(self._encode)
         self._diversifier = Diversifier(settings.diversity, catalog)
         self._quotas = Quotas(settings.quotas, catalog)
@@ -252,7 +254,8 @@ class Router:
         try:
             if request.diversify is not None:
                 request = self._diversifier.admit(request, where)
-            return self._admission.admit(request, where)
+            request = self._admission.admit(request, where)
+            return request if self._encoding is None or request.user is None else self._encoding.admit(request, where)
         except SearchError as error:
             return error
 

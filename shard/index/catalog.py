@@ -11,6 +11,7 @@ from silverray.shard.api import SnapshotError
 from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.snapshot import LAYOUT, SnapshotFiles
+from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.overarch import SCORERS
 
 IdType = Literal["int", "string"]
@@ -31,7 +32,7 @@ class Catalog:
         layout: assignment of planes to fields.
         id_type: type of the item ids.
         tasks: prediction targets; a query has one vector per task, in this order.
-        has_user_tower: whether it turns user features into query vectors.
+        user_features: what its user tower takes; None where it has none.
         set_wise: whether its scorer judges a list as a whole, so that it runs where lists are merged.
         vector_space: name of the space that its vectors are of; live writes name theirs.
     """
@@ -46,7 +47,7 @@ class Catalog:
     layout: PlaneLayout
     id_type: IdType
     tasks: tuple[str, ...]
-    has_user_tower: bool
+    user_features: UserFeatures | None
     set_wise: bool
     vector_space: str
 
@@ -82,10 +83,15 @@ class Catalog:
             layout=PlaneLayout.from_json(json.loads(files.read(LAYOUT))),
             id_type=manifest["id_type"],
             tasks=tuple(manifest["tasks"]),
-            has_user_tower="tower" in model,
+            user_features=_user_features(files),
             set_wise=scorer is not None and not scorer.pointwise,
             vector_space=manifest["vector_space"],
         )
+
+    @property
+    def has_user_tower(self) -> bool:
+        """Whether it turns user features into query vectors."""
+        return self.user_features is not None
 
     @property
     def partitions(self) -> int:
@@ -112,3 +118,13 @@ class Catalog:
             if not 0 <= number < self.partitions:
                 raise SnapshotError(f"{self.path}: has no partition {number}; it has {self.partitions}")
         return sum(self.partition_items[number] for number in partitions)
+
+
+def _user_features(files: SnapshotFiles) -> UserFeatures | None:
+    model = files.manifest["model"] or {}
+    if "tower" not in model:
+        return None
+    try:
+        return features_from(model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"{files.path}: its model's description is not readable: {error!r}") from error

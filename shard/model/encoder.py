@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from silverray.shard.api import InvalidRequest, SnapshotError
+from silverray.shard.api import SnapshotError
 from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.jagged import Jagged, features_of
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 
 INFO_FILE = "module_info.json"
 WEIGHTS_FILE = "user_tower.safetensors"
-MAX_TRIMMED_NAMES = 1_000
-OTHER_NAMES = "(other)"
 
 _ITEM_KEYS = "item_keys"
 _WEIGHT_PREFIX = "tower."
@@ -48,7 +44,7 @@ class TowerEncoder:
     """Turns user features into query vectors, off the event loop; implements `Encoder`.
 
     A missing feature that is not required is the unknown code (an empty history); None counts as missing.
-    Names that the tower does not take are left out and counted.
+    Names that the tower does not take are left out.
 
     Args:
         layers: the user tower behind its tables.
@@ -56,9 +52,6 @@ class TowerEncoder:
         item_ids: gives the items of a history their rows.
         tasks: names of the tower's tasks.
         lookup: where the tower's tables are.
-
-    Attributes:
-        trimmed: how often each feature name was left out; names past the first `MAX_TRIMMED_NAMES` share one.
     """
 
     def __init__(
@@ -72,7 +65,6 @@ class TowerEncoder:
         self.layers = layers.eval()
         self.features = features
         self.tasks = tuple(tasks)
-        self.trimmed: Counter[str] = Counter()
         self._item_ids = item_ids
         self._lookup = lookup
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
@@ -139,27 +131,19 @@ class TowerEncoder:
         self._executor.shutdown(wait=True)
 
     def _ids(self, users: list[Mapping[str, Any]]) -> KeyedJaggedTensor:
+        for row, user in enumerate(users):
+            self.features.check(user, f"user[{row}]")
         columns = {self.features.history_name: self._histories(users)}
         for name, rule in self.features.categories.items():
-            codes = np.zeros(len(users), dtype=np.int64)
-            for row, user in enumerate(users):
-                if (value := _value(user, name, rule.required, row)) is not None:
-                    with _blaming(row, name):
-                        codes[row] = rule.code(value)
-            columns[name] = Jagged.of_ones(codes)
-        for user in users:
-            self._count_trimmed(user)
+            values = [user.get(name) for user in users]
+            codes = [0 if value is None else rule.code(value) for value in values]
+            columns[name] = Jagged.of_ones(np.array(codes, dtype=np.int64))
         return features_of(columns)
 
     def _histories(self, users: list[Mapping[str, Any]]) -> Jagged:
         """The rows of each user's latest known items."""
         rule, name = self.features.history, self.features.history_name
-        keys: list[list[int]] = []
-        for row, user in enumerate(users):
-            keys.append([])
-            if (value := _value(user, name, rule.required, row)) is not None:
-                with _blaming(row, name):
-                    keys[-1] = [key for key in rule.keys(value) if key in _INT64]
+        keys = [[key for key in rule.keys(user.get(name) or ()) if key in _INT64] for user in users]
         flat = np.fromiter((key for own in keys for key in own), np.int64)
         lengths = np.fromiter(map(len, keys), np.int64)
         rows = Jagged.of_lengths(self._item_ids.rows(flat), lengths)
@@ -169,11 +153,6 @@ class TowerEncoder:
     def _vectors(self, pooled: Tensor) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = self.layers(pooled).numpy()
         return vectors
-
-    def _count_trimmed(self, user: Mapping[str, Any]) -> None:
-        for name in user.keys() - set(self.features.names):
-            room = name in self.trimmed or len(self.trimmed) < MAX_TRIMMED_NAMES
-            self.trimmed[name if room else OTHER_NAMES] += 1
 
 
 def save_model(
@@ -226,18 +205,3 @@ def _check_sizes(shape: TowerShape, features: UserFeatures, item_ids: Vocabulary
     wanted = {features.history_name: item_ids.size, **{name: rule.size for name, rule in features.categories.items()}}
     if rows != wanted:
         raise ValueError(f"features: expected tables of sizes {rows}, got {wanted}")
-
-
-def _value(user: Mapping[str, Any], name: str, required: bool, row: int) -> Any:
-    value = user.get(name)
-    if value is None and required:
-        raise InvalidRequest(f"required feature {name!r} is missing", f"user[{row}].{name}")
-    return value
-
-
-@contextmanager
-def _blaming(row: int, name: str) -> Iterator[None]:
-    try:
-        yield
-    except (TypeError, UnicodeEncodeError) as error:
-        raise InvalidRequest(f"{name}: {error}", f"user[{row}].{name}") from None

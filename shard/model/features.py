@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from silverray.shard.api import InvalidRequest
 from silverray.shard.index.keys import hash_text, hashed_rows
 
 
@@ -24,10 +25,13 @@ class CategoryFeature:
         """Number of codes, the unknown one included."""
         return len(self.vocabulary) + 1
 
-    def code(self, value: object) -> int:
-        """Code of a value; raises TypeError for anything but a text."""
+    def check(self, value: object) -> None:
+        """Raise TypeError for anything but a text."""
         if not isinstance(value, str):
             raise TypeError(f"expected a string, got {_kind(value)}")
+
+    def code(self, value: str) -> int:
+        """Code of a checked value."""
         return self.vocabulary.index(value) + 1 if value in self.vocabulary else 0
 
 
@@ -43,12 +47,15 @@ class BucketFeature:
         """Number of codes, the one for a missing value included."""
         return len(self.boundaries) + 2
 
-    def code(self, value: object) -> int:
-        """Code of a value; raises TypeError for anything but a finite number."""
+    def check(self, value: object) -> None:
+        """Raise TypeError for anything but a finite number."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"expected a number, got {_kind(value)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise TypeError(f"expected a finite number, got {value}")
+
+    def code(self, value: float) -> int:
+        """Code of a checked value."""
         return sum(value >= boundary for boundary in self.boundaries) + 1
 
 
@@ -68,13 +75,18 @@ class HashFeature:
         """Number of codes, the one for a missing value included."""
         return self.buckets + 1
 
-    def code(self, value: object) -> int:
-        """Code of a value, 1 or above; raises TypeError for anything but an id of the right type."""
+    def check(self, value: object) -> None:
+        """Raise TypeError for anything but an id of the right type."""
         if type(value) is not (int if self.ids == "int" else str):
             raise TypeError(f"expected {'an integer' if self.ids == 'int' else 'a string'}, got {_kind(value)}")
-        key = hash_text(value) if isinstance(value, str) else value
-        if not -(2**63) <= key < 2**63:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise TypeError("expected an integer of 64 bits, got a longer one")
+        if isinstance(value, str):
+            _check_unicode(value)
+
+    def code(self, value: int | str) -> int:
+        """Code of a checked value, 1 or above."""
+        key = hash_text(value) if isinstance(value, str) else value
         return int(hashed_rows(np.array([key], dtype=np.int64), self.buckets)[0])
 
 
@@ -93,14 +105,19 @@ class HistoryFeature:
     length: int = 50
     required: bool = True
 
-    def keys(self, value: object) -> list[int]:
-        """Item keys of a history; raises TypeError for anything but a list of ids of the right type."""
+    def check(self, value: object) -> None:
+        """Raise TypeError for anything but a list of ids of the right type."""
         if not isinstance(value, list | tuple):
             raise TypeError(f"expected a list of item ids, got {_kind(value)}")
         wanted = int if self.ids == "int" else str
         for place, item in enumerate(value):
             if type(item) is not wanted:
                 raise TypeError(f"expected a list of {self.ids} item ids, got {_kind(item)} at place {place}")
+            if isinstance(item, str):
+                _check_unicode(item)
+
+    def keys(self, value: Sequence[Any]) -> list[int]:
+        """Item keys of a checked history."""
         return list(value) if self.ids == "int" else [hash_text(item) for item in value]
 
 
@@ -123,10 +140,32 @@ class UserFeatures:
         """All feature names: the tower's inputs."""
         return (self.history_name, *self.categories)
 
+    @property
+    def rules(self) -> dict[str, HistoryFeature | Category]:
+        """All rules by feature name."""
+        return {self.history_name: self.history, **self.categories}
+
+    def check(self, user: Mapping[str, Any], where: str = "user") -> None:
+        """Check what a client says of a user; None counts as missing, and other names do not matter.
+
+        Raises:
+            InvalidRequest: a required feature is missing or a feature has the wrong type; `where` is that of the
+                user, with the feature's name.
+        """
+        for name, rule in self.rules.items():
+            value = user.get(name)
+            if value is None and rule.required:
+                raise InvalidRequest(f"required feature {name!r} is missing", f"{where}.{name}")
+            if value is None:
+                continue
+            try:
+                rule.check(value)
+            except TypeError as error:
+                raise InvalidRequest(f"{name}: {error}", f"{where}.{name}") from None
+
     def to_document(self) -> dict[str, Any]:
         """The rules by feature name, as JSON values."""
-        rules = {self.history_name: self.history, **self.categories}
-        return {name: {"type": _TYPES[type(rule)], **asdict(rule)} for name, rule in rules.items()}
+        return {name: {"type": _TYPES[type(rule)], **asdict(rule)} for name, rule in self.rules.items()}
 
 
 _TYPES = {HistoryFeature: "history", CategoryFeature: "category", BucketFeature: "bucket", HashFeature: "hash"}
@@ -178,6 +217,13 @@ _KINDS = {
     dict: "an object",
     type(None): "null",
 }
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TypeError(f"expected Unicode, got {error}") from None
 
 
 def _kind(value: object) -> str:

@@ -92,6 +92,11 @@ class Valuer:
                 error.where = _where(error.where)
                 raise
 
+    @property
+    def user_features(self) -> frozenset[str]:
+        """Names of the user features that formulas may read."""
+        return frozenset(self._user)
+
     def admit(self, request: SearchRequest, prefix: str = "") -> Mapping[str, Any] | None:
         """Check what a request says of its values.
 

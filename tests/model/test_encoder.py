@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import EncoderUnavailable, InvalidRequest, SnapshotError
 from silverray.shard.index.keys import hash_texts
-from silverray.shard.model import encoder as encoder_module
 from silverray.shard.model.encoder import TowerEncoder, save_model
 from silverray.shard.model.features import BucketFeature, CategoryFeature, HashFeature, HistoryFeature, UserFeatures
 from silverray.shard.model.ids import HashedIds
@@ -124,17 +123,13 @@ def test_wrong_features_are_named(encoder: TowerEncoder, user: dict[str, Any], w
         encode(encoder, good, user)
     assert caught.value.where == f"user[1].{where}"
     assert message in caught.value.message
-    assert encoder.trimmed == {}
     np.testing.assert_allclose(encode(encoder, good), expected([1], 0, 1), atol=1e-6)
 
 
-def test_unknown_features_are_trimmed_and_counted(encoder: TowerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_module, "MAX_TRIMMED_NAMES", 1)
+def test_unknown_features_change_nothing(encoder: TowerEncoder) -> None:
     user = {"history": [100], "gender": "F"}
     vectors = encode(encoder, {**user, "country": "US"}, {**user, "country": 3})
     np.testing.assert_allclose(vectors, np.repeat(expected([1], 0, 1), 2, axis=0), atol=1e-6)
-    encode(encoder, {**user, "a": 1}, {**user, "b": 1})
-    assert encoder.trimmed == {"country": 2, encoder_module.OTHER_NAMES: 2}
 
 
 def test_string_ids(tmp_path: Path) -> None:
@@ -166,7 +161,7 @@ def test_hashed_item_ids(tmp_path: Path) -> None:
 def test_a_hashed_id_that_is_too_long_is_refused() -> None:
     assert 1 <= HashFeature("int", 10).code(2**63 - 1) <= 10
     with pytest.raises(TypeError, match="an integer of 64 bits, got a longer one"):
-        HashFeature("int", 10).code(10**5_000)
+        HashFeature("int", 10).check(10**5_000)
 
 
 def test_some_tasks_can_be_left_out(tmp_path: Path, encoder: TowerEncoder) -> None:

@@ -26,6 +26,7 @@ from silverray.shard.api import (
     SearchRequest,
 )
 from silverray.shard.index.keys import hash_texts
+from silverray.shard.model.features import UserFeatures
 from silverray.shard.traits import Traits
 
 DIMENSION = 8
@@ -33,7 +34,9 @@ VERSION = "v1"
 
 
 class Admitting:
-    """Stands in for the catalog's admission: the same checks, and a filter language of one number."""
+    """Stands in for the catalog's admission: the same checks, a filter language of one number, formulas of `mood`."""
+
+    valuer = SimpleNamespace(user_features=frozenset({"mood"}))
 
     def admit(self, request: SearchRequest, where: str = "") -> SearchRequest:
         def path(name: str) -> str:
@@ -146,7 +149,7 @@ def make_shards(n: int = 400, shards: int = 4, text_ids: bool = False) -> tuple[
     return parts, StubShard(keys, vectors, text_ids)
 
 
-def make_catalog(items: int) -> Any:
+def make_catalog(items: int, user_features: UserFeatures | None = None) -> Any:
     fields = {"title": {"type": "category"}}
     schema = SimpleNamespace(model_dump=lambda mode: {"id": "item", "fields": fields}, categories=("artist",))
     return SimpleNamespace(
@@ -160,6 +163,7 @@ def make_catalog(items: int) -> Any:
         vector_space="v1",
         tasks=("default",),
         set_wise=False,
+        user_features=user_features,
         schema=schema,
     )
 
@@ -176,12 +180,14 @@ def anyio_backend() -> str:
 async def make_house(anyio_backend: str) -> AsyncIterator[MakeHouse]:
     houses: list[House] = []
 
-    def make(*, encoder: Any = None, status: Any = None, items: int = 400, **settings: Any) -> House:
+    def make(
+        *, encoder: Any = None, features: Any = None, status: Any = None, items: int = 400, **settings: Any
+    ) -> House:
         shards, whole = make_shards(items)
         backends = [Backend(f"shard-{i}", shard, len(shard.keys)) for i, shard in enumerate(shards)]
         limits = RouterSettings(**({"deadline_s": 5.0} | settings))
         admission: Any = Admitting()
-        router = Router(make_catalog(items), backends, encoder, settings=limits, admission=admission)
+        router = Router(make_catalog(items, features), backends, encoder, settings=limits, admission=admission)
         transport = httpx.ASGITransport(create_app(router, status), raise_app_exceptions=False)
         client = httpx.AsyncClient(transport=transport, base_url="http://router")
         houses.append(House(shards, router, client, whole))

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from silverray.router.metrics import Histogram
+from silverray.router import metrics
+from silverray.router.metrics import Histogram, RouterMetrics
 
 
 def test_quantiles_are_within_a_bucket_of_the_true_ones() -> None:
@@ -41,3 +42,11 @@ def test_no_two_buckets_share_an_edge() -> None:
     edges = [edge for edge, _ in histogram.to_document()["buckets"]]
     assert len(edges) == len(set(edges)) == 399
     assert edges == sorted(edges)
+
+
+def test_trimmed_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_TRIMMED_NAMES", 1)
+    counted = RouterMetrics()
+    for names in (["country"], ["country"], ["a"], ["b"]):
+        counted.trimmed(names)
+    assert counted.to_document()["trimmed_features"] == {"country": 2, metrics.OTHER_NAMES: 2}

@@ -24,6 +24,7 @@ from silverray.shard.api import (
     SearchRequest,
     SequenceNotReached,
 )
+from silverray.shard.model.features import BucketFeature, HistoryFeature, UserFeatures
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -363,6 +364,32 @@ async def test_one_wrong_user_fails_alone(make_house: Any, query: Vector) -> Non
     one, wrong, other = await house.router.search([SearchRequest(user=user) for user in users])
     assert isinstance(wrong, InvalidRequest) and wrong.where == "user.refused"
     np.testing.assert_array_equal(one.keys, other.keys)
+
+
+async def test_users_are_checked_and_trimmed_by_the_signature(make_house: Any, query: Vector) -> None:
+    features = UserFeatures("seen", HistoryFeature("int", required=False), {"scale": BucketFeature((0.0,), True)})
+    tower = Tower(query)
+    house = make_house(encoder=tower, features=features)
+    users: list[dict[str, Any]] = [
+        {"scale": 1, "mood": "calm", "slow": 1, "down": 1},
+        {"scale": "1"},
+        {"seen": [1]},
+        {"scale": 2, "seen": ["a"], "slow": 1},
+        {"scale": 1, "slow": 1},
+    ]
+    one, text, missing, history, other = await house.router.search([SearchRequest(user=user) for user in users])
+    assert tower.batches == [2]
+    np.testing.assert_array_equal(one.keys, other.keys)
+    for wrong, where, message in (
+        (text, "user.scale", "scale: expected a number, got a string"),
+        (missing, "user.scale", "required feature 'scale' is missing"),
+        (history, "user.seen", "seen: expected a list of int item ids, got a string at place 0"),
+    ):
+        assert isinstance(wrong, InvalidRequest)
+        assert (wrong.where, wrong.message) == (where, message)
+    assert house.router.to_document()["trimmed_features"] == {"slow": 2, "down": 1}
+    reply = await house.client.post("/v1/search", json={"queries": [{"user": {"scale": 1}}, {"user": {"scale": None}}]})
+    assert (reply.status_code, reply.json()["error"]["where"]) == (422, "queries[1].user.scale")
 
 
 async def test_the_encoder_fails_and_vectors_go_on(make_house: Any, query: Vector) -> None:
