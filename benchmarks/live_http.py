@@ -29,12 +29,10 @@ class Seen(NamedTuple):
     """What became of one body.
 
     Attributes:
-        late_s: how long after it was due it was sent.
-        acknowledged_s: from then until it was acknowledged.
+        acknowledged_s: from when it was sent until it was acknowledged.
         visible_s: from then until a search was answered that had asked for it (`min_seq`), all of its own time counted.
     """
 
-    late_s: float
     acknowledged_s: float
     visible_s: float
 
@@ -80,7 +78,7 @@ class LiveService:
         idle = _spent(lambda: time.sleep(seconds))
         prepared = [make(BODY) for _ in range(round(seconds * rate / BODY))]
         bodies = [pack_body(writes) for writes in prepared]
-        busy = _spent(lambda: self._write_at(bodies, BODY / rate, []))
+        busy = _spent(lambda: self._write_at(bodies, BODY / rate, None))
         for writes in prepared:
             self._items.note(writes)
         parts = {"router": 0.0, "shards": 0.0, "log": 0.0, "haproxy": 0.0, "ray": 0.0}
@@ -93,15 +91,17 @@ class LiveService:
         """Close the connection of the writer."""
         self._client.close()
 
-    def _write_at(self, bodies: Sequence[bytes], interval_s: float, seen: list[Seen]) -> None:
+    def _write_at(self, bodies: Sequence[bytes], interval_s: float, seen: list[Seen] | None) -> None:
+        """Write a body at a time, and note how soon it was seen unless nobody asks for that."""
         due = time.perf_counter() + interval_s / 2
         for body in bodies:
             time.sleep(max(0.0, due - time.perf_counter()))
             sent = time.perf_counter()
             seq = self._ask(self._items_url, body)["seq"]
             acknowledged = time.perf_counter()
-            self._ask(self._search_url, msgpack.packb({"vector": self._query, "k": 1, "min_seq": seq}))
-            seen.append(Seen(sent - due, acknowledged - sent, time.perf_counter() - acknowledged))
+            if seen is not None:
+                self._ask(self._search_url, msgpack.packb({"vector": self._query, "k": 1, "min_seq": seq}))
+                seen.append(Seen(acknowledged - sent, time.perf_counter() - acknowledged))
             due += interval_s
 
     def _ask(self, url: str, body: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,6 +42,7 @@ def publish(
     space: Annotated[
         str | None, typer.Option(help="Name of the vectors' space; by default the model's, or the version's name.")
     ] = None,
+    cache: Annotated[Literal["fp32", "bf16"], typer.Option(help="Type in which item vectors are kept.")] = "fp32",
     json: Json = False,
 ) -> None:
     """Build an index over items and publish it as a snapshot.
@@ -53,7 +54,7 @@ def publish(
         from silverray.cluster.commands.publish import Publication, run_publish
 
         publication = Publication(
-            items, schema, out, vectors, model, partitions, clusters, seed, version, as_of, from_live, log, space
+            items, schema, out, vectors, model, partitions, clusters, seed, version, as_of, from_live, log, space, cache
         )
         run_publish(publication, as_json=json)
 

@@ -19,6 +19,7 @@ from silverray.cluster.log.folding import fold_log
 from silverray.cluster.terminal import notes, print_json, progress_bar, results
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish, read_model
+from silverray.shard.index.catalog import CacheType
 from silverray.shard.index.snapshot import MANIFEST, SnapshotFiles, newest_version
 from silverray.shard.live.fold import Folded
 
@@ -47,6 +48,7 @@ class Publication:
     from_live: bool
     log: Path | None
     space: str | None
+    cache: CacheType
 
 
 class _Input(NamedTuple):
@@ -92,6 +94,7 @@ def run_publish(publication: Publication, *, as_json: bool) -> None:
             seq=given.seq,
             items_seq=given.items_seq,
             space=given.space,
+            cache=publication.cache,
             progress=show,
         )
     seconds = time.perf_counter() - started

@@ -54,6 +54,7 @@ def _describe(catalog: Catalog) -> dict[str, Any]:
         "id_type": catalog.id_type,
         "dimension": catalog.dimension,
         "metric": catalog.metric,
+        "cache": catalog.cache,
         "tasks": list(catalog.tasks),
         "user_tower": catalog.has_user_tower,
         "fields": {name: field.model_dump() for name, field in catalog.schema.fields.items()},

@@ -18,7 +18,7 @@ from torch import Tensor
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.schema import Schema
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.catalog import CACHE_TYPES, CacheType, Catalog
 from silverray.shard.index.keys import partition_of
 from silverray.shard.index.kmeans import Progress, assign, default_clusters, train_centroids
 from silverray.shard.index.recall import RecallCurve, measure_recall_curve
@@ -60,6 +60,7 @@ def publish(
     seq: int = 0,
     items_seq: int | None = None,
     space: str | None = None,
+    cache: CacheType = "fp32",
     progress: Progress | None = None,
 ) -> Catalog:
     """Build a snapshot and publish it as `out/version`, whole or not at all.
@@ -78,6 +79,8 @@ def publish(
         seq: log sequence number that the input includes.
         items_seq: the one that it included before a log was folded into it; by default the same.
         space: name of the vectors' space; by default the model's, or the version's name.
+        cache: type in which vectors are kept. In bf16 they take half the room, and exact scores are those of rounded
+            vectors.
         progress: told of every step.
 
     Returns:
@@ -93,6 +96,8 @@ def publish(
     version = version or datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     if "/" in version or version.startswith("."):
         raise ValueError(f"version: expected a plain name, got {version!r}")
+    if cache not in CACHE_TYPES:
+        raise ValueError(f"cache: expected one of {', '.join(CACHE_TYPES)}, got {cache!r}")
     if not 1 <= partitions <= 65_536:
         raise ValueError(f"partitions: expected 1 to 65536, got {partitions}")
     tell = progress or _tell_nobody
@@ -107,7 +112,8 @@ def publish(
     with new_snapshot(out, version) as folder:
 
         def write(number: int) -> None:
-            _write_partition(folder / partition_folder(number), source, parts[number], centroids, nearest, layout)
+            into = folder / partition_folder(number)
+            _write_partition(into, source, parts[number], centroids, nearest, layout, CACHE_TYPES[cache])
 
         for done, _ in enumerate(in_threads(write, range(partitions)), 1):
             tell("partitions", done, partitions)
@@ -124,7 +130,7 @@ def publish(
             "schema": schema.model_dump(mode="json"),
             "partition_items": counts.tolist(),
             "clusters": len(centroids),
-            "cache": "fp32",
+            "cache": cache,
             "vector_space": space or (info["vector_space"] if info else version),
             "tasks": info["tasks"] if info else [DEFAULT_TASK],
             "model": info,
@@ -185,14 +191,15 @@ def _write_partition(
     centroids: Tensor,
     nearest: Tensor,
     layout: PlaneLayout,
+    dtype: torch.dtype,
 ) -> None:
     folder.mkdir(parents=True)
     index = torch.from_numpy(rows)
     clusters = nearest[index]
     write_tensors({"keys": torch.from_numpy(source.keys[rows]), "clusters": clusters.int()}, folder / KEYS)
     columns = source.columns.take(index)
-    vectors = source.vectors.rows(rows)
-    arrays = {"vectors": vectors, "bits": layout.encode(columns)} | _codes(vectors, centroids, clusters)
+    vectors = source.vectors.rows(rows).to(dtype)
+    arrays = {"vectors": vectors, "bits": layout.encode(columns)} | _codes(vectors.float(), centroids, clusters)
     write_tensors(arrays, folder / ITEMS)
     write_tensors(columns.to_tensors(), folder / COLUMNS)
     payload = source.payload.take(pa.array(rows)).combine_chunks()

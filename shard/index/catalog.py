@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+import torch
+
 from silverray.shard.api import SnapshotError
 from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.schema import Schema
@@ -15,6 +17,9 @@ from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.overarch import SCORERS
 
 IdType = Literal["int", "string"]
+CacheType = Literal["fp32", "bf16"]
+CACHE_TYPES: dict[CacheType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Types of the item cache by the names that snapshots give them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Catalog:
         tasks: prediction targets; a query has one vector per task, in this order.
         user_features: what its user tower takes; None where it has none.
         set_wise: whether its scorer judges a list as a whole, so that it runs where lists are merged.
+        cache: type in which the item cache keeps vectors.
         vector_space: name of the space that its vectors are of; live writes name theirs.
     """
 
@@ -49,6 +55,7 @@ class Catalog:
     tasks: tuple[str, ...]
     user_features: UserFeatures | None
     set_wise: bool
+    cache: CacheType
     vector_space: str
 
     @classmethod
@@ -85,6 +92,7 @@ class Catalog:
             tasks=tuple(manifest["tasks"]),
             user_features=_user_features(files),
             set_wise=scorer is not None and not scorer.pointwise,
+            cache=manifest["cache"],
             vector_space=manifest["vector_space"],
         )
 
@@ -102,6 +110,11 @@ class Catalog:
     def dimension(self) -> int:
         """Length of a vector."""
         return self.schema.vector.dimension
+
+    @property
+    def cache_type(self) -> torch.dtype:
+        """The type of `cache`."""
+        return CACHE_TYPES[self.cache]
 
     @property
     def metric(self) -> Literal["ip", "cosine"]:

@@ -117,7 +117,7 @@ def _room(arrangement: Arrangement, catalog: Catalog) -> dict[str, Tensor]:
     arrays = {
         "codes": empty_rows(slots, catalog.dimension, torch.int8),
         "scales": torch.empty(slots),
-        "vectors": empty_rows(slots, catalog.dimension, torch.float32),
+        "vectors": empty_rows(slots, catalog.dimension, catalog.cache_type),
         "bits": torch.empty(slots, words_for(catalog.layout.rows), dtype=torch.int64),
     }
     free = arrangement.free()

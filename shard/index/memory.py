@@ -150,7 +150,7 @@ def _arrays(catalog: Catalog, slots: int, placement: Placement) -> dict[str, int
         "codes": rows("codes", slots, torch.int8),
         "scales": 4 * slots,
         "planes": catalog.layout.rows * row_bytes(words_for(slots), torch.int64),
-        "vectors": rows("vectors", slots, torch.float32),
+        "vectors": rows("vectors", slots, catalog.cache_type),
         "keys": 8 * slots,
         "centroids": centroids + 4 * clusters + 8 * clusters + 8 * (clusters + 1),  # scales, sizes, offsets
     }

@@ -171,8 +171,8 @@ class LiveArrays:
     ) -> Edit:
         """Lay out the upserts `rows` and the patches `there` of changes, which go to `placed` and `patched`."""
         index = torch.from_numpy(rows)
-        slots, vectors = torch.from_numpy(placed.slots), changes.vectors[index]
-        codes = quantize_rows(vectors - self._centroids[torch.from_numpy(placed.clusters)])
+        slots, vectors = torch.from_numpy(placed.slots), changes.vectors[index].to(self.lists.vectors.dtype)
+        codes = quantize_rows(vectors.float() - self._centroids[torch.from_numpy(placed.clusters)])
         patch = self._patch(changes, there, patched)
         columns = {name: [edit] for name, edit in patch.columns.items()}
         planes = patch.planes

@@ -98,7 +98,7 @@ class Edit(NamedTuple):
         keys: `[U]` int64.
         codes: `[U, D]` int8.
         scales: `[U]` float32.
-        vectors: `[U, D]` float32.
+        vectors: `[U, D]`, of the item cache's type.
         freed: `[F]` int64 slots.
         planes: bits of slots that change.
         columns: by field.
