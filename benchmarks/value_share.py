@@ -20,7 +20,7 @@ from silverray.shard.value.valuer import Asked
 
 REQUESTS, K, THREADS = 64, 100, 2
 WARM_UP = 2
-SPREAD = 0.9
+SPREAD = 1.3
 """Noise that tells a user's tasks apart; about 2,000 different candidates remain of the 3,000 that six tasks find."""
 STEPS = ("retrieve", "unite", "score", "value", "select")
 SCORERS: tuple[tuple[str, dict[str, int]], ...] = (

@@ -18,8 +18,8 @@ from silverray.shard.value.valuer import Asked, Valuer
 
 PLACES = 1 << 18
 """Most candidates that are ranked together; this bounds the memory that they need."""
-SCORED = 1 << 15
-"""Most candidates that are scored together: what a scorer computes of them then stays near the processor's caches."""
+SCORED = 1 << 12
+"""Most pairs of candidate and task that a thread of a CPU scores at a time: their numbers then stay in its cache."""
 
 
 class Stage(NamedTuple):
@@ -97,12 +97,8 @@ class Ranker:
 
     def judge(self, users: Tensor, slots: Tensor, asked: Sequence[Asked]) -> Judged:
         """Predict and value given items, `[B, K]` slots of 0 or more."""
-        valuations = self._valuer.valuations(asked, users.device)
-        parts = []
-        for some in torch.split(slots, max(1, SCORED // len(slots)), dim=1):
-            predictions = self.ranking.predict(users, some)
-            parts.append(Judged(predictions, self.ranking.value(predictions, some, valuations)))
-        return Judged(*(torch.cat(column, dim=1) for column in zip(*parts, strict=True)))
+        predictions = self._predict(users, slots)
+        return Judged(predictions, self.ranking.value(predictions, slots, self._valuer.valuations(asked, users.device)))
 
     def _rank(
         self,
@@ -134,10 +130,23 @@ class Ranker:
         ]
 
     def _predict(self, users: Tensor, slots: Tensor) -> Tensor:
-        """Predictions `[B, K, T]`, of some requests at a time."""
-        rows = max(1, SCORED // max(1, slots.shape[1]))
-        parts = zip(torch.split(users, rows), torch.split(slots, rows), strict=True)
-        return torch.cat([self.ranking.predict(*part) for part in parts])
+        """Predictions `[B, K, T]`, of so many candidates at a time as are scored together."""
+        together = _scored_together(users)
+        columns = max(1, min(together, slots.shape[1]))
+        rows = max(1, together // columns)
+        return torch.cat(
+            [
+                torch.cat([self.ranking.predict(some, part) for part in torch.split(its, columns, dim=1)], dim=1)
+                for some, its in zip(torch.split(users, rows), torch.split(slots, rows), strict=True)
+            ]
+        )
+
+
+def _scored_together(users: Tensor) -> int:
+    """How many candidates of users `[B, T, D]` are scored at a time."""
+    if users.device.type != "cpu":
+        return PLACES
+    return max(1, SCORED * torch.get_num_threads() // users.shape[1])
 
 
 def _joined(parts: Sequence[Stage]) -> Stage:
