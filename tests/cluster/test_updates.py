@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 ROUNDS = int(os.environ.get("SILVERRAY_KILLS", "4"))
 KINDS = ("ray::LogWriter", "ServeReplica:live-shard", "ServeReplica:live-router")
+PAUSE_S = 0.05  # between bodies: a shard that was killed catches up with all of the log
 YEAR = 3_000  # of no film that was published
 FIRST = 1_000_000
 
@@ -113,6 +114,7 @@ class Writer(threading.Thread):
                     time.sleep(0.05)
             self.present = (self.present | set(new)) - set(old)
             self.known = (seq, self.known[1] | set(old))
+            self.stopping.wait(PAUSE_S)
 
 
 @pytest.mark.timeout(60 * (ROUNDS + 2))
