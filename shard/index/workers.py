@@ -12,6 +12,9 @@ from typing import TypeVar
 
 import torch
 
+NICE = 10
+"""Priority of background threads, as `nice` counts: 0 is that of the others, 19 the lowest."""
+
 Input = TypeVar("Input")
 Result = TypeVar("Result")
 
@@ -48,7 +51,7 @@ def single_worker(name: str, *, background: bool = False) -> ThreadPoolExecutor:
 
     Args:
         name: of the thread.
-        background: whether it computes only while a processor has nothing else to do; on Linux.
+        background: whether it gets out of the way of the process's other threads where processors are busy; on Linux.
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))
@@ -58,6 +61,6 @@ def single_worker(name: str, *, background: bool = False) -> ThreadPoolExecutor:
 
 
 def _stand_back() -> None:
-    """Give the calling thread the lowest priority, where threads have one of their own."""
+    """Give the calling thread a low priority, where threads have their own; at the lowest it might not get on."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
