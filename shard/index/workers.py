@@ -55,12 +55,13 @@ def single_worker(name: str, *, background: bool = False) -> ThreadPoolExecutor:
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))
-    pool.submit(_stand_back if background else int).result()
+    pool.submit(_settle, background).result()
     torch.set_num_threads(threads)  # as above
     return pool
 
 
-def _stand_back() -> None:
-    """Give the calling thread a low priority, where threads have their own; at the lowest it might not get on."""
-    if sys.platform == "linux":
+def _settle(background: bool) -> None:
+    """Prepare the calling thread; a low priority, as at the lowest it might not get on."""
+    torch.get_num_threads()  # from here on torch has seen it, and leaves it its number
+    if background and sys.platform == "linux":  # elsewhere threads have no priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
