@@ -116,13 +116,13 @@ class LogWriter:
         }
 
     async def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what waits and close the file, once nothing uses it: calls that were given up run to their ends."""
         if self._committing is not None:
             await self._committing
+        await asyncio.to_thread(self._reading.shutdown)
+        await asyncio.to_thread(self._writing.shutdown)
         if self._store is not None:
             self._store.close()
-        self._writing.shutdown()
-        self._reading.shutdown()
 
     async def _commit_all(self) -> None:
         try:

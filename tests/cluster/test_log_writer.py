@@ -12,7 +12,7 @@ import pytest
 from silverray.cluster.log import readers, writer
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.log.writer import LogWriter
-from silverray.router.log import LogFenced, LogRecord, LogUnavailable, Reader
+from silverray.router.log import LogFenced, LogPage, LogRecord, LogUnavailable, Reader
 from silverray.shard.api import Overloaded
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -159,3 +159,27 @@ async def test_an_append_has_its_time(path: Path, monkeypatch: pytest.MonkeyPatc
     gate.open.set()
     assert await log.append(b"b", 1, 10) == 2
     await log.close()
+
+
+async def test_closing_waits_for_a_read_that_was_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, read = LogWriter(path), LogStore.read
+    await log.append(b"one", 1, 10)
+    begun, go_on = threading.Event(), threading.Event()
+    pages: list[LogPage] = []
+
+    def wait(store: LogStore, after: int, limit: int) -> LogPage:
+        begun.set()
+        assert go_on.wait(10)
+        pages.append(read(store, after, limit))
+        return pages[0]
+
+    monkeypatch.setattr(LogStore, "read", wait)
+    reading = asyncio.create_task(log.read(0, 10, 0))
+    await asyncio.to_thread(begun.wait, 10)
+    reading.cancel()
+    closing = asyncio.create_task(log.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    go_on.set()
+    await closing
+    assert pages == [LogPage([LogRecord(1, 1, b"one")], 1)]
