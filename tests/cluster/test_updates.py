@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 ROUNDS = int(os.environ.get("SILVERRAY_KILLS", "4"))
 KINDS = ("ray::LogWriter", "ServeReplica:live-shard", "ServeReplica:live-router")
+BODY = 12  # new items of a body, and as many old ones
 PAUSE_S = 0.05  # between bodies: a shard that was killed catches up with all of the log
 YEAR = 3_000  # of no film that was published
 FIRST = 1_000_000
@@ -84,9 +85,9 @@ def test_writes_are_seen(service: Service) -> None:
 
 
 class Writer(threading.Thread):
-    """Writes five new items and deletes five old ones, a body at a time and each until it is acknowledged.
+    """Writes new items and deletes old ones, a body at a time and each until it is acknowledged.
 
-    At most 500 items are there at a time, so that one search can see them all.
+    At most 600 items are there at a time, so that one search can see them all.
     """
 
     def __init__(self, url: str) -> None:
@@ -101,8 +102,8 @@ class Writer(threading.Thread):
     def run(self) -> None:
         id_ = FIRST
         while not self.stopping.is_set():
-            new = range(id_, id_ := id_ + 5)
-            old = [n - 500 for n in new]
+            new = range(id_, id_ := id_ + BODY)
+            old = [n - 50 * BODY for n in new]
             body = {"upsert": [item(n) for n in new], "delete": old}
             self.sent |= set(new)
             while True:
@@ -160,7 +161,7 @@ def recovered(client: SearchClient, writer: Writer) -> bool:
     """Whether a write that began after now was acknowledged, and all shards answer with it."""
     seq = writer.known[0]
     try:
-        client.search({"vector": [1.0] * 16, "min_seq": seq + 10, "min_coverage": 1.0})
+        client.search({"vector": [1.0] * 16, "min_seq": seq + 2 * BODY, "min_coverage": 1.0})
     except SearchError:
         return False
     return True
