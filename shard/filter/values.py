@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from itertools import accumulate
 from types import NoneType
 from typing import Any
@@ -26,8 +27,9 @@ TYPES: Mapping[FieldType, tuple[type, ...]] = {
 }
 """Python's types of a field's values; the first is that of every value in the log."""
 _EPOCH = date(1970, 1, 1).toordinal()
+_code = lru_cache(1 << 16)(hash_text)  # written items have few values of their own
 _STORED: Mapping[FieldType, Callable[[Any], float]] = {
-    "category": hash_text,
+    "category": _code,
     "int": int,
     "float": float,
     "bool": int,
@@ -61,7 +63,7 @@ def read_values(name: str, values: Sequence[Any], field: Field) -> Column:
         if not all(type(tag) is str for tag in tags):
             raise ColumnError(f"column {name}: expected lists of strings")
         offsets = torch.tensor(list(accumulate(map(len, lists), initial=0)), dtype=torch.int64)
-        return Column(_numbers(map(hash_text, tags), np.int64), present, offsets)
+        return Column(_numbers(map(_code, tags), np.int64), present, offsets)
     stored = _STORED[field.type]
     numbers = [0 if value is None else stored(value) for value in values]
     return Column(_numbers(numbers, np.float64 if field.type == "float" else np.int64), present)
