@@ -72,38 +72,49 @@ def halving_sum(products: Tensor) -> Tensor:
     return sums[:, 0]
 
 
-def dot_products(users: Tensor, items: Tensor) -> Tensor:
+def dot_products(users: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     """Score candidates for every task by the dot product, bit for bit as `exact_scores` does.
 
     Args:
         users: `[B, T, D]` float32.
-        items: `[B, K, D]` float32.
+        vectors: `[N, D]` float32 or bfloat16, the item cache.
+        slots: `[B, K]` int64, the candidates; -1 gives -inf.
 
     Returns:
         `[B, K, T]` float32.
 
     Raises:
         ValueError: a wrong dtype or shape.
+
+    Cost:
+        Reads D elements of the cache per candidate.
     """
-    if users.dim() != 3 or items.dim() != 3 or users.shape[::2] != items.shape[::2]:
-        raise ValueError(f"users, items: expected [B, T, D] and [B, K, D], got {[*users.shape]} and {[*items.shape]}")
-    if not users.dtype == items.dtype == torch.float32:
-        raise ValueError(f"users, items: expected float32, got {users.dtype} and {items.dtype}")
-    scores: Tensor = _dot_products(users, items)
+    if users.dim() != 3 or vectors.dim() != 2 or users.shape[2] != vectors.shape[1]:
+        raise ValueError(f"users, vectors: expected [B, T, D] and [N, D], got {[*users.shape]} and {[*vectors.shape]}")
+    if slots.dim() != 2 or slots.shape[0] != users.shape[0]:
+        raise ValueError(f"slots: expected [{users.shape[0]}, K], got {[*slots.shape]}")
+    types = users.dtype, vectors.dtype, slots.dtype
+    if types not in ((torch.float32, torch.float32, torch.int64), (torch.float32, torch.bfloat16, torch.int64)):
+        raise ValueError(f"users, vectors, slots: expected float32, float32 or bfloat16, and int64, got {types}")
+    scores: Tensor = _dot_products(users, vectors, slots)
     return scores
 
 
-def dot_products_reference(users: Tensor, items: Tensor) -> Tensor:
+def dot_products_reference(users: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     """`dot_products` in plain PyTorch."""
+    shape = (*slots.shape, users.shape[1])
+    if not len(vectors):
+        return users.new_full(shape, -torch.inf)
+    items = vectors.index_select(0, slots.flatten().clamp(min=0)).float().view(*slots.shape, vectors.shape[1])
     tasks = [halving_sum((items * users[:, task, None]).flatten(0, 1)) for task in range(users.shape[1])]
-    return torch.stack(tasks, dim=1).view(*items.shape[:2], users.shape[1])
+    return torch.stack(tasks, dim=1).view(shape).masked_fill(slots[:, :, None] < 0, -torch.inf)
 
 
 _dot_products = define(
     "dot_products",
     dot_products_reference,
     cpu=lazily("products_numba.launch"),
-    fake=lambda users, items: users.new_empty(items.shape[0], items.shape[1], users.shape[1]),
+    fake=lambda users, slots, **_: users.new_empty(*slots.shape, users.shape[1]),
 )
 _exact_scores = define(
     "exact_scores",

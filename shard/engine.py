@@ -21,6 +21,7 @@ from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.key_slots import FREE
 from silverray.shard.index.loader import load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.planner import candidates_for, coarse_keep
@@ -275,18 +276,22 @@ class Engine:
     def rank_given(self, request: SearchRequest, keys: NDArray[np.int64]) -> SearchReply:
         """Rank given items, found or not: all that there are, by (value desc, key asc); filter and k do not matter."""
         start = perf_counter()
-        slots = np.sort(self.payload.slots(keys))
-        slots = slots[np.diff(slots, prepend=-1) > 0]  # once each, and -1 not at all
+        keys = np.sort(keys)
+        slots = self.payload.slots(keys)
+        wanted = slots != FREE
+        wanted[1:] &= keys[1:] != keys[:-1]  # once each
+        keys, slots = keys[wanted], slots[wanted]
         device = self.model.lists.keys.device
-        users, places = (torch.tensor(array, device=device)[None] for array in (_vectors(request), slots))
+        users, places = (torch.from_numpy(array).to(device)[None] for array in (_vectors(request), slots))
         judged = self._judge.judge(users, places, [Asked.of(request)])
-        order = topk.top_k(judged.values, self.model.lists.keys[places], len(slots)).places[0].cpu().numpy()
-        chosen, predictions = slots[order], judged.predictions[0].cpu().numpy()[order]
+        best = topk.top_k(judged.values, torch.from_numpy(keys).to(device), len(slots))
+        order = best.places[0].cpu().numpy()
+        chosen, predictions = slots[order], judged.predictions[0].cpu().numpy().take(order, axis=0)
         told = {"ranked": len(slots), "batch_ms": round((perf_counter() - start) * 1e3, 3)}
         return SearchReply(
             ids=self.payload.ids(chosen),
-            keys=self.payload.keys(chosen),
-            scores=judged.values[0].cpu().numpy()[order],
+            keys=keys[order],
+            scores=best.scores[0].cpu().numpy(),
             fields=self.payload.fields(request.fields, chosen),
             version=self.catalog.version,
             seq=self.applied,

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.topk import top_k
+from silverray.kernels.union import United
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.engine import Engine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.verify import matches
-from silverray.shard.model.candidates import Candidates
 from silverray.shard.ranker import Ranker
 from silverray.shard.value.valuer import Asked
 
@@ -66,7 +66,7 @@ class ExactEngine(Engine):
         tasks, wanted = users.shape[1], torch.tensor([request.k], device=slots.device)
         rows = torch.arange(tasks, device=slots.device).repeat(len(slots))
         found = exact_scores(self.model.lists.vectors, users[0], rows, slots.repeat_interleave(tasks))
-        candidates = Candidates(slots[None], found.view(1, len(slots), tasks))
+        candidates = United(slots[None], found.view(1, len(slots), tasks))
         ranked = ranker.ranking.select(candidates, *judged, wanted, request.k, request.quotas)
         there = ranked.slots[0] >= 0
         told = TaskScores(self.catalog.tasks, *(part[0, there].cpu().numpy() for part in ranked[2:]))

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.shard.model.candidates import packed, unite
+from silverray.kernels.union import United, unite
+from silverray.shard.model.overarch import DotProduct, Scorer
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.value.valuer import Asked, Valuer
 
@@ -113,9 +114,10 @@ class Ranker:
         """As `Ranking.forward`, step by step."""
         times = [perf_counter()]
         candidates = unite(slots, scores)
-        if users.device.type == "cpu":
-            candidates = packed(candidates)
         left = (candidates.slots >= 0).sum(dim=1)
+        if users.device.type == "cpu":  # a GPU would be waited for
+            most = max(1, int(left.amax()))
+            candidates = United(candidates.slots[:, :most], candidates.found[:, :most])
         times.append(perf_counter())
         predictions = self._predict(users, candidates.slots)
         times.append(perf_counter())
@@ -131,7 +133,9 @@ class Ranker:
 
     def _predict(self, users: Tensor, slots: Tensor) -> Tensor:
         """Predictions `[B, K, T]`, of so many candidates at a time as are scored together."""
-        together = _scored_together(users)
+        together = _scored_together(users, self.ranking.scorer)
+        if slots.numel() <= together:
+            return self.ranking.predict(users, slots)
         columns = max(1, min(together, slots.shape[1]))
         rows = max(1, together // columns)
         return torch.cat(
@@ -142,9 +146,9 @@ class Ranker:
         )
 
 
-def _scored_together(users: Tensor) -> int:
+def _scored_together(users: Tensor, scorer: Scorer) -> int:
     """How many candidates of users `[B, T, D]` are scored at a time."""
-    if users.device.type != "cpu":
+    if users.device.type != "cpu" or isinstance(scorer, DotProduct):  # which copies nothing
         return PLACES
     return max(1, SCORED * torch.get_num_threads() // users.shape[1])
 

@@ -37,15 +37,16 @@ class KeySlots:
     def find(self, keys: Ints) -> Ints:
         """The slots of items, `[m]` int64; `FREE` for those that there are not."""
         slots = np.full(len(keys), FREE)
-        if not len(self._keys):
-            return slots
         if len(self._sorted):
-            near = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
-            slots = np.where(self._sorted[near] == keys, self._places[near], FREE)
+            near = np.searchsorted(self._sorted, keys)  # fastest where the keys ascend
+            slots = self._places[np.minimum(near, len(self._sorted) - 1)]
+            slots[(self._keys[slots] != keys) | (keys == FREE)] = FREE
         if self._moved:
-            moved = np.array([self._moved.get(key, FREE) for key in keys.tolist()], dtype=np.int64)
-            slots = np.where(moved == FREE, slots, moved)
-        return np.where((slots != FREE) & (self._keys[slots] == keys), slots, FREE)
+            for place in np.flatnonzero(slots == FREE).tolist():
+                slot = self._moved.get(key := int(keys[place]), FREE)
+                if slot != FREE and self._keys[slot] == key:
+                    slots[place] = slot
+        return slots
 
     def move(self, key: int, slot: int) -> None:
         """Note that an item is in another slot now, or has come."""

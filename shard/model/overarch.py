@@ -14,6 +14,7 @@ Letters: B requests, K candidates, T tasks, D dimensions, F features, H hidden w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,32 @@ class Scorer(nn.Module):
         """Score candidates for every task: `[B, K, T]` float32."""
         raise NotImplementedError
 
+    def score_slots(
+        self, users: Tensor, vectors: Tensor, slots: Tensor, features: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Score items of the item cache.
+
+        Args:
+            users: as above.
+            vectors: `[N, D]` float32 or bfloat16, the cache; it may be on the host.
+            slots: `[B, K]` int64 places in it; -1 where there is no candidate.
+            features: makes those of slots `[B, K]` of 0 or more.
+
+        Returns:
+            `[B, K, T]` float32, the same bit for bit on this device whatever other candidates there are, if the scorer
+            is pointwise; undefined where there is no candidate.
+        """
+        count = slots.shape[1]
+        if count < LEAST:
+            slots = nn.functional.pad(slots, (0, LEAST - count), value=-1)
+        valid = slots >= 0
+        places = torch.where(valid, slots, 0)
+        # Vectors that are kept on the host are gathered there, which waits for the slots.
+        flat = vectors.index_select(0, places.flatten().to(vectors.device)).to(users.device)
+        items = flat.float().view(*slots.shape, vectors.shape[1])
+        scores: Tensor = self(users, items, features(places), valid)
+        return scores[:, :count]
+
 
 def of_users(layer: nn.Module, users: Tensor) -> Tensor:
     """What a layer makes of users `[B, T, D]`, bit for bit the same whatever other users there are."""
@@ -48,7 +75,16 @@ class DotProduct(Scorer):
 
     def forward(self, users: Tensor, items: Tensor, features: Tensor, valid: Tensor) -> Tensor:
         """See the module's text."""
-        return dot_products(users, items)
+        slots = torch.arange(valid.numel(), device=valid.device).view(valid.shape)
+        return dot_products(users, items.flatten(0, 1), slots)
+
+    def score_slots(
+        self, users: Tensor, vectors: Tensor, slots: Tensor, features: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """See `Scorer.score_slots`; nothing is copied out of the cache."""
+        if vectors.device != users.device:
+            return super().score_slots(users, vectors, slots, features)
+        return dot_products(users, vectors, slots)
 
 
 class MLP(Scorer):

@@ -7,16 +7,17 @@ Letters: B requests, T tasks, N slots found by a task, K = T N candidates, D dim
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from silverray.kernels.topk import top_k
+from silverray.kernels.union import United, unite
 from silverray.shard.index.lists import Lists
-from silverray.shard.model.candidates import Candidates, unite
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.overarch import LEAST, Scorer
+from silverray.shard.model.overarch import Scorer
 from silverray.shard.value.inputs import gather_fields
 from silverray.shard.value.valuer import Valuation, valued
 
@@ -91,16 +92,7 @@ class Ranking(nn.Module):
 
     def predict(self, users: Tensor, slots: Tensor) -> Tensor:
         """Predictions `[B, K, T]` float32 for slots `[B, K]`; undefined where a slot is -1."""
-        count = slots.shape[1]
-        if count < LEAST:
-            slots = nn.functional.pad(slots, (0, LEAST - count), value=-1)
-        vectors, valid = self.lists.vectors, slots >= 0
-        places = torch.where(valid, slots, 0)
-        # Vectors that are kept on the host are gathered there, which waits for the slots.
-        flat = vectors.index_select(0, places.flatten().to(vectors.device)).to(users.device)
-        items = flat.float().view(*slots.shape, vectors.shape[1])
-        predictions: Tensor = self.scorer(users, items, self.features(self.lists.columns, places), valid)
-        return predictions[:, :count]
+        return self.scorer.score_slots(users, self.lists.vectors, slots, partial(self.features, self.lists.columns))
 
     def value(self, predictions: Tensor, slots: Tensor, valuations: Sequence[Valuation]) -> Tensor:
         """One finite value `[B, K]` float32 for each candidate."""
@@ -114,7 +106,7 @@ class Ranking(nn.Module):
 
     def select(
         self,
-        candidates: Candidates,
+        candidates: United,
         predictions: Tensor,
         values: Tensor,
         wanted: Tensor,

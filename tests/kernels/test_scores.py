@@ -29,26 +29,34 @@ def test_the_second_half_is_added_to_the_first() -> None:
     assert halving_sum(torch.zeros(2, 0)).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("batch", "tasks", "count", "d"),
     [(1, 1, 1, 1), (1, 2, 1_000, 64), (3, 2, 17, 50), (5, 6, 33, 128), (2, 1, 16, 1_000), (0, 2, 5, 8), (2, 3, 0, 8)],
 )
-def test_dot_products_are_exact_scores(batch: int, tasks: int, count: int, d: int) -> None:
+def test_dot_products_are_exact_scores(batch: int, tasks: int, count: int, d: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(d)
     users = torch.randn(batch, tasks, d, generator=generator)
-    items = torch.randn(batch, count, d, generator=generator)
-    scores = dot_products(users, items)
-    assert torch.equal(scores, dot_products_reference(users, items))
+    vectors = torch.randn(200, d, generator=generator).to(dtype)
+    slots = torch.randint(-1, 200, (batch, count), generator=generator)
+    scores = dot_products(users, vectors, slots)
+    assert torch.equal(scores, dot_products_reference(users, vectors, slots))
     for row in range(batch):
         for task in range(tasks):
-            exact = exact_scores(
-                items[row], users[row, task][None], torch.zeros(count, dtype=torch.int64), torch.arange(count)
-            )
+            exact = exact_scores(vectors, users[row, task][None], torch.zeros_like(slots[row]), slots[row])
             assert torch.equal(scores[row, :, task], exact)
 
 
+def test_dot_products_without_items_are_minus_infinity() -> None:
+    for op in (dot_products, dot_products_reference):
+        assert op(torch.ones(2, 1, 8), torch.ones(0, 8), torch.full((2, 3), -1)).tolist() == [[[-torch.inf]] * 3] * 2
+
+
 def test_dot_products_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"expected \[B, T, D\] and \[B, K, D\], got \[2, 1, 8\] and \[2, 5, 9\]"):
-        dot_products(torch.zeros(2, 1, 8), torch.zeros(2, 5, 9))
-    with pytest.raises(ValueError, match="expected float32"):
-        dot_products(torch.zeros(2, 1, 8), torch.zeros(2, 5, 8, dtype=torch.float64))
+    slots = torch.zeros(2, 5, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"expected \[B, T, D\] and \[N, D\], got \[2, 1, 8\] and \[5, 9\]"):
+        dot_products(torch.zeros(2, 1, 8), torch.zeros(5, 9), slots)
+    with pytest.raises(ValueError, match=r"slots: expected \[3, K\], got \[2, 5\]"):
+        dot_products(torch.zeros(3, 1, 8), torch.zeros(5, 8), slots)
+    with pytest.raises(ValueError, match="expected float32, float32 or bfloat16, and int64"):
+        dot_products(torch.zeros(2, 1, 8), torch.zeros(5, 8, dtype=torch.float64), slots)
