@@ -118,9 +118,8 @@ class Updates:
         """
         fresh = [entry for entry in entries if entry.seq > self.applied]
         for start in range(0, len(fresh), SLICE):
-            if self._live.slots.free < SLICE:
+            while not self._writer.submit(self._apply, fresh[start : start + SLICE]).result():
                 self.compact().result()
-            self._writer.submit(self._apply, fresh[start : start + SLICE]).result()
             if monotonic() >= self._retry_at and self._passes_a_bound():
                 self.compact()
 
@@ -151,7 +150,10 @@ class Updates:
         self._compactor.shutdown()
         self._writer.shutdown()
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
+    def _apply(self, entries: Sequence[Entry]) -> bool:
+        """Apply a slice, if there is room for so many new items."""
+        if self._live.slots.free < SLICE:
+            return False
         taken, refused = [], 0
         for key, write in self._mine(entries):
             try:
@@ -163,6 +165,7 @@ class Updates:
         self._engine.applied = entries[-1].seq
         if (journal := self._journal) is not None:
             journal.extend(taken)
+        return True
 
     def _mine(self, entries: Sequence[Entry]) -> Iterator[Keyed]:
         """Writes to items of this shard's partitions, by key."""
