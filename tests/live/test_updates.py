@@ -281,6 +281,39 @@ def test_writes_that_meet_new_arrays_without_room_wait_for_others(
     shard.close()
 
 
+@pytest.mark.parametrize("step", ["edit.PlaneEdit.apply", "edit.ColumnEdit.apply", "arrays.LiveArrays.apply"])
+@pytest.mark.parametrize("compacting", [False, True])
+def test_an_edit_that_fails_is_made_before_anything_else(
+    live: ShardSearcher, monkeypatch: pytest.MonkeyPatch, step: str, compacting: bool
+) -> None:
+    assert live.updates is not None
+    rng = np.random.default_rng(13)
+    moved, gone, *_ = (int(key) for key in ask(live, query(k=2))[0].keys)
+    fields = {**random_fields(rng), "title": "moved", "tags": [f"tag {number}" for number in range(10_000)]}
+    vector = random_vector(rng)
+    log = entries([Upsert(moved, vector, fields), Delete(gone), Upsert(60_000, -vector, random_fields(rng))])
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"silverray.shard.live.{step}", fail)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                live.apply(log)
+    assert live.applied == 0
+    if compacting:
+        live.updates.compact().result(30)
+    live.apply(log)
+    live.apply(entries([Patch(60_000, {"title": "patched"})], 4))
+    reply = ask(live, query(k=10_000, fields=("title",)))[0]
+    titles = dict(zip(reply.keys.tolist(), reply.fields["title"], strict=True))
+    assert len(reply.keys) == len(titles) == live.engine.items == 3_000
+    assert gone not in titles and (titles[moved], titles[60_000]) == ("moved", "patched")
+    (best,) = ask(live, query(vectors=vector[None], k=10_000, filter='tags all ("tag 0", "tag 9999")'))
+    assert best.keys.tolist() == [moved] and best.scores[0] == pytest.approx(vector @ vector, rel=1e-5)
+
+
 def test_a_compaction_that_fails_leaves_the_old_arrays(
     live: ShardSearcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
