@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnavailable
+from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnavailable, OtherLog
 
 _FORMAT = 1
 _BUSY_S = 5.0
@@ -95,6 +95,7 @@ class LogStore:
     Args:
         path: the file, made if need be.
         start: number of the last write that the snapshot includes; a new log goes on from there.
+        identity: of the log that must be there: none is made, and no other one is opened. None takes any.
 
     Attributes:
         path: the file.
@@ -102,16 +103,19 @@ class LogStore:
 
     Raises:
         LogUnavailable: the file cannot be written or is no log.
+        OtherLog: it is not the log that must be there; it is as it was.
         LogGap: the log ends before `start`, so it is not the one that the snapshot's writes came from.
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    def __init__(self, path: Path, start: int = 0, identity: str | None = None) -> None:
         self.path = path
         with _named(path):
+            if identity is not None and not path.exists():
+                raise LogUnavailable(f"{path}: not found; is its disk there?")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = _connect(path)
             try:
-                self.epoch = self._take_over(start)
+                self.epoch = self._take_over(start, identity)
                 self._reader = LogReader(path)
             except BaseException:
                 self._writer.close()
@@ -158,7 +162,7 @@ class LogStore:
         self._reader.close()
         self._writer.close()
 
-    def _take_over(self, start: int) -> int:
+    def _take_over(self, start: int, identity: str | None) -> int:
         self._writer.executescript(_TABLES)
         with _begun(self._writer, "BEGIN IMMEDIATE"):
             row = self._writer.execute("SELECT * FROM state").fetchone()
@@ -167,6 +171,8 @@ class LogStore:
                 self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
             state = LogState(*row)
             _require_format(self.path, state)
+            if identity not in (None, state.identity):
+                raise OtherLog(f"{self.path}: is another log than the one that must be there")
             if state.last < start:
                 raise LogGap(f"{self.path}: ends at {state.last}, but the snapshot includes writes up to {start}")
             self._writer.execute("UPDATE state SET epoch = epoch + 1")

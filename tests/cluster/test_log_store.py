@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silverray.cluster.log.store import LogStore
-from silverray.router.log import LogFenced, LogGap, LogRecord, LogUnavailable
+from silverray.router.log import LogFenced, LogGap, LogRecord, LogUnavailable, OtherLog
 
 STEPS, PLACES = ["open", "trim", "read"], st.integers(0, 40)
 
@@ -69,6 +69,23 @@ def test_a_new_log_goes_on_from_the_snapshot_and_an_old_one_must_reach_it(path: 
     store.close()
     with pytest.raises(LogGap, match="ends at 42, but the snapshot includes writes up to 43"):
         LogStore(path, start=43)
+
+
+def test_no_other_log_is_made_or_opened_than_the_one_that_must_be_there(path: Path, tmp_path: Path) -> None:
+    store, other = LogStore(path), LogStore(tmp_path / "other.db")
+    identity = store.state().identity
+    store.append([(b"a", 2)])
+    store.close()
+    with pytest.raises(OtherLog, match=r"other\.db: is another log"):
+        LogStore(other.path, identity=identity)
+    assert other.append([(b"b", 1)]) == [1]  # it was not fenced
+    path.rename(tmp_path / "away.db")
+    for _ in range(2):
+        with pytest.raises(LogUnavailable, match=r"updates\.db: not found"):
+            LogStore(path, identity=identity)
+    assert not path.exists()
+    (tmp_path / "away.db").rename(path)
+    assert LogStore(path, identity=identity).append([(b"c", 1)]) == [3]
 
 
 def test_trimming_keeps_records_that_are_wanted_in_part(path: Path) -> None:
