@@ -14,6 +14,7 @@ from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnava
 
 _FORMAT = 1
 _BUSY_S = 5.0
+_PAGE_BYTES = 32 << 20
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state (format INTEGER NOT NULL, identity TEXT NOT NULL, epoch INTEGER NOT NULL,
@@ -63,18 +64,21 @@ class LogReader:
             raise
 
     def read(self, after: int, limit: int) -> LogPage:
-        """Read on from a position; the arguments, result and errors are those of `UpdateLog.read` without waiting."""
+        """Read on from a position; the arguments, result and errors are those of `UpdateLog.read` without waiting.
+
+        A page is bounded in bytes as well, so that long bodies do not fill the memory of who reads them.
+        """
         with _named(self.path), _begun(self._connection, "BEGIN"):
             state = _state(self._connection)
             if not state.trimmed <= after <= state.last:
                 raise LogGap(f"{self.path}: expected a number from {state.trimmed} to {state.last}, got {after}")
             records: list[LogRecord] = []
-            found = 0
+            found = size = 0
             query = "SELECT seq, size, body FROM records WHERE seq > ? ORDER BY seq"
             with closing(self._connection.execute(query, (after,))) as rows:
-                while found < limit and (row := rows.fetchone()):
+                while found < limit and size < _PAGE_BYTES and (row := rows.fetchone()):
                     records.append(LogRecord(*row))
-                    found += records[-1].size
+                    found, size = found + records[-1].size, size + len(records[-1].body)
         return LogPage(records, state.last)
 
     def state(self) -> LogState:

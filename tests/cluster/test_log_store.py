@@ -38,6 +38,18 @@ def test_writes_are_numbered_without_a_gap(path: Path) -> None:
             store.read(beyond, 1)
 
 
+def test_a_page_of_long_bodies_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("silverray.cluster.log.store._PAGE_BYTES", 1_000)
+    log = LogStore(path)
+    log.append([(bytes(size), 1) for size in (400, 600, 1, 5_000, 2)])
+    pages, after = [], 0
+    while (page := log.read(after, 100)).records:
+        assert page.last == 5
+        pages.append([len(record.body) for record in page.records])
+        after = page.records[-1].seq
+    assert pages == [[400, 600], [1, 5_000], [2]]
+
+
 def test_it_goes_on_where_it_was_closed(path: Path) -> None:
     first = LogStore(path)
     first.append([(b"a", 3)])
