@@ -57,7 +57,7 @@ def claim_store(store: Path, log: dict[str, Any]) -> None:
             _write(file, Claim(*(log[name] for name in Claim._fields)))
         return
     elsewhere = (claim.path, claim.node) != (log["path"], log["node"])
-    if (log["other"] or elsewhere) if lacks else claim.identity != log["identity"]:
+    if (log.get("other") or elsewhere) if lacks else claim.identity != log["identity"]:
         raise ConfigError(
             f"log.path: the updates of {store} are in the log {claim.path} on {claim.node}, not in {log['path']}"
             f" on {log['node']}; remove {file} to go on without them"
