@@ -194,15 +194,15 @@ def _open_log(config: ServeConfig, catalog: Catalog) -> None:
     if node not in nodes:
         raise ConfigError(f"log.node: expected a node of the Ray cluster ({', '.join(nodes)}), got {node}")
     try:
-        log = start_writer(config.name, config.log.path, catalog.seq, node)
+        log = start_writer(config.name, config.log.path, catalog.seq, node, config.snapshots)
     except LogUnavailable as error:
         raise ServiceError(error.message) from None
     if log["path"] != str(config.log.path):
         raise ConfigError(f"log.path: service {config.name!r} runs with {log['path']}; stop it to use another")
+    claim_store(config.snapshots, log)
     if "error" in log:
         _logger.warning("serving without the update log, which refuses writes: %s", log["error"])
         return
-    claim_store(config.snapshots, log)
     try:
         trim_writer(config.name, least_seq(config.snapshots) + 1)
     except (LogUnavailable, SnapshotError) as error:

@@ -19,6 +19,10 @@ class LogFenced(LogUnavailable):
     """Another writer has opened the log since: this one writes no more."""
 
 
+class OtherLog(LogUnavailable):
+    """What is where the log should be is another log."""
+
+
 class LogGap(LogUnavailable):
     """A position lies outside the log: what stood there was trimmed, or this is not the log that it belongs to."""
 

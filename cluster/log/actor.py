@@ -80,7 +80,7 @@ class ActorLog:
             raise LogUnavailable(f"the log's writer is down: {type(error).__name__}") from None
 
 
-def start_writer(service: str, path: Path, start: int, node: str) -> dict[str, Any]:
+def start_writer(service: str, path: Path, start: int, node: str, snapshots: Path) -> dict[str, Any]:
     """Have a service's writer run on a node, unless it runs already.
 
     Args:
@@ -88,6 +88,7 @@ def start_writer(service: str, path: Path, start: int, node: str) -> dict[str, A
         path: the log's file on that node.
         start: number of the last write that the served snapshot includes.
         node: IP address of the node, where Ray starts the writer again if it dies.
+        snapshots: the store whose updates are in the log.
 
     Returns:
         The state of the writer that runs, as it describes itself, and its node. The file may be another than `path` if
@@ -106,7 +107,7 @@ def start_writer(service: str, path: Path, start: int, node: str) -> dict[str, A
         "num_cpus": 0,
         "resources": {f"node:{node}": _PINNED},
     }
-    actor = ray.remote(LogWriter).options(**options).remote(path, start)
+    actor = ray.remote(LogWriter).options(**options).remote(path, start, snapshots)
     try:
         state: dict[str, Any] = ray.get(actor.describe.remote(), timeout=_START_S)
     except RayError as error:

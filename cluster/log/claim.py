@@ -5,12 +5,36 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from silverray.cluster.log.store import LogReader
 from silverray.cluster.sections import ConfigError
 
 CLAIM = "log.json"
+
+
+class Claim(NamedTuple):
+    """The log that a store's updates are in: what it is, and where it was when it claimed the store."""
+
+    identity: str
+    path: str
+    node: str
+
+
+def read_claim(store: Path) -> Claim | None:
+    """The log that a store's updates are in; None where it was never served with one.
+
+    Raises:
+        ConfigError: what the store says cannot be read.
+    """
+    file = store / CLAIM
+    try:
+        claim = json.loads(file.read_text(encoding="utf-8"))
+        return Claim(*(claim[name] for name in Claim._fields))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise ConfigError(f"{file}: {type(error).__name__}: {error}") from None
 
 
 def claim_store(store: Path, log: dict[str, Any]) -> None:
@@ -21,21 +45,21 @@ def claim_store(store: Path, log: dict[str, Any]) -> None:
 
     Args:
         store: the snapshot store.
-        log: the log, as `LogWriter.describe` has it.
+        log: the log, as `LogWriter.describe` has it, and its node. One that cannot be had now claims nothing, and is
+            refused where the store's was last seen elsewhere.
 
     Raises:
         ConfigError: the store's updates are in another log, or the store cannot be written.
     """
-    file = store / CLAIM
-    try:
-        if not file.exists():
-            _write(file, {name: log[name] for name in ("identity", "path", "node")})
-        claim = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: {error}") from None
-    if claim["identity"] != log["identity"]:
+    file, claim, lacks = store / CLAIM, read_claim(store), "error" in log
+    if claim is None:
+        if not lacks:
+            _write(file, Claim(*(log[name] for name in Claim._fields)))
+        return
+    elsewhere = (claim.path, claim.node) != (log["path"], log["node"])
+    if (log.get("other") or elsewhere) if lacks else claim.identity != log["identity"]:
         raise ConfigError(
-            f"log.path: the updates of {store} are in the log {claim['path']} on {claim['node']}, not in {log['path']}"
+            f"log.path: the updates of {store} are in the log {claim.path} on {claim.node}, not in {log['path']}"
             f" on {log['node']}; remove {file} to go on without them"
         )
 
@@ -51,27 +75,26 @@ def open_claimed(store: Path, path: Path | None = None) -> LogReader:
         ConfigError: the store has no log, or the file is another one.
         LogUnavailable: the file cannot be read.
     """
-    file = store / CLAIM
-    try:
-        claim = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: not found; {store} was never served with a log") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: {error}") from None
-    path = path or Path(claim["path"])
+    claim = read_claim(store)
+    if claim is None:
+        raise ConfigError(f"{store / CLAIM}: not found; {store} was never served with a log")
+    path = path or Path(claim.path)
     if not path.exists():
-        raise ConfigError(f"{path}: not found; the log is on {claim['node']}, or where --log says")
+        raise ConfigError(f"{path}: not found; the log is on {claim.node}, or where --log says")
     log = LogReader(path)
-    if log.state().identity != claim["identity"]:
+    if log.state().identity != claim.identity:
         log.close()
         raise ConfigError(f"{path}: is another log than the one that the updates of {store} are in")
     return log
 
 
-def _write(file: Path, claim: dict[str, Any]) -> None:
+def _write(file: Path, claim: Claim) -> None:
     draft = file.with_name(f".{CLAIM}")
-    with draft.open("w", encoding="utf-8") as stream:
-        json.dump(claim, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
+    try:
+        with draft.open("w", encoding="utf-8") as stream:
+            json.dump(claim._asdict(), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error}") from None

@@ -108,6 +108,8 @@ class LogFollower:
                 await asyncio.shield(applying)
             except asyncio.CancelledError:
                 await asyncio.wait([applying])
+                if isinstance(error := applying.exception(), Exception):
+                    self._note(error)
                 raise
         if self._applied >= page.last:
             if known is not None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnavailable
+from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnavailable, OtherLog
 
 _FORMAT = 1
 _BUSY_S = 5.0
+_PAGE_BYTES = 32 << 20
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state (format INTEGER NOT NULL, identity TEXT NOT NULL, epoch INTEGER NOT NULL,
@@ -63,18 +64,21 @@ class LogReader:
             raise
 
     def read(self, after: int, limit: int) -> LogPage:
-        """Read on from a position; the arguments, result and errors are those of `UpdateLog.read` without waiting."""
+        """Read on from a position; the arguments, result and errors are those of `UpdateLog.read` without waiting.
+
+        A page is bounded in bytes as well, so that long bodies do not fill the memory of who reads them.
+        """
         with _named(self.path), _begun(self._connection, "BEGIN"):
             state = _state(self._connection)
             if not state.trimmed <= after <= state.last:
                 raise LogGap(f"{self.path}: expected a number from {state.trimmed} to {state.last}, got {after}")
             records: list[LogRecord] = []
-            found = 0
+            found = size = 0
             query = "SELECT seq, size, body FROM records WHERE seq > ? ORDER BY seq"
             with closing(self._connection.execute(query, (after,))) as rows:
-                while found < limit and (row := rows.fetchone()):
+                while found < limit and size < _PAGE_BYTES and (row := rows.fetchone()):
                     records.append(LogRecord(*row))
-                    found += records[-1].size
+                    found, size = found + records[-1].size, size + len(records[-1].body)
         return LogPage(records, state.last)
 
     def state(self) -> LogState:
@@ -95,6 +99,7 @@ class LogStore:
     Args:
         path: the file, made if need be.
         start: number of the last write that the snapshot includes; a new log goes on from there.
+        identity: of the log that must be there: none is made, and no other one is opened. None takes any.
 
     Attributes:
         path: the file.
@@ -102,16 +107,19 @@ class LogStore:
 
     Raises:
         LogUnavailable: the file cannot be written or is no log.
+        OtherLog: it is not the log that must be there; it is as it was.
         LogGap: the log ends before `start`, so it is not the one that the snapshot's writes came from.
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    def __init__(self, path: Path, start: int = 0, identity: str | None = None) -> None:
         self.path = path
         with _named(path):
+            if identity is not None and not path.exists():
+                raise LogUnavailable(f"{path}: not found; is its disk there?")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = _connect(path)
             try:
-                self.epoch = self._take_over(start)
+                self.epoch = self._take_over(start, identity)
                 self._reader = LogReader(path)
             except BaseException:
                 self._writer.close()
@@ -158,7 +166,7 @@ class LogStore:
         self._reader.close()
         self._writer.close()
 
-    def _take_over(self, start: int) -> int:
+    def _take_over(self, start: int, identity: str | None) -> int:
         self._writer.executescript(_TABLES)
         with _begun(self._writer, "BEGIN IMMEDIATE"):
             row = self._writer.execute("SELECT * FROM state").fetchone()
@@ -167,6 +175,8 @@ class LogStore:
                 self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
             state = LogState(*row)
             _require_format(self.path, state)
+            if identity not in (None, state.identity):
+                raise OtherLog(f"{self.path}: is another log than the one that must be there")
             if state.last < start:
                 raise LogGap(f"{self.path}: ends at {state.last}, but the snapshot includes writes up to {start}")
             self._writer.execute("UPDATE state SET epoch = epoch + 1")

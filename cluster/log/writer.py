@@ -11,9 +11,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from silverray.cluster.log.claim import read_claim
 from silverray.cluster.log.readers import Readers
 from silverray.cluster.log.store import LogStore
-from silverray.router.log import LogPage, LogUnavailable, Reader
+from silverray.cluster.sections import ConfigError
+from silverray.router.log import LogPage, LogUnavailable, OtherLog, Reader
 from silverray.shard.api import Overloaded
 
 _GROUP_BYTES = 32 << 20
@@ -37,11 +39,14 @@ class LogWriter:
     Args:
         path: the file; see `LogStore`.
         start: likewise.
+        snapshots: the store whose updates are in the log. Once it says which log that is, no other one is opened or
+            made in its place: a writer that starts again where the log's disk is missing must wait for the disk.
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    def __init__(self, path: Path, start: int = 0, snapshots: Path | None = None) -> None:
         self._path = path
         self._start = start
+        self._snapshots = snapshots
         self._store: LogStore | None = None
         self._opening = asyncio.Lock()
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log-write")
@@ -98,12 +103,15 @@ class LogWriter:
         await self._in(self._writing, store.trim, keep_from)
 
     async def describe(self) -> dict[str, Any]:
-        """The log's file, numbers, commits of this writer, and readers; or its file and why it cannot be had."""
+        """The log's file, numbers, commits of this writer, and readers.
+
+        Or, where the log cannot be had, the file, why, and whether it is another log.
+        """
         try:
             store = await self._opened()
             state = await self._in(self._reading, store.state)
         except LogUnavailable as error:
-            return {"path": str(self._path), "error": error.message}
+            return {"path": str(self._path), "error": error.message, "other": isinstance(error, OtherLog)}
         return {
             "path": str(self._path),
             "identity": state.identity,
@@ -159,8 +167,15 @@ class LogWriter:
     async def _opened(self) -> LogStore:
         async with self._opening:
             if self._store is None:
-                self._store = await self._in(self._writing, LogStore, self._path, self._start)
+                self._store = await self._in(self._writing, self._open)
             return self._store
+
+    def _open(self) -> LogStore:
+        try:
+            claim = None if self._snapshots is None else read_claim(self._snapshots)
+        except ConfigError as error:
+            raise LogUnavailable(str(error)) from None
+        return LogStore(self._path, self._start, claim and claim.identity)
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[..., Result], *args: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(thread, work, *args)

@@ -165,6 +165,8 @@ class SlicedPlanes:
         below, above = coarse < self.base, coarse > self.base + self.top
         set_planes(bits, items[below], np.full(below.sum(), self.first))
         set_planes(bits, items[above], np.full(above.sum(), self.first + 1))
+        if not self.width:  # and maybe no word where slices would begin
+            return
         inside = ~(below | above)
         # May exceed int64, but the difference is right modulo 2^64 and is read as unsigned.
         codes = coarse[inside].view(np.uint64) - np.array([self.base]).view(np.uint64)

@@ -80,12 +80,15 @@ class Payload:
         """Values of payload fields as JSON values (dates as ISO text, missing as None), one list of m a field."""
         return {name: [_plain(value) for value in self._values(name, slots)] for name in names}
 
-    def place(self, keys: NDArray[np.int64], slots: NDArray[np.int64], freed: NDArray[np.int64]) -> None:
-        """Note which items slots `[m]` hold now, and that other slots hold none."""
+    def place(
+        self, keys: NDArray[np.int64], slots: NDArray[np.int64], freed: NDArray[np.int64], gone: NDArray[np.int64]
+    ) -> None:
+        """Note which items slots `[m]` hold now, that other slots hold none, and which items are no more, by key."""
         self.slot_keys[freed] = FREE
         self.slot_keys[slots] = keys
         for key, slot in zip(keys.tolist(), slots.tolist(), strict=True):
             self._index.move(key, slot)
+        self._index.forget(gone)
 
     def write(self, rows: Mapping[int, Row], changed: Mapping[int, Row]) -> None:
         """Write rows to slots: whole ones, and new values of those that stay."""

@@ -5,6 +5,7 @@ Letters: U upserted, P patched items, C clusters, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,13 +81,12 @@ class LiveArrays:
         self.prepared = prepared
         self.lists = prepared.model.lists
         self.payload = prepared.loaded.payload
-        self.slots = Slots(self.payload.slot_keys, self.lists.offsets.cpu().numpy())
+        self._begin_books({})
         self._layout = catalog.layout
         self._id_column = catalog.schema.id if catalog.id_type == "string" else None
         self._centroids = self.lists.centroids.cpu()
         self._half_norms = self._centroids.square().sum(1) / 2
         columns = self.lists.columns.fields.items()
-        self._tag_ends = {name: int(column.ends.max()) for name, column in columns if column.ends is not None}
         self._tag_bounds = {name: 2 * len(column.values) for name, column in columns if name in self._tag_ends}
 
     @property
@@ -97,18 +97,27 @@ class LiveArrays:
     def plan(self, changes: Changes) -> Planned:
         """Find slots for changed items, and lay out what is to be copied there.
 
-        There must be a free slot for every upserted item.
+        There must be a free slot for every upserted item. If it fails, nothing has changed.
         """
+        try:
+            return self._plan(changes)
+        except BaseException:
+            self._begin_books(self.slots.strays)
+            raise
+
+    def _plan(self, changes: Changes) -> Planned:
         groups = changes.deleted, changes.patched, changes.upserted
         deleted, patched, upserted = (self.slots.find(keys) for keys in groups)
         found = deleted, patched, upserted
         others = [self._of_others(changes, keys, slots) for keys, slots in zip(groups, found, strict=True)]
         collisions = [changes.ids[key] for keys, its in zip(groups, others, strict=True) for key in keys[its].tolist()]
-        gone = deleted[(deleted != FREE) & ~others[0]]
+        its = (deleted != FREE) & ~others[0]
+        gone, gone_keys = deleted[its], changes.deleted[its]
         there = np.flatnonzero((patched != FREE) & ~others[1])
         rows = np.flatnonzero(~others[2])
         for slot, cluster in zip(gone.tolist(), self.slots.clusters(gone).tolist(), strict=True):
             self.slots.release(slot, cluster)
+        self.slots.forget(gone_keys)
         placed = self._place(changes.upserted[rows], changes.vectors[rows], upserted[rows])
         inserted = int((upserted == FREE).sum())
         absent, fields_only = changes.fields_only[patched == FREE], int(changes.fields_only[there].sum())
@@ -124,17 +133,25 @@ class LiveArrays:
         )
         freed = np.array(sorted({*gone.tolist(), *placed.left} - set(placed.slots.tolist())), dtype=np.int64)
         items = self.lists.items + inserted - len(gone)
-        return Planned(self._edit(changes, rows, placed, there, patched[there], freed, items), outcome, collisions)
+        edit = self._edit(changes, rows, placed, there, patched[there], freed, gone_keys, items)
+        return Planned(edit, outcome, collisions)
 
     def apply(self, edit: Edit) -> None:
-        """Write what was planned; no search may be going on."""
+        """Write what was planned; no search may be going on. After a failure it may be called again."""
         edit.apply(self.lists)
         freed = edit.freed.numpy()
-        self.payload.place(edit.keys.numpy(), edit.slots.numpy(), freed)
+        self.payload.place(edit.keys.numpy(), edit.slots.numpy(), freed, edit.gone.numpy())
         self.payload.forget(freed.tolist())
         self.payload.write(edit.rows, edit.changed)
         if edit.curve is not None:
             self.prepared.model.planner.curve.copy_(edit.curve)
+
+    def _begin_books(self, strays: Mapping[int, int]) -> None:
+        """Read from the arrays what is where; `strays` are those that the books had, for items that are still there."""
+        keys, columns = self.payload.slot_keys, self.lists.columns.fields.items()
+        self.slots = Slots(keys, self.lists.offsets.cpu().numpy())
+        self.slots.strays.update((slot, home) for slot, home in strays.items() if keys[slot] != FREE)
+        self._tag_ends = {name: int(column.ends.max()) for name, column in columns if column.ends is not None}
 
     def _of_others(self, changes: Changes, keys: Ints, slots: Ints) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which of these items are there under another id that has the same key."""
@@ -167,7 +184,15 @@ class LiveArrays:
         return placed
 
     def _edit(
-        self, changes: Changes, rows: Ints, placed: Placed, there: Ints, patched: Ints, freed: Ints, items: int
+        self,
+        changes: Changes,
+        rows: Ints,
+        placed: Placed,
+        there: Ints,
+        patched: Ints,
+        freed: Ints,
+        gone: Ints,
+        items: int,
     ) -> Edit:
         """Lay out the upserts `rows` and the patches `there` of changes, which go to `placed` and `patched`."""
         index = torch.from_numpy(rows)
@@ -193,6 +218,7 @@ class LiveArrays:
             scales=codes.scales,
             vectors=vectors,
             freed=torch.from_numpy(freed),
+            gone=torch.from_numpy(gone),
             planes=planes,
             columns={name: self._with_room(name, edits) for name, edits in columns.items()},
             rows=self._new_rows(changes, rows, placed.slots),

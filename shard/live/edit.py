@@ -1,6 +1,7 @@
 """Edits: rows to be copied into the arrays of a shard, all at once.
 
-Letters: U items written whole, F slots left free, D dimensions, R planes, P of them, X words, n items of a column.
+Letters: U items written whole, F slots left free, G items deleted, D dimensions, R planes, P of them, X words, n items
+of a column.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Edit(NamedTuple):
         scales: `[U]` float32.
         vectors: `[U, D]`, of the item cache's type.
         freed: `[F]` int64 slots.
+        gone: `[G]` int64 keys of items that are no more.
         planes: bits of slots that change.
         columns: by field.
         rows: all of the payload of the U items, by slot.
@@ -114,6 +116,7 @@ class Edit(NamedTuple):
     scales: Tensor
     vectors: Tensor
     freed: Tensor
+    gone: Tensor
     planes: Sequence[PlaneEdit]
     columns: Mapping[str, Sequence[ColumnEdit]]
     rows: Mapping[int, Row]

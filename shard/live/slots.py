@@ -51,6 +51,10 @@ class Slots:
         self.free += 1
         self.strays.pop(slot, None)
 
+    def forget(self, keys: Ints) -> None:
+        """Keep no note of items that are no more."""
+        self._index.forget(keys)
+
     def take(self, key: int, cluster: int) -> int:
         """Give an item a free slot of a cluster that has room."""
         slot = self._stack(cluster).pop()

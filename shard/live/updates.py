@@ -101,6 +101,7 @@ class Updates:
         self._compactor = single_worker("compaction", background=True)
         self._compacting: Future[None] | None = None
         self._journal: deque[Keyed] | None = None
+        self._unfinished: Callable[[], None] | None = None
         self._outcome, self._retry_at = Outcome(), 0.0
         self._refusal: tuple[ItemId, str] | None = None
         self._compactions, self._compaction_s, self._longest_edit_s = 0, 0.0, 0.0
@@ -118,9 +119,8 @@ class Updates:
         """
         fresh = [entry for entry in entries if entry.seq > self.applied]
         for start in range(0, len(fresh), SLICE):
-            if self._live.slots.free < SLICE:
+            while not self._writer.submit(self._apply, fresh[start : start + SLICE]).result():
                 self.compact().result()
-            self._writer.submit(self._apply, fresh[start : start + SLICE]).result()
             if monotonic() >= self._retry_at and self._passes_a_bound():
                 self.compact()
 
@@ -151,7 +151,11 @@ class Updates:
         self._compactor.shutdown()
         self._writer.shutdown()
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
+    def _apply(self, entries: Sequence[Entry]) -> bool:
+        """Apply a slice, if there is room for so many new items."""
+        self._finish()
+        if self._live.slots.free < SLICE:
+            return False
         taken, refused = [], 0
         for key, write in self._mine(entries):
             try:
@@ -159,10 +163,22 @@ class Updates:
             except WriteError as error:
                 self._note(write.id, error)
                 refused += 1
-        self._outcome = self._outcome.plus(self._write(self._live, taken, self._gate)).plus(Outcome(refused=refused))
-        self._engine.applied = entries[-1].seq
         if (journal := self._journal) is not None:
-            journal.extend(taken)
+            journal.extend(taken)  # first: what fails half-way must not be missing from new arrays
+        self._outcome = self._outcome.plus(self._write(self._live, taken, self._let_in)).plus(Outcome(refused=refused))
+        self._engine.applied = entries[-1].seq
+        return True
+
+    def _let_in(self, edit: Callable[[], None]) -> None:
+        """Make an edit while no search is going on. The books say that it was made; if it fails, it is still to be."""
+        self._unfinished = edit
+        self._gate(edit)
+        self._unfinished = None
+
+    def _finish(self) -> None:
+        """Make the edit that failed, if one did: what it had written, it writes again."""
+        if self._unfinished is not None:
+            self._let_in(self._unfinished)
 
     def _mine(self, entries: Sequence[Entry]) -> Iterator[Keyed]:
         """Writes to items of this shard's partitions, by key."""
@@ -232,6 +248,7 @@ class Updates:
         _logger.info("made %s slots anew for %s items in %.1f s", len(live.lists), live.lists.items, self._compaction_s)
 
     def _begin_journal(self) -> Still:
+        self._finish()
         self._journal = deque()
         return Still.of(self._live)
 
@@ -261,5 +278,5 @@ class Updates:
             return False
         self._write_journal(live)
         self._gate(lambda: self._engine.install(live.prepared))
-        self._live, self._journal = live, None
+        self._live, self._journal, self._unfinished = live, None, None
         return True

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from silverray.cluster.log.claim import CLAIM, claim_store
+from silverray.cluster.log.claim import CLAIM, Claim, claim_store, read_claim
 from silverray.cluster.sections import ConfigError
 from silverray.shard.api import SnapshotError
 from silverray.shard.index.snapshot import MANIFEST, least_seq, newest_version
@@ -26,12 +26,29 @@ def test_a_store_keeps_to_the_log_that_claimed_it(store: Path, tmp_path: Path) -
     claim_store(tmp_path, other)
 
 
+def test_a_log_that_cannot_be_had_claims_nothing_and_may_be_the_stores(tmp_path: Path) -> None:
+    down = {"path": LOG["path"], "node": LOG["node"], "error": "not found", "other": False}
+    claim_store(tmp_path, down)
+    assert read_claim(tmp_path) is None
+    claim_store(tmp_path, LOG)
+    assert read_claim(tmp_path) == Claim("abc", "/var/updates.db", "10.0.0.1")
+    claim_store(tmp_path, down)
+    for wrong in ({"path": "/var/update.db"}, {"node": "10.0.0.2"}, {"other": True}):
+        with pytest.raises(ConfigError, match=r"are in the log /var/updates\.db on 10\.0\.0\.1, not in"):
+            claim_store(tmp_path, down | wrong)
+    assert read_claim(tmp_path) == Claim("abc", "/var/updates.db", "10.0.0.1")
+
+
 def test_a_store_that_cannot_be_claimed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing/log\.json: .*No such file"):
         claim_store(tmp_path / "missing", LOG)
     (tmp_path / CLAIM).write_text("{")
     with pytest.raises(ConfigError, match=r"log\.json: "):
         claim_store(tmp_path, LOG)
+    for broken in ("{}", "[]", '"abc"'):
+        (tmp_path / CLAIM).write_text(broken)
+        with pytest.raises(ConfigError, match=r"log\.json: "):
+            claim_store(tmp_path, LOG)
 
 
 def test_the_log_is_kept_for_the_oldest_version(store: Path, tmp_path: Path) -> None:

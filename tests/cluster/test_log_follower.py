@@ -1,6 +1,7 @@
 """Following a log: order, restarts, failures of either side."""
 
 import asyncio
+import gc
 import random
 import threading
 from collections.abc import Sequence
@@ -195,4 +196,29 @@ async def test_stopping_waits_for_what_is_being_applied(tmp_path: Path) -> None:
     go_on.set()
     await stopping
     assert done.is_set() and one.applied == 1
+    await log.close()
+
+
+async def test_what_fails_while_it_stops_is_told(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path / "updates.db")
+    await fill(log, 1, 1)
+    begun, go_on = threading.Event(), threading.Event()
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+
+    def apply(entries: Sequence[Entry]) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        raise RuntimeError("out of luck")
+
+    one = LogFollower(log, READER, apply, 0)
+    one.start()
+    await asyncio.to_thread(begun.wait, 10)
+    stopping = asyncio.create_task(one.stop())
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await stopping
+    gc.collect()
+    assert not lost
+    assert one.applied == 0 and one.describe()["error"] == "RuntimeError: out of luck"
     await log.close()

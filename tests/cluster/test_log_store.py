@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silverray.cluster.log.store import LogStore
-from silverray.router.log import LogFenced, LogGap, LogRecord, LogUnavailable
+from silverray.router.log import LogFenced, LogGap, LogRecord, LogUnavailable, OtherLog
 
 STEPS, PLACES = ["open", "trim", "read"], st.integers(0, 40)
 
@@ -36,6 +36,18 @@ def test_writes_are_numbered_without_a_gap(path: Path) -> None:
     for beyond in (-1, 7):
         with pytest.raises(LogGap, match=f"expected a number from 0 to 6, got {beyond}"):
             store.read(beyond, 1)
+
+
+def test_a_page_of_long_bodies_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("silverray.cluster.log.store._PAGE_BYTES", 1_000)
+    log = LogStore(path)
+    log.append([(bytes(size), 1) for size in (400, 600, 1, 5_000, 2)])
+    pages, after = [], 0
+    while (page := log.read(after, 100)).records:
+        assert page.last == 5
+        pages.append([len(record.body) for record in page.records])
+        after = page.records[-1].seq
+    assert pages == [[400, 600], [1, 5_000], [2]]
 
 
 def test_it_goes_on_where_it_was_closed(path: Path) -> None:
@@ -69,6 +81,23 @@ def test_a_new_log_goes_on_from_the_snapshot_and_an_old_one_must_reach_it(path: 
     store.close()
     with pytest.raises(LogGap, match="ends at 42, but the snapshot includes writes up to 43"):
         LogStore(path, start=43)
+
+
+def test_no_other_log_is_made_or_opened_than_the_one_that_must_be_there(path: Path, tmp_path: Path) -> None:
+    store, other = LogStore(path), LogStore(tmp_path / "other.db")
+    identity = store.state().identity
+    store.append([(b"a", 2)])
+    store.close()
+    with pytest.raises(OtherLog, match=r"other\.db: is another log"):
+        LogStore(other.path, identity=identity)
+    assert other.append([(b"b", 1)]) == [1]  # it was not fenced
+    path.rename(tmp_path / "away.db")
+    for _ in range(2):
+        with pytest.raises(LogUnavailable, match=r"updates\.db: not found"):
+            LogStore(path, identity=identity)
+    assert not path.exists()
+    (tmp_path / "away.db").rename(path)
+    assert LogStore(path, identity=identity).append([(b"c", 1)]) == [3]
 
 
 def test_trimming_keeps_records_that_are_wanted_in_part(path: Path) -> None:

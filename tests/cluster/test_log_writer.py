@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from silverray.cluster.log import readers, writer
+from silverray.cluster.log.claim import CLAIM, claim_store
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.log.writer import LogWriter
 from silverray.router.log import LogFenced, LogPage, LogRecord, LogUnavailable, Reader
@@ -136,6 +137,35 @@ async def test_a_log_that_cannot_be_had_is_had_later(tmp_path: Path) -> None:
     assert await log.append(b"a", 1, 10) == 1
     assert await log.read(0, 10, 0) == ([LogRecord(1, 1, b"a")], 1)
     await log.close()
+
+
+async def test_a_writer_that_starts_again_without_its_disk_waits_for_it(tmp_path: Path) -> None:
+    """An empty log in its place would number writes anew that replicas have, and lose them with the disk's return."""
+    disk, store = tmp_path / "disk", tmp_path / "snapshots"
+    store.mkdir()
+    first = LogWriter(disk / "updates.db", snapshots=store)
+    assert await first.append(b"a", 3, 10) == 3
+    claim_store(store, await first.describe() | {"node": "10.0.0.1"})
+    await first.close()
+    disk.rename(tmp_path / "unmounted")
+    disk.mkdir()
+    again = LogWriter(disk / "updates.db", snapshots=store)
+    calls: list[Any] = [again.append(b"b", 1, 10), again.read(3, 10, 0), again.trim(1)]
+    for call in calls:
+        with pytest.raises(LogUnavailable, match=r"updates\.db: not found"):
+            await call
+    assert not list(disk.iterdir())
+    disk.rmdir()
+    (tmp_path / "unmounted").rename(disk)
+    assert await again.append(b"b", 1, 10) == 4
+    await again.close()
+    (store / CLAIM).write_text("{")
+    with pytest.raises(LogUnavailable, match=r"log\.json: "):
+        await LogWriter(disk / "updates.db", snapshots=store).append(b"c", 1, 10)
+    LogStore(disk / "another.db").close()
+    claim_store(tmp_path, {"identity": "abc", "path": str(disk), "node": "10.0.0.1"})
+    told = await LogWriter(disk / "another.db", snapshots=tmp_path).describe()
+    assert told["other"] and "is another log" in told["error"]
 
 
 async def test_of_two_writers_the_older_stays_fenced(path: Path) -> None:

@@ -78,6 +78,22 @@ def test_sliced_planes_hold_the_code(low: int, high: int, width: int) -> None:
     assert bits[1:3].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("flags", [60, 61, 62, 125])
+def test_a_field_of_one_value_may_end_a_word(flags: int) -> None:
+    names = [f"b{number}" for number in range(flags)]
+    fields = "".join(f"{name}: {{type: bool}}, " for name in names)
+    spec = Schema.parse(f"{{id: i, vector: {{dimension: 1, metric: ip}}, fields: {{{fields}year: {{type: int}}}}}}")
+
+    def columns(years: list[int]) -> Columns:
+        table = pa.table({**{name: [True] * len(years) for name in names}, "year": years})
+        return Columns.from_arrow(table, spec)
+
+    layout = PlaneLayout.choose(spec, columns([1990]))
+    assert layout.rows == 1 + flags + 2
+    bits = transpose_bits(layout.encode(columns([1989, 1990, 1991])), layout.rows)
+    assert bits[-3:, 0].tolist() == [0b111, 0b001, 0b100]
+
+
 def test_numbers_beyond_the_published_ones() -> None:
     columns, layout = laid_out(pa.array([10, 20, 9, 21, -(2**63), 2**63 - 1]), "type: int")
     layout = PlaneLayout.choose(schema("type: int"), columns.take(torch.tensor([0, 1])))

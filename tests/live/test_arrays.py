@@ -1,6 +1,7 @@
 """What writes leave in a shard's arrays: the bits that publishing would have left."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,47 @@ def test_a_free_slot_has_no_bit_set_and_is_used_again(made: Catalog) -> None:
     other = Upsert(5_000, item.vector, item.fields)
     assert write(live, made, other) == Outcome(inserted=1)
     assert slots_of(live, 5_000).tolist() == [slot]
+
+
+def test_items_that_come_and_go_leave_nothing_behind(made: Catalog) -> None:
+    live = opened(made)
+    item, free = published_items()[7], live.slots.free
+    for number in range(5_000, 5_050):
+        assert write(live, made, Upsert(number, item.vector, item.fields)) == Outcome(inserted=1)
+        assert write(live, made, Delete(number)) == Outcome(deleted=1)
+    for index in (live.slots._index, live.payload._index):
+        assert not index._moved
+    assert (live.slots.free, live.lists.items, live.payload.written) == (free, N, 0)
+    assert slots_of(live, *range(5_000, 5_050)).tolist() == [FREE] * 50
+
+
+def test_a_plan_that_fails_changes_nothing(made: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever step of it fails: the same writes come again, and each item is there once."""
+    live, items = opened(made), published_items()
+    moved, gone = items[0], items[1]
+    room = int(live.slots.room[live.slots.clusters(slots_of(live, int(gone.id)))[0]])
+    crowd = [Upsert(5_000 + number, gone.vector, gone.fields) for number in range(room + 3)]
+    write(live, made, *crowd)
+    assert live.slots.strays
+    changed = replace(moved, vector=-3 * moved.vector, fields={**moved.fields, "tags": [f"tag {n}" for n in range(9)]})
+    writes = [changed, Delete(gone.id), Delete(5_000 + room), Upsert(9_000, moved.vector, moved.fields)]
+    everyone = [int(write.id) for write in [*items, *crowd, *writes]]
+    before = slots_of(live, *everyone), live.slots.room.tolist(), live.slots.free, dict(live._tag_ends)
+    for step in ("silverray.shard.live.arrays.quantize_rows", "silverray.shard.live.arrays.PlaneEdit.of"):
+        with monkeypatch.context() as patched, pytest.raises(MemoryError):
+            patched.setattr(step, fail)
+            write(live, made, *writes)
+        after = slots_of(live, *everyone), live.slots.room.tolist(), live.slots.free, dict(live._tag_ends)
+        np.testing.assert_equal(after, before)
+    assert write(live, made, *writes) == Outcome(inserted=1, replaced=1, deleted=2)
+    keys = live.payload.slot_keys[live.payload.slot_keys != FREE].tolist()
+    assert sorted(keys) == sorted({*everyone} - {gone.id, 5_000 + room})
+    strays = slots_of(live, 5_000 + room + 1, 5_000 + room + 2).tolist()
+    assert live.slots.strays.keys() == {*strays}
+
+
+def fail(*_: object) -> None:
+    raise MemoryError("no room")
 
 
 def test_an_item_that_finds_no_room_goes_to_the_next_nearest_cluster_until_compaction(made: Catalog) -> None:

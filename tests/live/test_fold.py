@@ -127,6 +127,22 @@ def test_rows_that_could_not_be_published_are_not_folded() -> None:
         fold(text, SCHEMA, vectors, [], "here")
 
 
+def test_vectors_that_the_metric_cannot_compare_are_left_out(publish_items: Callable[..., Catalog]) -> None:
+    """Of a day when the space's metric was the inner product: a served version refuses them as well."""
+    catalog = publish_items(6, metric="cosine")
+    table, vectors = make_items(6)
+    a, b = table.column("id").to_pylist()[:2]
+    fields, zero = random_fields(np.random.default_rng(0)), np.zeros(DIMENSION, np.float32)
+    writes = [Upsert(a, zero, fields), Upsert(1_000, zero, fields), Patch(1_000, {"rank": 1}), Delete(b)]
+    folded = fold(table, catalog.schema, vectors, writes, "v1")
+    assert folded.outcome == Outcome(deleted=1, unknown=1, refused=2)
+    assert folded.refusal == "item 1000: vector: a vector of zeros has no cosine"
+    assert folded.vectors.any(axis=1).all()
+    served = ShardSearcher.open(catalog.path, slack=0.1)
+    served.apply([Entry(seq, write) for seq, write in enumerate(writes, 1)])
+    assert served.updates is not None and served.updates.status().outcome == folded.outcome
+
+
 def test_other_types_are_taken_where_a_client_might_send_them() -> None:
     """A version whose fields have other types than those of the day the writes were logged."""
     table, vectors = make_items(3)

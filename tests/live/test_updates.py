@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.live import updates
 from silverray.shard.live.writes import Delete, Entry, Patch, Upsert, Write
+from silverray.shard.prepared import Prepared
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 
 from .world import random_fields, random_vector
@@ -235,6 +237,81 @@ def test_writes_that_come_while_arrays_are_made_anew_are_in_them(
     assert {write.id for write in new} <= titles.keys()
     assert titles[60_000] == "patched"
     assert live.engine.items == len(titles) == 3_000 + 300 - 50
+
+
+def test_writes_that_meet_new_arrays_without_room_wait_for_others(
+    publish_items: Callable[..., Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice that is on its way while arrays are swapped finds those that were filled while they were made."""
+    monkeypatch.setattr(updates, "MOST_SLOTS", 100.0)  # compactions begin when they are asked for
+    made = publish_items(600, clusters=3)
+    live = ShardSearcher.open(made.path, slack=0.1)
+    shard, install = live.updates, live.engine.install
+    assert shard is not None
+    held, copying, swapping = threading.Event(), threading.Event(), threading.Event()
+    real = updates.compact
+
+    def wait(*given: object) -> object:
+        copying.set()
+        assert held.wait(30)
+        return real(*given)  # type: ignore[arg-type]
+
+    def swap(prepared: Prepared) -> None:
+        if not swapping.is_set():
+            swapping.set()
+            until = time.monotonic() + 30
+            while shard._writer._work_queue.empty() and time.monotonic() < until:
+                time.sleep(0.001)
+        install(prepared)
+
+    monkeypatch.setattr(updates, "compact", wait)
+    monkeypatch.setattr(live.engine, "install", swap)
+    live.apply(entries([Delete(int(key)) for key in live.engine.payload.slot_keys if key >= 0]))
+    future = shard.compact()
+    assert copying.wait(30)
+    rng = np.random.default_rng(12)
+    log = entries([Upsert(number, random_vector(rng), random_fields(rng)) for number in range(640)], 601)
+    live.apply(log[:512])  # of the 513 slots that the new arrays have
+    held.set()
+    assert swapping.wait(30)
+    live.apply(log[512:])
+    future.result(30)
+    assert sorted(ask(live, query(k=10_000))[0].keys.tolist()) == list(range(640))
+    assert live.engine.items == 640
+    shard.close()
+
+
+@pytest.mark.parametrize("step", ["edit.PlaneEdit.apply", "edit.ColumnEdit.apply", "arrays.LiveArrays.apply"])
+@pytest.mark.parametrize("compacting", [False, True])
+def test_an_edit_that_fails_is_made_before_anything_else(
+    live: ShardSearcher, monkeypatch: pytest.MonkeyPatch, step: str, compacting: bool
+) -> None:
+    assert live.updates is not None
+    rng = np.random.default_rng(13)
+    moved, gone, *_ = (int(key) for key in ask(live, query(k=2))[0].keys)
+    fields = {**random_fields(rng), "title": "moved", "tags": [f"tag {number}" for number in range(10_000)]}
+    vector = random_vector(rng)
+    log = entries([Upsert(moved, vector, fields), Delete(gone), Upsert(60_000, -vector, random_fields(rng))])
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"silverray.shard.live.{step}", fail)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                live.apply(log)
+    assert live.applied == 0
+    if compacting:
+        live.updates.compact().result(30)
+    live.apply(log)
+    live.apply(entries([Patch(60_000, {"title": "patched"})], 4))
+    reply = ask(live, query(k=10_000, fields=("title",)))[0]
+    titles = dict(zip(reply.keys.tolist(), reply.fields["title"], strict=True))
+    assert len(reply.keys) == len(titles) == live.engine.items == 3_000
+    assert gone not in titles and (titles[moved], titles[60_000]) == ("moved", "patched")
+    (best,) = ask(live, query(vectors=vector[None], k=10_000, filter='tags all ("tag 0", "tag 9999")'))
+    assert best.keys.tolist() == [moved] and best.scores[0] == pytest.approx(vector @ vector, rel=1e-5)
 
 
 def test_a_compaction_that_fails_leaves_the_old_arrays(
