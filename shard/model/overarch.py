@@ -76,7 +76,8 @@ class DotProduct(Scorer):
     def forward(self, users: Tensor, items: Tensor, features: Tensor, valid: Tensor) -> Tensor:
         """See the module's text."""
         slots = torch.arange(valid.numel(), device=valid.device).view(valid.shape)
-        return dot_products(users, items.flatten(0, 1), slots)
+        # Contiguous: what stands beside parts of wider rows is not the zeros that rows of a cache are filled up with.
+        return dot_products(users, items.contiguous().flatten(0, 1), slots)
 
     def score_slots(
         self, users: Tensor, vectors: Tensor, slots: Tensor, features: Callable[[Tensor], Tensor]
