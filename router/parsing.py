@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from silverray.router.bodies import BatchBody, DiversifyBody, QueryBody, RankBody, SearchBody, UserBody
 from silverray.router.settings import RouterSettings
-from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest
+from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest, shown
 from silverray.shard.index.catalog import IdType
 from silverray.shard.index.keys import hash_texts
 
@@ -169,7 +169,7 @@ def _keys(ids: list[Any] | NDArray[np.int64], id_type: IdType) -> NDArray[np.int
     for place, one in enumerate(ids):
         good = isinstance(one, str) if id_type == "string" else type(one) is int and 0 <= one < 2**63
         if not good:
-            raise InvalidRequest(f"expected {wanted}, got {one!r:.60}", f"ids[{place}]")
+            raise InvalidRequest(f"expected {wanted}, got {shown(one)}", f"ids[{place}]")
     return hash_texts(ids) if id_type == "string" else np.array(ids, dtype=np.int64)
 
 
@@ -187,6 +187,4 @@ def _message(error: Any) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     message = str(error["msg"]).replace("Input should be", "expected")
-    value = error["input"]
-    got = repr(value)[:60] if isinstance(value, (bool, int, float, str)) else type(value).__name__
-    return f"{message}, got {got}"
+    return f"{message}, got {shown(error['input'])}"

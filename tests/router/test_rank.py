@@ -171,6 +171,20 @@ async def test_a_wrong_ranking_is_refused(
 
 
 @pytest.mark.anyio
+async def test_values_nested_as_deep_as_a_body_may_be_are_refused_like_others(client: httpx.AsyncClient) -> None:
+    nested, vectors = "[" * 1_000 + "]" * 1_000, str(user().tolist())
+    for path, part, where in (
+        ("rank", f'"ids": [{nested}]', "ids[0]"),
+        ("search", f'"variant": "late", "context": {{"hour": {nested}}}', "context.hour"),
+    ):
+        body = f'{{"vectors": {vectors}, {part}}}'.encode()
+        response = await client.post(f"/v1/{path}", content=body)
+        assert response.status_code == 422, response.text
+        error = response.json()["error"]
+        assert error["where"] == where and error["message"].endswith("got list")
+
+
+@pytest.mark.anyio
 async def test_a_search_says_what_each_task_makes_of_an_item(two_tasks: Catalog, client: httpx.AsyncClient) -> None:
     truth = await whole(two_tasks)
     assert truth.tasks is not None
