@@ -13,6 +13,8 @@ import pytest
 from silverray.router.app import create_app
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
+from silverray.shard.admission import Admission
+from silverray.shard.api import SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.searcher import ShardSearcher
 
@@ -107,6 +109,25 @@ def test_a_filter_error_says_where_and_what_would_do(post: Post) -> None:
     error = post(changed(filter="year >= 1990 and")).json()["error"]
     assert error["position"] == 16
     assert error["expected"]
+
+
+def test_a_field_is_read_once_however_often_a_body_names_it(catalog: Catalog, post: Post) -> None:
+    # A shard would read a column a million times, and answer nobody else for a minute.
+    vectors = np.full((1, 16), 0.5, dtype=np.float32)
+    admitted = Admission(catalog).admit(SearchRequest(vectors=vectors, fields=("title", "year") * 500_000))
+    assert admitted.fields == ("title", "year")
+    response = post(changed(fields=["title", "year", "title"]))
+    assert list(response.json()["items"][0]["fields"]) == ["title", "year"]
+    error = post(changed(fields=["title", "title", "nothing"])).json()["error"]
+    assert error["where"] == "fields[2]"
+
+
+@pytest.mark.parametrize("name", ["fields", "variant"])
+def test_a_name_that_there_is_not_is_not_sent_back_whole(post: Post, name: str) -> None:
+    wrong = "x" * 100_000
+    response = post(changed(**{name: [wrong] if name == "fields" else wrong}))
+    assert response.status_code == 422
+    assert len(response.content) < 1_000
 
 
 @pytest.mark.parametrize(
