@@ -10,11 +10,14 @@ import msgpack
 import numpy as np
 import pytest
 
+from silverray.router import bodies
 from silverray.router.app import create_app
 from silverray.router.fanout import Backend
+from silverray.router.parsing import parse_search
 from silverray.router.router import Router
+from silverray.router.settings import RouterSettings
 from silverray.shard.admission import Admission
-from silverray.shard.api import SearchRequest
+from silverray.shard.api import InvalidRequest, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.searcher import ShardSearcher
 
@@ -138,12 +141,34 @@ def test_a_name_that_there_is_not_is_not_sent_back_whole(post: Post, name: str) 
         (msgpack.packb({"vector": np.full(16, np.nan, "<f4").tobytes()}), 422),
         (msgpack.packb({"vector": np.ones(15, "<f4").tobytes()}), 422),
         (msgpack.packb({b"\xff": 1}), 422),
+        (msgpack.packb({"user": {b"age": 1}}), 422),
+        (msgpack.packb({"vector": [0.5] * 16, "context": {b"hour": 1}}), 422),
     ],
 )
 def test_bad_message_pack_is_refused(post: Post, body: bytes, status: int) -> None:
     response = post(body, "application/msgpack")
     assert response.status_code == status
     assert msgpack.unpackb(response.content)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "message"),
+    [
+        ({"vectors": [[]] * 2_000_000}, "vectors", "expected a vector per task, got 2000000"),
+        ({"user": {str(n).encode(): 0 for n in range(500_000)}}, "user", "expected texts as keys, got bytes"),
+        ({"context": {str(n).encode(): 0 for n in range(500_000)}}, "context", "expected texts as keys, got bytes"),
+    ],
+)
+def test_what_a_body_repeats_a_million_times_is_refused_at_the_first(
+    change: dict[str, Any], where: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[object] = []
+    monkeypatch.setattr(bodies, "read_vector", lambda value: reads.append(value))
+    document = {"vectors": None, **change}
+    with pytest.raises(InvalidRequest) as raised:
+        parse_search(document, 16, RouterSettings())
+    assert (raised.value.where, raised.value.message) == (where, message)
+    assert not reads
 
 
 def test_other_content_types_are_refused(post: Post) -> None:
