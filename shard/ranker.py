@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.shard.model.candidates import packed, unite
+from silverray.shard.model.candidates import Candidates, packed, unite
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.value.valuer import Asked, Valuer
 
@@ -113,7 +113,9 @@ class Ranker:
         """As `Ranking.forward`, step by step."""
         times = [perf_counter()]
         candidates = unite(slots, scores)
-        if users.device.type == "cpu":
+        if not len(self.ranking.lists):
+            candidates = Candidates(*(part[:, :0] for part in candidates))
+        elif users.device.type == "cpu":
             candidates = packed(candidates)
         left = (candidates.slots >= 0).sum(dim=1)
         times.append(perf_counter())
