@@ -158,6 +158,20 @@ def test_self_attention_sees_the_list_but_neither_its_order_nor_its_empty_places
     assert (scorer(*fewer)[:, :10] - scores[:, :10]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("number", [torch.inf, 1e30])
+def test_one_candidate_with_numbers_that_overflow_does_not_spoil_its_list(given: Given, number: float) -> None:
+    scorer, valid = trained("self_attention"), torch.ones_like(given.valid)
+    for part in (given.items, given.features):
+        part[1, 4] = number
+    with torch.inference_mode():
+        scores = scorer(given.users, given.items, given.features, valid)
+    others = torch.ones_like(valid)
+    others[1, 4] = False
+    assert scores[others].isfinite().all()
+    assert scores[others].abs().amax() < 1e3
+    assert len(scores[1, others[1], 0].unique()) > K // 2
+
+
 def test_self_attention_over_no_candidate_is_finite(given: Given) -> None:
     scores = trained("self_attention")(*given._replace(valid=torch.zeros_like(given.valid)))
     assert scores.isfinite().all()
