@@ -145,6 +145,7 @@ class QueryBody(UserBody):
     n_probe: int | None = Field(
         None,
         ge=1,
+        lt=2**63,
         description="Clusters to scan, no more and no fewer. null: as many as a full answer needs.",
     )
     refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")

@@ -88,8 +88,8 @@ class Admission:
         if self.catalog.set_wise and k > MAX_TRAITS_K:
             message = f"expected at most {MAX_TRAITS_K} items where a scorer judges lists as a whole, got {k}"
             raise InvalidRequest(message, f"{prefix}{name}")
-        if n_probe is not None and n_probe < 1:
-            raise InvalidRequest(f"expected 1 or more, got {n_probe}", f"{prefix}n_probe")
+        if n_probe is not None and not 1 <= n_probe < 2**63:
+            raise InvalidRequest(f"expected 1 to 2^63 - 1, got {n_probe}", f"{prefix}n_probe")
 
     def _admit_traits(self, traits: Sequence[str], k: int, prefix: str) -> None:
         if k > MAX_TRAITS_K:

@@ -145,6 +145,8 @@ def _hash(text: str) -> int | None:
 
 def _days(text: str) -> int | None:
     try:
-        return date.fromisoformat(text).toordinal() - _EPOCH if len(text) == 10 else None
+        # `fromisoformat` also reads weeks and dates without dashes.
+        dashed = len(text) == 10 and text[4] == text[7] == "-"
+        return date.fromisoformat(text).toordinal() - _EPOCH if dashed else None
     except ValueError:
         return None

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -69,6 +70,7 @@ LONG_LIST = ", ".join(str(number) for number in range(1_001))
         (changed(k=10_001), 422, "k", "10001"),
         (changed(k="ten"), 422, "k", "integer"),
         (changed(n_probe=0), 422, "n_probe", ""),
+        (changed(n_probe=2**63), 422, "n_probe", "got 9223372036854775808"),
         (changed(mode="sloppy"), 422, "mode", "exact"),
         (changed(refine="some"), 422, "refine", "all"),
         (changed(deadline_ms=-1), 422, "deadline_ms", ""),
@@ -112,6 +114,22 @@ def test_a_filter_error_says_where_and_what_would_do(post: Post) -> None:
     error = post(changed(filter="year >= 1990 and")).json()["error"]
     assert error["position"] == 16
     assert error["expected"]
+
+
+def test_a_number_of_clusters_beyond_int64_is_refused_in_admission_too(catalog: Catalog) -> None:
+    request = SearchRequest(vectors=np.full((1, 16), 0.5, dtype=np.float32), n_probe=2**63)
+    with pytest.raises(InvalidRequest, match="n_probe: expected 1 to"):
+        Admission(catalog).admit(request)
+    assert Admission(catalog).admit(replace(request, n_probe=2**63 - 1)).n_probe == 2**63 - 1
+
+
+def test_a_length_of_thousands_of_digits_is_too_large(catalog: Catalog, backend: Backend) -> None:
+    async def run() -> httpx.Response:
+        app = create_app(Router(catalog, [backend]))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            return await client.post("/v1/search", content=b"{}", headers={"content-length": "9" * 5_000})
+
+    assert asyncio.run(run()).status_code == 413
 
 
 def test_a_field_is_read_once_however_often_a_body_names_it(catalog: Catalog, post: Post) -> None:
