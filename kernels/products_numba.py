@@ -23,7 +23,8 @@ def launch(users: Tensor, items: Tensor) -> Tensor:
     scores = torch.empty(batch, count, tasks)
     if not scores.numel() or not width:
         return scores.zero_()
-    rows, wide = aligned_rows(items.reshape(-1, width)), padded_floats(users.reshape(-1, width))
+    # Contiguous first: what stands beside a part of wider rows is not zeros, as rows are filled up with.
+    rows, wide = aligned_rows(items.contiguous().view(-1, width)), padded_floats(users.reshape(-1, width))
     use_threads()
     slots, sums = workspace(4 * (count + LANES), LINE * batch)
     _write_places(slots, count)

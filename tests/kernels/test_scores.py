@@ -47,6 +47,13 @@ def test_dot_products_are_exact_scores(batch: int, tasks: int, count: int, d: in
             assert torch.equal(scores[row, :, task], exact)
 
 
+def test_dot_products_of_parts_of_wider_rows_read_nothing_beside_them() -> None:
+    wide = torch.full((2, 5, 16), torch.nan)
+    wide[:, :, :10] = torch.randn(2, 5, 10, generator=torch.Generator().manual_seed(1))
+    items, users = wide[:, :, :10], wide[:, :3, :10]
+    assert torch.equal(dot_products(users, items), dot_products_reference(users, items))
+
+
 def test_dot_products_refuse_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"expected \[B, T, D\] and \[B, K, D\], got \[2, 1, 8\] and \[2, 5, 9\]"):
         dot_products(torch.zeros(2, 1, 8), torch.zeros(2, 5, 9))
