@@ -154,9 +154,11 @@ def parse_rank(document: object, dimension: int, id_type: IdType, settings: Rout
     if not 1 <= len(body.ids) <= MAX_K:
         raise InvalidRequest(f"expected 1 to {MAX_K} ids, got {len(body.ids)}", "ids")
     keys = _keys(body.ids, id_type)
-    request = SearchRequest(**_common(body, "", dimension, settings), keys=keys, k=len(keys))
     ids = body.ids if isinstance(body.ids, list) else body.ids.tolist()
-    return SearchCall([request], [""], True, False, dict(zip(keys.tolist(), ids, strict=True)))
+    by_key = dict(zip(keys.tolist(), ids, strict=True))
+    once = np.array(list(by_key), dtype=np.int64)  # an answer with each of them is not short
+    request = SearchRequest(**_common(body, "", dimension, settings), keys=once, k=len(once))
+    return SearchCall([request], [""], True, False, by_key)
 
 
 def _keys(ids: list[Any] | NDArray[np.int64], id_type: IdType) -> NDArray[np.int64]:

@@ -146,6 +146,16 @@ async def test_message_pack_takes_ids_and_vectors_as_bins(two_tasks: Catalog, cl
 
 
 @pytest.mark.anyio
+async def test_an_id_that_is_given_twice_counts_once(two_tasks: Catalog, client: httpx.AsyncClient) -> None:
+    key = int((await whole(two_tasks)).keys[0])
+    for ids, short in (([key] * 3, False), ([key, key, 10**12], True)):
+        body = {"vectors": user().tolist(), "ids": ids, "explain": True}
+        reply = (await client.post("/v1/rank", json=body)).json()
+        assert [item["id"] for item in reply["items"]] == [key]
+        assert reply["explain"]["short"] is short
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("change", "where", "message"),
     [
