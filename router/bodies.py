@@ -12,6 +12,8 @@ from silverray.shard.api import MAX_K, MAX_STRENGTH, MAX_TRAITS_K
 
 _NUMBERS = {int, float}
 _NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
+_MAX_VECTORS = 1_000
+"""More than any model has tasks. A body has room for millions, which would take seconds to read."""
 Vectors = NDArray[np.float32]
 
 
@@ -40,6 +42,8 @@ def _vectors(value: object) -> Vectors:
         return read_vector(value)
     if not value:
         raise ValueError("expected a vector per task, got none")
+    if len(value) > _MAX_VECTORS:
+        raise ValueError(f"expected a vector per task, got {len(value)}")
     rows = [read_vector(row) for row in value]
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"expected vectors of one length, got lengths {[len(row) for row in rows][:8]}")
@@ -70,6 +74,18 @@ def _known_keys(value: object) -> object:
     return value
 
 
+def _texts(value: object) -> object:
+    # Before validation, which would collect an error for each of a million keys that are bins.
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"expected texts as keys, got {type(key).__name__}")
+    return value
+
+
+Named = Annotated[dict[str, Any] | None, BeforeValidator(_texts)]
+
+
 class UserBody(BaseModel):
     """What searches and rankings have in common; exactly one of `vector`, `vectors` and `user` is given."""
 
@@ -85,9 +101,7 @@ class UserBody(BaseModel):
         PlainValidator(lambda value: None if value is None else _vectors(value)),
         WithJsonSchema({"anyOf": [{"type": "array", "items": _NUMBER_LIST}, {"type": "null"}]}),
     ] = Field(None, description="A query vector per task. In MessagePack also one bin of all of them.")
-    user: dict[str, Any] | None = Field(
-        None, description="User features, which the snapshot's user tower turns into vectors."
-    )
+    user: Named = Field(None, description="User features, which the snapshot's user tower turns into vectors.")
     fields: Annotated[list[str], Field(fail_fast=True)] = Field(
         default_factory=list, description="Payload fields to return.", json_schema_extra={"default": []}
     )
@@ -104,7 +118,7 @@ class UserBody(BaseModel):
     )
     explain: bool = Field(False, description="Whether to say how the answer was found.")
     variant: str | None = Field(None, description="Name of the formula that values the items; null: the default.")
-    context: dict[str, Any] | None = Field(
+    context: Named = Field(
         None,
         description="What formulas read of the request; what they do not read is ignored. Where the body brings"
         " vectors, user features stand here as `user.NAME`.",
@@ -131,6 +145,7 @@ class QueryBody(UserBody):
     n_probe: int | None = Field(
         None,
         ge=1,
+        lt=2**63,
         description="Clusters to scan, no more and no fewer. null: as many as a full answer needs.",
     )
     refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")

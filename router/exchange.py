@@ -16,6 +16,7 @@ Answer = Callable[[Codec, Codec, bytes], Awaitable[bytes]]
 
 _logger = logging.getLogger(__name__)
 
+_DIGITS = 20
 _RETRY_AFTER = (b"retry-after", b"%d" % Overloaded.RETRY_AFTER_S)
 
 
@@ -52,8 +53,9 @@ async def exchange(scope: Scope, receive: Receive, send: Send, limit: int, answe
 
 async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
     length = _text(headers, b"content-length")
-    if length.isdecimal() and int(length) > limit:
-        raise BodyTooLarge(f"expected at most {limit} bytes, got {length}")
+    # More digits than any length has are not read: Python refuses thousands.
+    if length.isdecimal() and (len(length) > _DIGITS or int(length) > limit):
+        raise BodyTooLarge(f"expected at most {limit} bytes, got {length[:_DIGITS]}")
     parts: list[bytes] = []
     size = 0
     while True:

@@ -10,7 +10,7 @@ from silverray.router.bodies import read_vector
 from silverray.router.item_bodies import MAX_ITEMS, ItemsBody, PatchItem, UpsertItem
 from silverray.router.parsing import validate_body
 from silverray.router.settings import RouterSettings
-from silverray.shard.api import InvalidRequest, ItemId
+from silverray.shard.api import InvalidRequest, ItemId, shown
 from silverray.shard.live.checks import WriteError, check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
@@ -142,7 +142,7 @@ def _upsert(entry: Any) -> Upsert:
         raise WriteError("invalid_vector", f"vector: {error}") from None
     space = item.get("space")
     if space == "" or not isinstance(space, str | None):
-        raise WriteError("invalid_item", f"space: expected a name or null, got {ascii(space)[:60]}")
+        raise WriteError("invalid_item", f"space: expected a name or null, got {shown(space)}")
     return Upsert(item["id"], vector, _fields(item), space or "")
 
 

@@ -14,6 +14,7 @@ _RATIO = 1.05
 _BUCKETS = 400
 
 MAX_TRIMMED_NAMES = 1_000
+MAX_NAME = 100
 OTHER_NAMES = "(other)"
 
 
@@ -99,8 +100,11 @@ class RouterMetrics:
         self._batches[batch] += 1
 
     def trimmed(self, names: Iterable[str]) -> None:
-        """Count user features that nothing reads, by name; names past the first `MAX_TRIMMED_NAMES` share one."""
-        for name in names:
+        """Count user features that nothing reads, by name; names past the first `MAX_TRIMMED_NAMES` share one.
+
+        Names of more than `MAX_NAME` characters are cut.
+        """
+        for name in (name[:MAX_NAME] for name in names):
             room = name in self._trimmed or len(self._trimmed) < MAX_TRIMMED_NAMES
             self._trimmed[name if room else OTHER_NAMES] += 1
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from silverray.router.bodies import BatchBody, DiversifyBody, QueryBody, RankBody, SearchBody, UserBody
 from silverray.router.settings import RouterSettings
-from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest
+from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest, shown
 from silverray.shard.index.catalog import IdType
 from silverray.shard.index.keys import hash_texts
 
@@ -154,9 +154,11 @@ def parse_rank(document: object, dimension: int, id_type: IdType, settings: Rout
     if not 1 <= len(body.ids) <= MAX_K:
         raise InvalidRequest(f"expected 1 to {MAX_K} ids, got {len(body.ids)}", "ids")
     keys = _keys(body.ids, id_type)
-    request = SearchRequest(**_common(body, "", dimension, settings), keys=keys, k=len(keys))
     ids = body.ids if isinstance(body.ids, list) else body.ids.tolist()
-    return SearchCall([request], [""], True, False, dict(zip(keys.tolist(), ids, strict=True)))
+    by_key = dict(zip(keys.tolist(), ids, strict=True))
+    once = np.array(list(by_key), dtype=np.int64)  # an answer with each of them is not short
+    request = SearchRequest(**_common(body, "", dimension, settings), keys=once, k=len(once))
+    return SearchCall([request], [""], True, False, by_key)
 
 
 def _keys(ids: list[Any] | NDArray[np.int64], id_type: IdType) -> NDArray[np.int64]:
@@ -169,7 +171,7 @@ def _keys(ids: list[Any] | NDArray[np.int64], id_type: IdType) -> NDArray[np.int
     for place, one in enumerate(ids):
         good = isinstance(one, str) if id_type == "string" else type(one) is int and 0 <= one < 2**63
         if not good:
-            raise InvalidRequest(f"expected {wanted}, got {one!r:.60}", f"ids[{place}]")
+            raise InvalidRequest(f"expected {wanted}, got {shown(one)}", f"ids[{place}]")
     return hash_texts(ids) if id_type == "string" else np.array(ids, dtype=np.int64)
 
 
@@ -187,6 +189,4 @@ def _message(error: Any) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     message = str(error["msg"]).replace("Input should be", "expected")
-    value = error["input"]
-    got = repr(value)[:60] if isinstance(value, (bool, int, float, str)) else type(value).__name__
-    return f"{message}, got {got}"
+    return f"{message}, got {shown(error['input'])}"

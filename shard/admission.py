@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import MAX_K, MAX_TRAITS_K, FilterError, InvalidRequest, SearchRequest
+from silverray.shard.api import MAX_K, MAX_TRAITS_K, FilterError, InvalidRequest, SearchRequest, shown
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
@@ -49,8 +49,8 @@ class Admission:
             where: path of the request in messages, such as `queries[3]`.
 
         Returns:
-            The request with its filter compiled and, for cosine, its vectors of length 1. `vectors` stays None
-            where user features were given.
+            The request with its filter compiled, each payload field once and, for cosine, its vectors of length 1.
+            `vectors` stays None where user features were given.
 
         Raises:
             InvalidRequest: a value is of the wrong shape or outside its range.
@@ -62,10 +62,12 @@ class Admission:
             self._admit_traits(request.traits, request.k, prefix)
         if not 0 <= request.min_coverage <= 1:
             raise InvalidRequest(f"expected 0 to 1, got {request.min_coverage}", f"{prefix}min_coverage")
-        for place, name in enumerate(request.fields):
+        # Once each: shards read every one that they are asked for, and a body has room for a million.
+        fields = tuple(dict.fromkeys(request.fields))
+        for name in fields:
             if name not in self._payload:
-                known = ", ".join(self._payload) or "none"
-                raise InvalidRequest(f"no payload field {name!r}; there are: {known}", f"{prefix}fields[{place}]")
+                known, place = ", ".join(self._payload) or "none", request.fields.index(name)
+                raise InvalidRequest(f"no payload field {shown(name)}; there are: {known}", f"{prefix}fields[{place}]")
         if (request.vectors is None) == (request.user is None):
             raise InvalidRequest("give either query vectors or user features", where or None)
         vectors = None if request.vectors is None else self.admit_vectors(request.vectors, prefix)
@@ -73,7 +75,7 @@ class Admission:
         if not isinstance(compiled, CompiledFilter):
             compiled = self.admit_filter(compiled, prefix)
         context = self.valuer.admit(request, prefix)
-        return replace(request, vectors=vectors, filter=compiled, context=context)
+        return replace(request, vectors=vectors, filter=compiled, fields=fields, context=context)
 
     def admit_sizes(self, k: int, n_probe: int | None, prefix: str = "", name: str = "k") -> None:
         """Check the number of items wanted, which messages call `name`, and of clusters to visit.
@@ -86,8 +88,8 @@ class Admission:
         if self.catalog.set_wise and k > MAX_TRAITS_K:
             message = f"expected at most {MAX_TRAITS_K} items where a scorer judges lists as a whole, got {k}"
             raise InvalidRequest(message, f"{prefix}{name}")
-        if n_probe is not None and n_probe < 1:
-            raise InvalidRequest(f"expected 1 or more, got {n_probe}", f"{prefix}n_probe")
+        if n_probe is not None and not 1 <= n_probe < 2**63:
+            raise InvalidRequest(f"expected 1 to 2^63 - 1, got {n_probe}", f"{prefix}n_probe")
 
     def _admit_traits(self, traits: Sequence[str], k: int, prefix: str) -> None:
         if k > MAX_TRAITS_K:

@@ -156,6 +156,18 @@ class SearchReply:
         )
 
 
+def shown(value: object) -> str:
+    """A client's value as a message shows it.
+
+    Of all but single values only the type is told: a list may be long, or nested deeper than `repr` can follow.
+
+    Example:
+        >>> shown("US"), shown([[1]])
+        ("'US'", 'list')
+    """
+    return repr(value)[:60] if isinstance(value, bool | int | float | str) else type(value).__name__
+
+
 class SearchError(Exception):
     """An error with a stable code that a client can act on.
 

@@ -115,8 +115,8 @@ class Ranker:
         times = [perf_counter()]
         candidates = unite(slots, scores)
         left = (candidates.slots >= 0).sum(dim=1)
-        if users.device.type == "cpu":  # a GPU would be waited for
-            most = max(1, int(left.amax()))
+        if users.device.type == "cpu" or not len(self.ranking.lists):  # a GPU would be waited for
+            most = int(left.amax())
             candidates = United(candidates.slots[:, :most], candidates.found[:, :most])
         times.append(perf_counter())
         predictions = self._predict(users, candidates.slots)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.schema import Schema
 from silverray.shard.value.inputs import gather_fields
+from silverray.shard.value.operations import LARGEST_FIELD
 
 NUMERIC = ("int", "float", "bool", "date")
 
@@ -78,6 +79,8 @@ _TRANSFORMATIONS: TypeAdapter[list[Standardise | Log1p | Buckets]] = TypeAdapter
 
 class ItemFeatures(nn.Module):
     """Makes the features of candidates; where an item has no value, all numbers of that field are 0.
+
+    Numbers beyond `LARGEST_FIELD` count as that, as in formulas: scorers make nothing of an infinite one.
 
     Args:
         transformations: what is made of which field, in order.
@@ -156,6 +159,6 @@ class ItemFeatures(nn.Module):
         parts = [torch.zeros(*slots.shape, 0, device=slots.device)]
         for transformation in self.transformations:
             given, present = values[transformation.field]
-            made = transformation.apply(given).float()
+            made = transformation.apply(given).float().clamp(-LARGEST_FIELD, LARGEST_FIELD)
             parts.append(made if present is None else torch.where(present[..., None], made, 0.0))
         return torch.cat(parts, dim=2)

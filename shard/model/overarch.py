@@ -24,6 +24,8 @@ from silverray.kernels.scores import dot_products
 
 HEADS = 4
 """Attention heads of `SelfAttention`."""
+LARGEST_TOKEN = 1e9
+"""Numbers by which `SelfAttention` describes a candidate count as this where they are beyond."""
 LEAST = 64
 """Rows that are multiplied together at least: of fewer, CPUs add up the products in another order."""
 
@@ -53,6 +55,8 @@ class Scorer(nn.Module):
             is pointwise; undefined where there is no candidate.
         """
         count = slots.shape[1]
+        if count == 0:  # what is filled up has an item's vector, and a shard may hold no item
+            return users.new_zeros(slots.shape[0], 0, users.shape[1])
         if count < LEAST:
             slots = nn.functional.pad(slots, (0, LEAST - count), value=-1)
         valid = slots >= 0
@@ -255,6 +259,8 @@ class SelfAttention(Scorer):
         """See the module's text."""
         products_BKTD = users[:, None] * items[:, :, None]
         tokens_BKH = self.token(torch.cat([items, features, products_BKTD.flatten(2)], dim=2))
+        # One candidate with numbers that overflow would make NaN of all: a weight of 0 does not hide a NaN.
+        tokens_BKH = tokens_BKH.clamp(-LARGEST_TOKEN, LARGEST_TOKEN).nan_to_num(nan=0.0)
         tokens_BKH = tokens_BKH + self._attend(self.before(tokens_BKH), valid)
         tokens_BKH = tokens_BKH + self.layers(self.after(tokens_BKH))
         scores: Tensor = self.scale * products_BKTD.sum(dim=3) + self.heads(tokens_BKH)

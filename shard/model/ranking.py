@@ -115,6 +115,8 @@ class Ranking(nn.Module):
     ) -> Ranked:
         """The candidates with the highest value, and the best predictions that quotas ask for; see `forward`."""
         slots = candidates.slots
+        if slots.shape[1] == 0:
+            return _nothing(len(slots), k + sum(quotas), predictions)
         keys = self.lists.keys[torch.where(slots >= 0, slots, 0)]
         values = values.masked_fill(slots < 0, -torch.inf)
         if any(quotas):
@@ -131,6 +133,13 @@ class Ranking(nn.Module):
 
     def _value(self, predictions: Tensor, slots: Tensor, valuation: Valuation) -> Tensor:
         return valued(valuation, predictions, gather_fields(self.lists.columns, slots, valuation.fields))
+
+
+def _nothing(batch: int, k: int, predictions: Tensor) -> Ranked:
+    """The best of no candidates."""
+    none = predictions.new_full((batch, k, predictions.shape[2]), -torch.inf)
+    slots = torch.full((batch, k), -1, dtype=torch.int64, device=predictions.device)
+    return Ranked(slots, none[:, :, 0], torch.zeros_like(none), none)
 
 
 def _kept(

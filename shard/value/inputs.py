@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.shard.api import InvalidRequest
+from silverray.shard.api import InvalidRequest, shown
 from silverray.shard.filter.columns import Column, Columns
 from silverray.shard.filter.schema import Field
 from silverray.shard.index.keys import hash_text
@@ -99,7 +99,7 @@ def _column(spec: Field, values: Sequence[Any], owner: str, name: str) -> Values
         number = 0 if missing else _stored(spec, value)
         if number is None:
             raise InvalidRequest(
-                f"{name}: expected {_EXPECTED[spec.type]}, got {value!r:.60}", f"{owner}[{row}].{name}"
+                f"{name}: expected {_EXPECTED[spec.type]}, got {shown(value)}", f"{owner}[{row}].{name}"
             )
         numbers.append(number)
         present.append(not missing)
@@ -145,6 +145,8 @@ def _hash(text: str) -> int | None:
 
 def _days(text: str) -> int | None:
     try:
-        return date.fromisoformat(text).toordinal() - _EPOCH if len(text) == 10 else None
+        # `fromisoformat` also reads weeks and dates without dashes.
+        dashed = len(text) == 10 and text[4] == text[7] == "-"
+        return date.fromisoformat(text).toordinal() - _EPOCH if dashed else None
     except ValueError:
         return None

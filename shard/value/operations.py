@@ -92,8 +92,14 @@ def _hull(_: Bounds, x: Bounds, y: Bounds) -> Bounds:
     return min(x[0], y[0]), max(x[1], y[1])
 
 
+def _divide(x: Any, y: Any) -> Tensor:
+    # A scalar over a tensor is its product with the reciprocal, which overflows for a `y` that the quotient does not.
+    quotient: Tensor = (x if isinstance(x, Tensor) else torch.full_like(y, x)) / y
+    return quotient
+
+
 def _divide_or_zero(x: Any, y: Tensor) -> Tensor:
-    return torch.where(y == 0, 0.0, x / y)
+    return torch.where(y == 0, 0.0, _divide(x, y))
 
 
 def _power(x: Any, y: Any) -> Tensor:
@@ -121,7 +127,7 @@ OPERATIONS: dict[str, Operation] = {
     "+": Operation(operator.add, _NUMBER, _sum, lambda x, y: x.add_(y), commutes=True),
     "-": Operation(operator.sub, _NUMBER, _difference, lambda x, y: x.sub_(y)),
     "*": Operation(operator.mul, _NUMBER, _product, lambda x, y: x.mul_(y), commutes=True),
-    "/": Operation(operator.truediv, _NUMBER, _quotient, lambda x, y: x.div_(y)),
+    "/": Operation(_divide, _NUMBER, _quotient, lambda x, y: x.div_(y)),
     "/ or 0": Operation(_divide_or_zero, _NUMBER, _quotient),
     "negate": Operation(operator.neg, _NUMBER, lambda x: (-x[1], -x[0]), lambda x: x.neg_()),
     "min": Operation(

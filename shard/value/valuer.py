@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from silverray.shard.api import FormulaError, InvalidRequest, SearchRequest
+from silverray.shard.api import FormulaError, InvalidRequest, SearchRequest, shown
 from silverray.shard.filter.schema import Schema
 from silverray.shard.value.inputs import Values, read_requests
 from silverray.shard.value.model import ValueModel
@@ -112,7 +112,7 @@ class Valuer:
         """
         if self.models is None:
             if request.variant is not None:
-                raise InvalidRequest(f"no variant {request.variant!r}; there are no formulas", f"{prefix}variant")
+                raise InvalidRequest(f"no variant {shown(request.variant)}; there are no formulas", f"{prefix}variant")
             return None
         try:
             model = self.models.select(request.variant)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from silverray.shard.api import FormulaError, InvalidRequest
+from silverray.shard.api import FormulaError, InvalidRequest, shown
 from silverray.shard.value.inputs import Values
 from silverray.shard.value.model import ValueModel
 from silverray.shard.value.scope import Scope
@@ -58,7 +58,7 @@ class ValueModels(nn.Module):
         """
         place = self._places.get(self.default if variant is None else variant)
         if place is None:
-            raise InvalidRequest(f"no variant {variant!r}; there are: {', '.join(self.names)}", "variant")
+            raise InvalidRequest(f"no variant {shown(variant)}; there are: {', '.join(self.names)}", "variant")
         return self._each()[place]
 
     def forward(

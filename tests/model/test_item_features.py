@@ -37,6 +37,13 @@ def test_features_are_made_of_stored_values() -> None:
     torch.testing.assert_close(made, torch.tensor([[first, missing], [last, first]]))
 
 
+def test_features_are_finite_whatever_is_stored() -> None:
+    numbers = torch.tensor([math.inf, -math.inf, 1e300, 5.0], dtype=torch.float64)
+    given = [{"field": "price", "transform": "standardise", "mean": 0.0, "deviation": 0.5}]
+    made = ItemFeatures.of(given)(Columns(4, {"price": Column(numbers)}), torch.arange(4)[None])
+    assert made.flatten().tolist() == [2.0**63, -(2.0**63), 2.0**63, 10.0]
+
+
 def test_no_features_are_no_numbers() -> None:
     assert ItemFeatures()(Columns(1, {}), torch.zeros(2, 3, dtype=torch.int64)).shape == (2, 3, 0)
 

@@ -62,6 +62,14 @@ def test_the_dot_product_is_the_exact_score_bit_for_bit(given: Given) -> None:
             assert torch.equal(scores[row, :, task], exact)
 
 
+def test_the_dot_product_reads_nothing_beside_parts_of_wider_rows() -> None:
+    wide = torch.full((2, 5, 16), torch.nan)
+    wide[:, :, :10] = torch.randn(2, 5, 10, generator=torch.Generator().manual_seed(1))
+    users, items = wide[:, :3, :10], wide[:, :, :10]
+    scores = DotProduct()(users, items, items[:, :, :0], torch.ones(2, 5, dtype=torch.bool))
+    torch.testing.assert_close(scores, torch.einsum("btd,bkd->bkt", users, items))
+
+
 @pytest.mark.parametrize("name", SCORERS)
 def test_an_untrained_scorer_ranks_as_the_dot_product(given: Given, name: str) -> None:
     torch.manual_seed(0)
@@ -156,6 +164,20 @@ def test_self_attention_sees_the_list_but_neither_its_order_nor_its_empty_places
     torch.testing.assert_close(scorer(*junk)[given.valid], scores[given.valid], rtol=1e-4, atol=1e-5)
     fewer = given._replace(valid=given.valid & (torch.arange(K) < 10))
     assert (scorer(*fewer)[:, :10] - scores[:, :10]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("number", [torch.inf, 1e30])
+def test_one_candidate_with_numbers_that_overflow_does_not_spoil_its_list(given: Given, number: float) -> None:
+    scorer, valid = trained("self_attention"), torch.ones_like(given.valid)
+    for part in (given.items, given.features):
+        part[1, 4] = number
+    with torch.inference_mode():
+        scores = scorer(given.users, given.items, given.features, valid)
+    others = torch.ones_like(valid)
+    others[1, 4] = False
+    assert scores[others].isfinite().all()
+    assert scores[others].abs().amax() < 1e3
+    assert len(scores[1, others[1], 0].unique()) > K // 2
 
 
 def test_self_attention_over_no_candidate_is_finite(given: Given) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogs import DIMENSION, make_requests, schema_text, write_tasks
+from catalogs import DIMENSION, make_requests, schema_text, write_set_wise, write_tasks
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
@@ -296,6 +296,37 @@ def test_a_set_wise_scorer_cannot_run_on_a_shard(two_tasks: Catalog) -> None:
     lists = ShardSearcher.open(two_tasks.path).engine.model.lists
     with pytest.raises(ValueError, match="scorer: expected a pointwise one, got SelfAttention"):
         Ranking(lists, 2, SelfAttention(2, DIMENSION, 0), ItemFeatures())
+
+
+@pytest.mark.parametrize("write", [write_tasks, write_set_wise])
+@pytest.mark.parametrize("open_shard", [ShardSearcher.open, ExactSearch.open])
+def test_a_shard_without_items_answers_that_it_has_none(
+    publish_items: Callable[..., Catalog], tmp_path: Path, write: Any, open_shard: Any
+) -> None:
+    three = publish_items(3, clusters=2, model=write(tmp_path, TASKS))
+    (request,) = make_requests(1, seed=40, ks=(5,), tasks=2)
+    request = replace(request, filter=None, fields=("title",), explain=True, context={"hour": 3, "user.country": "US"})
+    asked = [
+        request,
+        replace(request, variant="fresh", quotas=(1, 2)),
+        replace(request, variant="mine", traits=("country",)),
+        replace(request, keys=np.arange(9), variant="mine"),
+        replace(request, keys=np.arange(9), traits=()),
+    ]
+    held = [three.items_in((partition,)) for partition in range(three.partitions)]
+    assert 0 in held and sum(held) == 3
+    for partition, items in enumerate(held):
+        for reply in ask(open_shard(three.path, (partition,), value=VALUE), asked):
+            assert len(reply.keys) == len(reply.fields["title"]) == items
+            assert predictions(reply).shape == (items, 2)
+
+
+def test_brute_force_ranks_nothing_where_nothing_matches(two_tasks: Catalog) -> None:
+    requests = every(2, seed=41)
+    none, some = replace(requests[0], filter="rank < 0"), replace(requests[1], filter=None)
+    truth = ask(ExactSearch.open(two_tasks.path), [none, some])
+    assert [len(reply.keys) for reply in truth] == [0, some.k]
+    assert predictions(truth[0]).shape == (0, 2)
 
 
 def test_the_number_of_candidates_goes_in_steps() -> None:

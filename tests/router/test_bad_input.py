@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,9 +11,14 @@ import msgpack
 import numpy as np
 import pytest
 
+from silverray.router import bodies
 from silverray.router.app import create_app
 from silverray.router.fanout import Backend
+from silverray.router.parsing import parse_search
 from silverray.router.router import Router
+from silverray.router.settings import RouterSettings
+from silverray.shard.admission import Admission
+from silverray.shard.api import InvalidRequest, SearchRequest
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.searcher import ShardSearcher
 
@@ -64,6 +70,7 @@ LONG_LIST = ", ".join(str(number) for number in range(1_001))
         (changed(k=10_001), 422, "k", "10001"),
         (changed(k="ten"), 422, "k", "integer"),
         (changed(n_probe=0), 422, "n_probe", ""),
+        (changed(n_probe=2**63), 422, "n_probe", "got 9223372036854775808"),
         (changed(mode="sloppy"), 422, "mode", "exact"),
         (changed(refine="some"), 422, "refine", "all"),
         (changed(deadline_ms=-1), 422, "deadline_ms", ""),
@@ -109,6 +116,41 @@ def test_a_filter_error_says_where_and_what_would_do(post: Post) -> None:
     assert error["expected"]
 
 
+def test_a_number_of_clusters_beyond_int64_is_refused_in_admission_too(catalog: Catalog) -> None:
+    request = SearchRequest(vectors=np.full((1, 16), 0.5, dtype=np.float32), n_probe=2**63)
+    with pytest.raises(InvalidRequest, match="n_probe: expected 1 to"):
+        Admission(catalog).admit(request)
+    assert Admission(catalog).admit(replace(request, n_probe=2**63 - 1)).n_probe == 2**63 - 1
+
+
+def test_a_length_of_thousands_of_digits_is_too_large(catalog: Catalog, backend: Backend) -> None:
+    async def run() -> httpx.Response:
+        app = create_app(Router(catalog, [backend]))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            return await client.post("/v1/search", content=b"{}", headers={"content-length": "9" * 5_000})
+
+    assert asyncio.run(run()).status_code == 413
+
+
+def test_a_field_is_read_once_however_often_a_body_names_it(catalog: Catalog, post: Post) -> None:
+    # A shard would read a column a million times, and answer nobody else for a minute.
+    vectors = np.full((1, 16), 0.5, dtype=np.float32)
+    admitted = Admission(catalog).admit(SearchRequest(vectors=vectors, fields=("title", "year") * 500_000))
+    assert admitted.fields == ("title", "year")
+    response = post(changed(fields=["title", "year", "title"]))
+    assert list(response.json()["items"][0]["fields"]) == ["title", "year"]
+    error = post(changed(fields=["title", "title", "nothing"])).json()["error"]
+    assert error["where"] == "fields[2]"
+
+
+@pytest.mark.parametrize("name", ["fields", "variant"])
+def test_a_name_that_there_is_not_is_not_sent_back_whole(post: Post, name: str) -> None:
+    wrong = "x" * 100_000
+    response = post(changed(**{name: [wrong] if name == "fields" else wrong}))
+    assert response.status_code == 422
+    assert len(response.content) < 1_000
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -117,12 +159,34 @@ def test_a_filter_error_says_where_and_what_would_do(post: Post) -> None:
         (msgpack.packb({"vector": np.full(16, np.nan, "<f4").tobytes()}), 422),
         (msgpack.packb({"vector": np.ones(15, "<f4").tobytes()}), 422),
         (msgpack.packb({b"\xff": 1}), 422),
+        (msgpack.packb({"user": {b"age": 1}}), 422),
+        (msgpack.packb({"vector": [0.5] * 16, "context": {b"hour": 1}}), 422),
     ],
 )
 def test_bad_message_pack_is_refused(post: Post, body: bytes, status: int) -> None:
     response = post(body, "application/msgpack")
     assert response.status_code == status
     assert msgpack.unpackb(response.content)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "message"),
+    [
+        ({"vectors": [[]] * 2_000_000}, "vectors", "expected a vector per task, got 2000000"),
+        ({"user": {str(n).encode(): 0 for n in range(500_000)}}, "user", "expected texts as keys, got bytes"),
+        ({"context": {str(n).encode(): 0 for n in range(500_000)}}, "context", "expected texts as keys, got bytes"),
+    ],
+)
+def test_what_a_body_repeats_a_million_times_is_refused_at_the_first(
+    change: dict[str, Any], where: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[object] = []
+    monkeypatch.setattr(bodies, "read_vector", lambda value: reads.append(value))
+    document = {"vectors": None, **change}
+    with pytest.raises(InvalidRequest) as raised:
+        parse_search(document, 16, RouterSettings())
+    assert (raised.value.where, raised.value.message) == (where, message)
+    assert not reads
 
 
 def test_other_content_types_are_refused(post: Post) -> None:

@@ -183,6 +183,18 @@ async def test_the_event_loop_goes_on_while_lists_are_chosen(make_house: Any, qu
     assert started and turns > started[0]
 
 
+async def test_long_lists_of_one_body_let_others_have_their_turn(make_house: Any, query: Vector) -> None:
+    house = make_house(diversity=SPACED)
+    large = asyncio.create_task(house.router.search([ask(query, k=400, diversify=1.0, timeout_s=20.0)] * 100))
+    while not house.router._diversifier._executor._threads:
+        await asyncio.sleep(0.001)
+    (small,) = await house.router.search([ask(query, k=5, diversify=1.0, timeout_s=20.0)])
+    assert not large.done()
+    first, *others = await large
+    assert small.keys.tolist() == first.keys[:5].tolist() == expected(house, query, 5, 1.0)
+    assert len(others) == 99 and all(reply.keys.tolist() == first.keys.tolist() for reply in others)
+
+
 def test_spacing_must_name_a_filterable_category(make_house: Any) -> None:
     with pytest.raises(ValueError, match=r"diversity\.spacing\.artits: expected a filterable category .* \(artist\)"):
         make_house(diversity=DiversitySettings(spacing={"artits": 1.0}))

@@ -166,6 +166,15 @@ WRONG_ITEMS: list[tuple[str, Any, Any, str, str]] = [
 ]
 
 
+async def test_a_name_nested_as_deep_as_a_body_may_be_is_an_error_of_its_item(door: Door) -> None:
+    nested = "[" * 1_000 + "]" * 1_000
+    body = f'{{"upsert": [{{"id": 1, "vector": [1, 2], "space": {nested}}}]}}'
+    response = await door.client.post("/v1/items", content=body.encode())
+    assert response.status_code == 200
+    (error,) = response.json()["errors"]
+    assert (error["id"], error["message"]) == (1, "space: expected a name or null, got list")
+
+
 async def test_wrong_items_do_not_spoil_the_good_ones(door: Door) -> None:
     body: dict[str, list[Any]] = {"upsert": [GOOD], "delete": [2], "patch": [{"id": 3, "fields": {"year": 1}}]}
     for op, entry, *_ in WRONG_ITEMS:

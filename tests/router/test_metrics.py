@@ -50,3 +50,9 @@ def test_trimmed_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for names in (["country"], ["country"], ["a"], ["b"]):
         counted.trimmed(names)
     assert counted.to_document()["trimmed_features"] == {"country": 2, metrics.OTHER_NAMES: 2}
+
+
+def test_long_trimmed_names_are_cut() -> None:
+    counted = metrics.RouterMetrics()
+    counted.trimmed(["x" * 1_000_000, "x" * 101, "x"])
+    assert counted.to_document()["trimmed_features"] == {"x" * 100: 2, "x": 1}

@@ -146,6 +146,16 @@ async def test_message_pack_takes_ids_and_vectors_as_bins(two_tasks: Catalog, cl
 
 
 @pytest.mark.anyio
+async def test_an_id_that_is_given_twice_counts_once(two_tasks: Catalog, client: httpx.AsyncClient) -> None:
+    key = int((await whole(two_tasks)).keys[0])
+    for ids, short in (([key] * 3, False), ([key, key, 10**12], True)):
+        body = {"vectors": user().tolist(), "ids": ids, "explain": True}
+        reply = (await client.post("/v1/rank", json=body)).json()
+        assert [item["id"] for item in reply["items"]] == [key]
+        assert reply["explain"]["short"] is short
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("change", "where", "message"),
     [
@@ -168,6 +178,20 @@ async def test_a_wrong_ranking_is_refused(
     assert response.status_code == 422
     error = response.json()["error"]
     assert (error["where"], message in error["message"]) == (where, True), error
+
+
+@pytest.mark.anyio
+async def test_values_nested_as_deep_as_a_body_may_be_are_refused_like_others(client: httpx.AsyncClient) -> None:
+    nested, vectors = "[" * 1_000 + "]" * 1_000, str(user().tolist())
+    for path, part, where in (
+        ("rank", f'"ids": [{nested}]', "ids[0]"),
+        ("search", f'"variant": "late", "context": {{"hour": {nested}}}', "context.hour"),
+    ):
+        body = f'{{"vectors": {vectors}, {part}}}'.encode()
+        response = await client.post(f"/v1/{path}", content=body)
+        assert response.status_code == 422, response.text
+        error = response.json()["error"]
+        assert error["where"] == where and error["message"].endswith("got list")
 
 
 @pytest.mark.anyio

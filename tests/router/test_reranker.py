@@ -323,6 +323,20 @@ async def test_the_event_loop_goes_on_while_lists_are_ranked(set_wise: Catalog) 
     await router.close()
 
 
+async def test_long_lists_of_one_body_let_others_have_their_turn(set_wise: Catalog) -> None:
+    router = route(set_wise, 1)
+    (request,) = every(1, 12, ks=(1_000,))
+    large = asyncio.create_task(ask(router, [replace(request, filter=None)] * 50))
+    assert router._reranker is not None
+    while not router._reranker._executor._threads:
+        await asyncio.sleep(0.001)
+    (small,) = await ask(router, [replace(request, filter=None, k=10)])
+    assert len(small.keys) == 10 and not large.done()
+    first, *others = await large
+    assert len(others) == 49 and all(reply.keys.tolist() == first.keys.tolist() for reply in others)
+    await router.close()
+
+
 async def test_one_task_and_ids_that_are_texts(publish_items: Callable[..., Catalog], tmp_path: Path) -> None:
     made = publish_items(300, strings=True, model=write_set_wise(tmp_path / "model", ("click",)))
     shards = [Backend(f"s{n}", ShardSearcher.open(made.path, range(n, 8, 2)), 150) for n in range(2)]

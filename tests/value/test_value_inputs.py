@@ -64,6 +64,7 @@ def test_requests_are_read_as_stored_values() -> None:
         ("hour", None, "hour: expected a value, got none"),
         ("today", "2001-02-30", "today: expected a date such as \"2001-05-01\", got '2001-02-30'"),
         ("today", "20010501", "today: expected a date such as \"2001-05-01\", got '20010501'"),
+        ("today", "2001-W05-3", "today: expected a date such as \"2001-05-01\", got '2001-W05-3'"),
         ("lang", 5, "lang: expected a string, got 5"),
         ("lang", "\ud83c", "lang: expected a string, got"),
         ("mobile", 1, "mobile: expected true or false, got 1"),

@@ -70,6 +70,8 @@ def test_agrees_with_the_plain_evaluator(case: Case, seed: int) -> None:
         ("like / 0", 0.0),
         ("1 / (click - click)", 0.0),
         ("(click - click) / (click - click)", 0.0),
+        ("0 / (click * 1e-39)", 0.0),
+        ("1e-30 / (click * 1e-39)", 2e9),
         ("log(0)", math.log(1e-30)),
         ("log(click - 5)", math.log(1e-30)),
         ("log1p(-7)", math.log(2**-20)),
