@@ -282,7 +282,8 @@ class Engine:
         wanted[1:] &= keys[1:] != keys[:-1]  # once each
         keys, slots = keys[wanted], slots[wanted]
         device = self.model.lists.keys.device
-        users, places = (torch.from_numpy(array).to(device)[None] for array in (_vectors(request), slots))
+        users = torch.tensor(_vectors(request), device=device)[None]  # a copy: what was received may be read-only
+        places = torch.from_numpy(slots).to(device)[None]
         judged = self._judge.judge(users, places, [Asked.of(request)])
         best = topk.top_k(judged.values, torch.from_numpy(keys).to(device), len(slots))
         order = best.places[0].cpu().numpy()
