@@ -27,7 +27,15 @@ TYPES: Mapping[FieldType, tuple[type, ...]] = {
 }
 """Python's types of a field's values; the first is that of every value in the log."""
 _EPOCH = date(1970, 1, 1).toordinal()
-_code = lru_cache(1 << 16)(hash_text)  # written items have few values of their own
+_KEPT_TEXT = 64
+"""Characters of the longest texts whose hashes are kept: a written text may have millions."""
+_kept_hash = lru_cache(1 << 16)(hash_text)  # written items have few values of their own
+
+
+def _code(text: str) -> int:
+    return _kept_hash(text) if len(text) <= _KEPT_TEXT else hash_text(text)
+
+
 _STORED: Mapping[FieldType, Callable[[Any], float]] = {
     "category": _code,
     "int": int,

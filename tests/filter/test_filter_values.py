@@ -8,7 +8,7 @@ import pytest
 
 from silverray.shard.filter.columns import ColumnError, Columns
 from silverray.shard.filter.schema import Field, Schema
-from silverray.shard.filter.values import read_values
+from silverray.shard.filter.values import _kept_hash, read_values
 from silverray.shard.index.payload import ARROW_TYPES
 
 VALUES: dict[str, list[Any]] = {
@@ -65,3 +65,10 @@ def test_no_values() -> None:
     for type_ in VALUES:
         column = read_values("f", [], Field(type=type_, nullable=True))  # type: ignore[arg-type]
         assert len(column.values) == 0
+
+
+def test_long_texts_are_not_kept() -> None:
+    kept = _kept_hash.cache_info().currsize
+    for type_, value in (("category", "x" * 1_000_003), ("tags", ["y" * 1_000_003])):
+        read_values("f", [value], Field(type=type_))  # type: ignore[arg-type]
+    assert _kept_hash.cache_info().currsize == kept
