@@ -139,7 +139,7 @@ def _open(name: str, folder: Path, asked: Floats, clusters: int) -> DataSet:
 
 def _publish(folder: Path, version: str, clusters: int) -> str:
     """Publish in a process of its own, as a user would; returns what `silverray publish --json` printed."""
-    command = [sys.executable, "-m", "silverray.cluster.cli", "publish", str(folder / "items.parquet")]
+    command = [sys.executable, "-P", "-m", "silverray.cluster.cli", "publish", str(folder / "items.parquet")]
     command += ["--schema", str(folder / "schema.yaml"), "--vectors", str(folder / "vectors.npy"), "--json"]
     command += ["--out", str(folder / "snapshots"), "--version", version, "--clusters", str(clusters)]
     return _output_of(command)

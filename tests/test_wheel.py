@@ -21,9 +21,9 @@ def tracked_files(*folders: str) -> list[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the tracked files alone, since a build in the checkout also ships what an older one left."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in tracked_files(*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
+    for name in tracked_files(*PACKAGES, ".typing", "pyproject.toml", "README.md", "LICENSE"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, source / name)
+        shutil.copy(ROOT / name, source / name, follow_symlinks=False)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -33,6 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_every_tracked_file_of_the_packages(wheel: Path) -> None:
     tracked = {f"silverray/{name}" for name in tracked_files(*PACKAGES) if not name.startswith("benchmarks/results/")}
+    tracked.add("silverray/__init__.py")
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("silverray/")}
     assert len(tracked) > 40
     assert shipped == tracked
@@ -52,6 +53,16 @@ def test_every_module_imports_from_the_wheel_outside_the_checkout(wheel: Path, t
     program = f"import sys; sys.path += {packages!r}\n" + program
     done = subprocess.run([sys.executable, "-S", "-c", program], cwd="/", capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_bare_folder_named_silverray_does_not_replace_the_package(tmp_path: Path) -> None:
+    """Ray puts the working directory first on the workers' path, and there a clone may lie."""
+    (tmp_path / "silverray" / "cluster").mkdir(parents=True)
+    (tmp_path / "silverray" / "cluster" / "cli.py").write_text("raise SystemExit('not the installed package')")
+    command = [sys.executable, "-m", "silverray.cluster.cli", "--help"]  # -m puts the working directory first
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
 
 
 def test_shard_and_kernels_import_without_ray_and_torchrec() -> None:

@@ -77,7 +77,7 @@ def _serve_in_background(file: Path, config: ServeConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{config.name}.log"
     counts = ["--shards", str(config.shards), "--replicas", str(config.replicas)]
-    command = [sys.executable, "-m", "silverray.cluster.cli", "serve", str(file.resolve()), *counts]
+    command = [sys.executable, "-P", "-m", "silverray.cluster.cli", "serve", str(file.resolve()), *counts]
     with log.open("w", encoding="utf-8") as output, notes.status(f"starting; log in {log}"):
         process = _spawn(command, output)
         try:
