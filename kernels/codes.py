@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from silverray.kernels.quotients import quotient
+
 
 class Codes(NamedTuple):
     """Quantised rows: `values` `[N, D]` int8 and `scales` `[N]` float32; a row is about `scales · values`."""
@@ -25,7 +27,7 @@ def quantize_rows(rows: Tensor) -> Codes:
         rows: `[N, D]` float32, finite.
 
     Returns:
-        `Codes`; a row of zeros has scale 0.
+        `Codes`, the same bits on every device; a row of zeros has scale 0.
 
     Raises:
         ValueError: a wrong dtype or shape.
@@ -36,7 +38,7 @@ def quantize_rows(rows: Tensor) -> Codes:
     """
     if rows.dtype != torch.float32 or rows.dim() != 2:
         raise ValueError(f"rows: expected [N, D] float32, got {list(rows.shape)} {rows.dtype}")
-    scales = rows.abs().amax(dim=1) / 127 if rows.shape[1] else rows.new_zeros(len(rows))
+    scales = quotient(rows.abs().amax(dim=1), 127) if rows.shape[1] else rows.new_zeros(len(rows))
     inverse = torch.where(scales > 0, 1 / scales, 0)
     # A denormal scale has an infinite inverse: such a row is as good as zero.
     inverse = torch.where(inverse.isfinite(), inverse, 0)

@@ -72,8 +72,11 @@ def count_lists(
 @triton.jit
 def run_program(planes, words, program, length, at, there):
     """Words `at` (where `there`) of a program's result; `planes` `[R, words]` int64, `program` `[length]` int32."""
+    # Each a value of its own: Triton carries a name through a loop only if a turn gives it another value than it had
+    # before. Of eight names of one value it carries the first, and the compiler removes the stack.
     top = tl.zeros_like(at)
-    s0, s1, s2, s3, s4, s5, s6 = top, top, top, top, top, top, top
+    s0, s1, s2, s3 = tl.zeros_like(at), tl.zeros_like(at), tl.zeros_like(at), tl.zeros_like(at)
+    s4, s5, s6 = tl.zeros_like(at), tl.zeros_like(at), tl.zeros_like(at)
     for place in range(length):
         code = tl.load(program + place)
         opcode = code >> _PLANE_BITS

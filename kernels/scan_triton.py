@@ -207,7 +207,7 @@ def _plan_tasks(
     if (size > 0) & (first < last):
         start = (first >> 6).to(tl.int32)
         tiles = (((last + 63) >> 6).to(tl.int32) - start + WORDS - 1) // WORDS
-        at = tl.atomic_add(total, tiles * ((size + GROUP - 1) // GROUP))
+        at = tl.atomic_add(total, tiles * ((size + GROUP - 1) // GROUP), sem="relaxed")
         for group in range(0, size, GROUP):
             for tile in range(0, tiles):
                 tl.store(tasks + at * 3, cluster.to(tl.int32))
@@ -256,7 +256,7 @@ def _scan(
             base = tl.load(bases + query * clusters + cluster, here, other=0)
             scale = tl.load(query_scales + query, here, other=0)[:, None] * tl.load(scales + slot, wanted, other=0)
             score = base[:, None] + scale * dots.to(tl.float32)
-            start = tl.atomic_add(out_counts + query, each.to(tl.int64), here & (each > 0))
+            start = tl.atomic_add(out_counts + query, each.to(tl.int64), here & (each > 0), sem="relaxed")
             place = start[:, None] + tl.cumsum(passing, 1) - 1
             kept = (passing > 0) & (place < room)
             tl.store(out_scores + query[:, None] * room + place, score, kept)

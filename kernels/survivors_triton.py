@@ -71,7 +71,7 @@ def _list_bits(
     each = popcount(mine)
     total = tl.sum(each, 0)
     if total > 0:
-        first = tl.atomic_add(counts + row, total.to(tl.int64))
+        first = tl.atomic_add(counts + row, total.to(tl.int64), sem="relaxed")
         set_ = ((mine[:, None] >> tl.arange(0, 64).to(tl.int64)[None, :]) & 1).to(tl.int32)
         place = first + (tl.cumsum(each, 0) - each)[:, None] + tl.cumsum(set_, 1) - 1
         slot = at.to(tl.int32)[:, None] * 64 + tl.arange(0, 64)[None, :]

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from silverray.kernels.quotients import quotient
 from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.schema import Schema
 from silverray.shard.value.inputs import gather_fields
@@ -42,7 +43,7 @@ class Standardise(_Transformation):
 
     def apply(self, values: Tensor) -> Tensor:
         """`[B, K]` float64 to `[B, K, width]`."""
-        return ((values - self.mean) / self.deviation)[..., None]
+        return quotient(values - self.mean, self.deviation)[..., None]
 
 
 class Log1p(_Transformation):
@@ -53,7 +54,7 @@ class Log1p(_Transformation):
 
     def apply(self, values: Tensor) -> Tensor:
         """`[B, K]` float64 to `[B, K, width]`."""
-        return (values.sign() * values.abs().log1p() / self.scale)[..., None]
+        return quotient(values.sign() * values.abs().log1p(), self.scale)[..., None]
 
 
 class Buckets(_Transformation):

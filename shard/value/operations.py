@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from silverray.kernels.quotients import divisor
+
 LARGEST = 3.4028234663852886e38
 """The largest float32: what overflows becomes this, or its negative."""
 SMALLEST = 1e-30
@@ -94,8 +96,12 @@ def _hull(_: Bounds, x: Bounds, y: Bounds) -> Bounds:
 
 def _divide(x: Any, y: Any) -> Tensor:
     # A scalar over a tensor is its product with the reciprocal, which overflows for a `y` that the quotient does not.
-    quotient: Tensor = (x if isinstance(x, Tensor) else torch.full_like(y, x)) / y
-    return quotient
+    result: Tensor = (x if isinstance(x, Tensor) else torch.full_like(y, x)) / _divisor(x, y)
+    return result
+
+
+def _divisor(x: Any, y: Any) -> Tensor:
+    return y if isinstance(y, Tensor) else divisor(x, y)
 
 
 def _divide_or_zero(x: Any, y: Tensor) -> Tensor:
@@ -127,7 +133,7 @@ OPERATIONS: dict[str, Operation] = {
     "+": Operation(operator.add, _NUMBER, _sum, lambda x, y: x.add_(y), commutes=True),
     "-": Operation(operator.sub, _NUMBER, _difference, lambda x, y: x.sub_(y)),
     "*": Operation(operator.mul, _NUMBER, _product, lambda x, y: x.mul_(y), commutes=True),
-    "/": Operation(_divide, _NUMBER, _quotient, lambda x, y: x.div_(y)),
+    "/": Operation(_divide, _NUMBER, _quotient, lambda x, y: x.div_(_divisor(x, y))),
     "/ or 0": Operation(_divide_or_zero, _NUMBER, _quotient),
     "negate": Operation(operator.neg, _NUMBER, lambda x: (-x[1], -x[0]), lambda x: x.neg_()),
     "min": Operation(

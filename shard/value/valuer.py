@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from silverray.kernels.quotients import quotient
 from silverray.shard.api import FormulaError, InvalidRequest, SearchRequest, shown
 from silverray.shard.filter.schema import Schema
 from silverray.shard.value.inputs import Values, read_requests
@@ -63,7 +64,8 @@ def valued(valuation: Valuation, predictions: torch.Tensor, fields: Mapping[str,
         fields: of the candidates, at least those that the formula reads.
     """
     if valuation.model is None:
-        return torch.nan_to_num(predictions.mean(dim=2))
+        # A mean is a product with the reciprocal on a GPU.
+        return torch.nan_to_num(quotient(predictions.sum(dim=2), predictions.shape[2]))
     values: torch.Tensor = valuation.model(predictions, fields, valuation.inputs)
     return values
 

@@ -135,7 +135,7 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     """Scores and places are equal, order included."""
     for part, wanted in zip(found, expected, strict=True):
         assert part.dtype == wanted.dtype

@@ -12,37 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime.jit import JITFunction
 
 from .launches import launch_all
-
-
-class _NoGpu:
-    """What Triton asks a driver for when it compiles."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-def compile_launches() -> dict[str, bytes]:
-    """From now on kernels are compiled and not run; returns the machine code of each, filled as they are."""
-    binaries: dict[str, bytes] = {}
-    run = JITFunction.run
-
-    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
-        binaries[f"{self.__name__} {kernel.hash[:8]}"] = kernel.asm["cubin"]
-
-    JITFunction.run = compile_only
-    triton.runtime.driver.set_active(_NoGpu())
-    return binaries
+from .ptx.route import compile_launches
 
 
 def usage(binary: bytes) -> dict[str, int]:
@@ -56,10 +28,20 @@ def usage(binary: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", function)}
 
 
+def most_carried(ttir: str) -> int:
+    """Values that a loop of a kernel carries from turn to turn, in the loop that carries most."""
+    return max((loop.count("=") for loop in re.findall(r"iter_args\((.*?)\) ->", ttir)), default=0)
+
+
 def main() -> None:
-    binaries = compile_launches()
+    kernels: dict[str, Any] = {}
+    compile_launches(lambda function, kernel, *_: kernels.update({f"{function.__name__} {kernel.hash[:8]}": kernel}))
     launch_all()
-    json.dump({name: usage(binary) for name, binary in binaries.items()}, sys.stdout, indent=1)
+    needs = {
+        name: {**usage(kernel.asm["cubin"]), "CARRIED": most_carried(kernel.asm["ttir"])}
+        for name, kernel in kernels.items()
+    }
+    json.dump(needs, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """int8 codes."""
 
+import numpy as np
 import pytest
 import torch
+from divisions import OnDevice
 
 from silverray.kernels.codes import quantize_rows
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.mark.parametrize("d", [1, 33, 128])
@@ -25,3 +29,21 @@ def test_a_row_without_elements_has_scale_zero() -> None:
     codes = quantize_rows(torch.zeros(3, 0))
     assert codes.values.shape == (3, 0)
     assert codes.scales.tolist() == [0, 0, 0]
+
+
+def test_a_scale_is_a_quotient_and_no_product_with_a_reciprocal() -> None:
+    # In float32, x / 127 and x * (1 / 127) are neighbours for these.
+    largest = [9.0, 13.0, 36.0, 175.0, 350.0]
+    scales = quantize_rows(torch.tensor(largest, device=DEVICE)[:, None]).scales.cpu()
+    np.testing.assert_array_equal(scales.numpy(), np.float32(largest) / np.float32(127))
+    np.testing.assert_array_equal(scales[:2].numpy().view(np.int32), [0x3D912245, 0x3DD1A347])
+    assert (np.float32(largest) * (np.float32(1) / np.float32(127)) != scales.numpy()).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_rows_are_divided_on_their_own_device(device: str) -> None:
+    with OnDevice():
+        quantize_rows(torch.ones(3, 8, device=device))
+    for wrong in (127, torch.tensor(127.0)):
+        with pytest.raises(AssertionError, match="div by"), OnDevice():
+            torch.ones(3, device="meta") / wrong

@@ -8,24 +8,38 @@ from pathlib import Path
 
 import pytest
 
+from silverray.kernels.programs import MAX_STACK
+
 from .launches import KERNELS
 
 pytest.importorskip("triton")
 
 
-def test_every_kernel_compiles_for_sm_90_and_spills_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def needs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.kernels.sm90"],
         cwd=Path(__file__).parents[2],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    usage = json.loads(done.stdout)
-    assert {name.split()[0] for name in usage} == KERNELS
-    for name, used in usage.items():
+    found: dict[str, dict[str, int]] = json.loads(done.stdout)
+    return found
+
+
+def test_every_kernel_compiles_for_sm_90_and_spills_nothing(needs: dict[str, dict[str, int]]) -> None:
+    assert {name.split()[0] for name in needs} == KERNELS
+    for name, used in needs.items():
         assert used["LOCAL"] == used["STACK"] == 0, (name, used)
         assert 0 < used["REG"] <= 255
+
+
+@pytest.mark.parametrize("kernel", ["_evaluate", "_evaluate_lists"])
+def test_filters_carry_their_whole_stack_through_the_loop(kernel: str, needs: dict[str, dict[str, int]]) -> None:
+    carried = [used["CARRIED"] for name, used in needs.items() if name.split()[0] == kernel]
+    assert carried
+    assert min(carried) >= MAX_STACK

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from divisions import OnDevice
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -174,6 +175,14 @@ def test_a_search_never_waits_for_the_gpu() -> None:
         plans.reference(its.planes, its.programs, its.filters, its.filters, curve, 300, 300, 50)
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
         int(its.passing.sum())
+
+
+def test_a_search_divides_by_nothing_whose_reciprocal_a_gpu_would_take() -> None:
+    its = retrieve.Arguments(*map(on_device, arguments_of(make_lists(300, 16, 6, 12, seed=1), 1)))  # type: ignore[arg-type]
+    curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.1, 0.5])).lines().to(DEVICE)
+    with OnDevice():
+        retrieve_triton.launch(*its)
+        plans.reference(its.planes, its.programs, its.filters, its.filters, curve, 300, 300, 50)
 
 
 def test_equal_scores_are_kept_and_ordered_by_key() -> None:

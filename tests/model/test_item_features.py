@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from catalogs import schema_text
+from divisions import OnDevice
 
 from silverray.shard.filter.columns import Column, Columns
 from silverray.shard.filter.schema import Schema
@@ -31,7 +32,8 @@ def test_features_are_made_of_stored_values() -> None:
     )
     features = ItemFeatures.of(DOCUMENT).check(SCHEMA)
     assert features.width == 6
-    made = features(columns, torch.tensor([[0, 1], [2, 0]]))
+    with OnDevice():
+        made = features(columns, torch.tensor([[0, 1], [2, 0]]))
     assert made.dtype == torch.float32
     first, missing, last = [0, -1, 0, 1, 0, 1], [math.log(100) / 2, 0, 0, 0, 0, 0], [math.log(8) / 2, 1, 0, 0, 1, 1]
     torch.testing.assert_close(made, torch.tensor([[first, missing], [last, first]]))

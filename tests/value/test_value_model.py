@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from divisions import OnDevice
 
 from silverray.shard.index.keys import hash_text
 from silverray.shard.value.inputs import NO_TAG, Values, gather_fields
@@ -14,6 +15,7 @@ from silverray.shard.value.language import parse
 from silverray.shard.value.model import ValueModel
 from silverray.shard.value.scope import Scope
 from silverray.shard.value.syntax import Syntax
+from silverray.shard.value.valuer import Valuation, valued
 
 from .evaluator import SCHEMA, SCOPE, Case, Formulas, evaluate, make_case
 
@@ -193,6 +195,20 @@ def test_equal_parts_are_computed_once_and_constants_never() -> None:
     assert steps("log(quality) + log(quality)") == steps("log(quality)") + 1
     assert steps("if(1 > 2, like, click)") == 1
     assert steps("log(clamp(click, 0.1, 1)) / clamp(click, 0.1, 1)") == 5
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("text", ["click / 7", "(click + like) / 7", "7 / click", "click / (like + 9)"])
+def test_numbers_divide_as_tensors_of_the_predictions_device(text: str, device: str) -> None:
+    predictions = torch.rand(2, 3, len(SCOPE.tasks), generator=torch.Generator().manual_seed(0)).to(device)
+    with OnDevice():
+        ValueModel(text, SCOPE)(predictions, {}, {})
+        valued(Valuation(None, {}), predictions, {})
+
+
+def test_without_a_formula_a_value_is_the_mean() -> None:
+    predictions = torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(valued(Valuation(None, {}), predictions, {}), predictions.mean(dim=2))
 
 
 @pytest.mark.parametrize("text", [EXAMPLE, "user.taste", "7", 'click * (genres any ("war"))', Formulas(3).number(4)])
