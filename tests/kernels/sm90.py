@@ -38,7 +38,11 @@ def main() -> None:
     compile_launches(lambda function, kernel, *_: kernels.update({f"{function.__name__} {kernel.hash[:8]}": kernel}))
     launch_all()
     needs = {
-        name: {**usage(kernel.asm["cubin"]), "CARRIED": most_carried(kernel.asm["ttir"])}
+        name: {
+            **usage(kernel.asm["cubin"]),
+            "CARRIED": most_carried(kernel.asm["ttir"]),
+            "FENCED": len(re.findall(r"\batom\S*\.(?:acquire|release|acq_rel)\b", kernel.asm["ptx"])),
+        }
         for name, kernel in kernels.items()
     }
     json.dump(needs, sys.stdout, indent=1)

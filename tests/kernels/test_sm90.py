@@ -43,3 +43,7 @@ def test_filters_carry_their_whole_stack_through_the_loop(kernel: str, needs: di
     carried = [used["CARRIED"] for name, used in needs.items() if name.split()[0] == kernel]
     assert carried
     assert min(carried) >= MAX_STACK
+
+
+def test_no_atomic_waits_for_what_was_written_before(needs: dict[str, dict[str, int]]) -> None:
+    assert {name: used["FENCED"] for name, used in needs.items() if used["FENCED"]} == {}
