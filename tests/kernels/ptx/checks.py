@@ -11,9 +11,18 @@ from types import ModuleType
 
 import torch
 
-from silverray.kernels import bits, programs, programs_triton
+from silverray.kernels import (
+    bits,
+    programs,
+    programs_triton,
+    scan_reference,
+    scan_triton,
+    scores,
+    scores_triton,
+    survivors_triton,
+)
 
-from ..cases import assert_same, encode, make_lists
+from ..cases import assert_same, assert_same_rows, encode, make_lists, unpack
 from .filters import STACKED
 
 EDGES = [1, 63, 64, 65, 16_383, 16_384, 16_385, 16_449]
@@ -44,6 +53,36 @@ def evaluate_lists(kernels: ModuleType, slots: int, clusters: int) -> None:
         assert_same((found[row],), (torch.where(marked, words[row], untouched[row]),))
 
 
+def list_bits(slots: int) -> None:
+    """The set bits of each row as a list, in no order."""
+    words = make_lists(slots, 1, seed=slots).planes
+    lists, counts = survivors_triton.list_bits(words, slots, slots)
+    for row, chosen in enumerate(unpack(words, slots)):
+        assert sorted(lists[row, : counts[row]].tolist()) == chosen.nonzero()[0].tolist()
+
+
+def scan_lists(slots: int, dimensions: int, clusters: int, queries: int) -> None:
+    """Scores of what passes in the probed lists, against those of the whole scan."""
+    its = make_lists(slots, dimensions, clusters, queries, clusters, seed=slots)
+    probed = torch.zeros(queries, clusters + 1, dtype=torch.int8)
+    probed = probed.scatter_(1, torch.where(its.probes >= 0, its.probes, clusters), 1)[:, :clusters].contiguous()
+    words = programs.reference(its.planes, its.programs)
+    room = scan_triton.scan_lists(
+        its.codes, its.scales, its.offsets, words, its.filters, its.queries, probed, its.bases, slots
+    )
+    there = torch.arange(slots) < room.counts[:, None]
+    found = torch.where(there, room.scores, -torch.inf), torch.where(there, room.slots.long(), -1)
+    assert_same_rows(found, scan_reference.scan(*its.scan, slots))
+
+
+def exact_scores(dimensions: int, dtype: torch.dtype) -> None:
+    """Inner products, bit for bit."""
+    its, generator = make_lists(77, dimensions, queries=5, dtype=dtype), torch.Generator().manual_seed(dimensions)
+    pairs = torch.randint(0, 5, (131,), generator=generator), torch.randint(-1, 77, (131,), generator=generator)
+    found = scores_triton.launch(its.vectors, its.queries, *pairs)
+    assert_same((found,), (scores.reference(its.vectors, its.queries, *pairs),))
+
+
 def with_one_value(check: Callable[..., None], *arguments: int) -> None:
     """Run a check on kernels whose stack is eight names of one value."""
     source, value = Path(programs_triton.__file__).read_text(), "tl.zeros_like(at)"
@@ -63,6 +102,11 @@ def with_one_value(check: Callable[..., None], *arguments: int) -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     **{f"evaluate-{slots}": partial(evaluate, programs_triton, slots) for slots in EDGES},
     **{f"evaluate_lists-{case[0]}-{case[1]}": partial(evaluate_lists, programs_triton, *case) for case in LIST_EDGES},
+    **{f"list_bits-{slots}": partial(list_bits, slots) for slots in (63, 2_049)},
+    "scan_lists-one": partial(scan_lists, 65, 16, 2, 1),
+    "scan_lists-several": partial(scan_lists, 200, 50, 3, 17),
+    "exact_scores-float32": partial(exact_scores, 3, torch.float32),
+    "exact_scores-bfloat16": partial(exact_scores, 50, torch.bfloat16),
 }
 """What must hold, by name."""
 MUTANTS: dict[str, Callable[[], None]] = {
