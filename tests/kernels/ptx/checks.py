@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -72,7 +73,8 @@ def scan_lists(slots: int, dimensions: int, clusters: int, queries: int) -> None
     )
     there = torch.arange(slots) < room.counts[:, None]
     found = torch.where(there, room.scores, -torch.inf), torch.where(there, room.slots.long(), -1)
-    assert_same_rows(found, scan_reference.scan(*its.scan, keep=slots))
+    arguments: tuple[Any, ...] = (*its.scan, slots)
+    assert_same_rows(found, scan_reference.scan(*arguments))
 
 
 def exact_scores(dimensions: int, dtype: torch.dtype) -> None:
