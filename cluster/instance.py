@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ _PROXIES = "HeadOnly"
 _MESSAGE_BYTES = 256 << 20
 _DRAINING_S = 2
 _REPLY_S = 5  # what a reply may take beyond the longest deadline, before HAProxy gives up on the router
+_FILES_A_CONNECTION = 3  # HAProxy does not start where fewer may be open: client, router and pipes
 _NO_TOKENS = (
     "this Ray cluster asks for no tokens: whoever reaches its ports can run code on it. Start it with "
     "RAY_AUTH_MODE=token, or, if only machines that you trust reach them, give --insecure"
@@ -172,7 +174,8 @@ def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
         "grpc_proxy": "",
     }
     if own:
-        settings |= _haproxy_files(private_folder() / f"haproxy-{os.getpid()}")
+        settings |= _haproxy_files(private_folder())
+        settings["RAY_SERVE_HAPROXY_MAXCONN"] = min(config.http.max_connections, _open_files() // _FILES_A_CONNECTION)
     ports = {
         "RAY_SERVE_HAPROXY_STATS_PORT": config.http.stats_port,
         "RAY_SERVE_HAPROXY_METRICS_PORT": config.http.metrics_port,
@@ -183,8 +186,15 @@ def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
     return {name: str(value) for name, value in settings.items()}
 
 
+def _open_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
 def _haproxy_files(folder: Path) -> dict[str, str]:
-    """Where HAProxy keeps its files: its control socket would be open to every account, and shared by services."""
+    """Where HAProxy keeps its files: its control socket would be open to every account otherwise.
+
+    Ray puts a folder named by the node's 56 characters between, and a socket's path has room for 97.
+    """
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
