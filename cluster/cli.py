@@ -86,6 +86,10 @@ def serve(
     replicas: Annotated[int | None, typer.Option(min=1, help="Processes per shard, instead of the file's.")] = None,
     address: Address = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it answers and leave it running.")] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Use a Ray cluster that asks for no tokens."),
+    ] = False,
 ) -> None:
     """Serve a snapshot until Ctrl-C; prints `ready URL` when it answers.
 
@@ -94,7 +98,7 @@ def serve(
     with one_line_errors():
         from silverray.cluster.commands.serve import run_serve
 
-        run_serve(config, shards=shards, replicas=replicas, address=address, detach=detach)
+        run_serve(config, shards=shards, replicas=replicas, address=address, detach=detach, insecure=insecure)
 
 
 @app.command()

@@ -27,12 +27,17 @@ class HttpConfig(Section):
         stats_port: HAProxy's statistics page, on all interfaces; None takes a free port on a cluster that `serve`
             starts, and Ray Serve's own choice on any other.
         metrics_port: HAProxy's metrics, likewise.
+        max_connections: most connections at a time; one more waits until another closes. On a cluster that `serve`
+            starts, at most a third of the files that a process may have open.
+        idle_s: how long a client may send nothing in the middle of a request, in seconds.
     """
 
     host: str = "127.0.0.1"
     port: Port = 8000
     stats_port: Port | None = None
     metrics_port: Port | None = None
+    max_connections: Count = 4_096
+    idle_s: Count = 30
 
 
 class LimitsConfig(Section):

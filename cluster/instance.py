@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import os
+import resource
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,13 +17,18 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDeploySchema
 
 from silverray.cluster.config import ServeConfig
+from silverray.cluster.ray_local import join_ray, private_folder, start_ray, takes_calls_from_anybody
 from silverray.cluster.sections import ConfigError
 
-_LOCAL = "local"
 _PROXIES = "HeadOnly"
 _MESSAGE_BYTES = 256 << 20
-_OBJECT_STORE_BYTES = 512 << 20
 _DRAINING_S = 2
+_REPLY_S = 5  # what a reply may take beyond the longest deadline, before HAProxy gives up on the router
+_FILES_A_CONNECTION = 3  # HAProxy does not start where fewer may be open: client, router and pipes
+_NO_TOKENS = (
+    "this Ray cluster asks for no tokens: whoever reaches its ports can run code on it. Start it with "
+    "RAY_AUTH_MODE=token, or, if only machines that you trust reach them, give --insecure"
+)
 
 
 class ServeInstance:
@@ -42,20 +49,24 @@ class ServeInstance:
         self._client: Any = _get_global_client()
 
     @classmethod
-    def connect(cls, config: ServeConfig, address: str | None) -> ServeInstance:
+    def connect(cls, config: ServeConfig, address: str | None, *, insecure: bool = False) -> ServeInstance:
         """Connect to a Ray cluster, or start one, and start Serve on it unless it runs there.
 
         Args:
             config: where HTTP listens and how proxies are checked, if Serve has to be started.
             address: of the Ray cluster; None starts one on this machine that ends with this process.
+            insecure: whether a cluster may be used that asks for no tokens.
 
         Raises:
-            ConfigError: the cluster cannot be reached, or a port is taken.
+            ConfigError: the cluster cannot be reached, asks for no tokens, or a port is taken.
         """
         own = address is None
         if own:
             _check_port(config.http.host, config.http.port)
         connect_ray(address, _reserved_cpus(config))
+        if takes_calls_from_anybody() and not insecure:
+            ray.shutdown()
+            raise ConfigError(_NO_TOKENS)
         try:
             return cls.attach(address)
         except RayServeException:
@@ -133,23 +144,10 @@ def connect_ray(address: str | None, cpus: float = 0.0) -> None:
     """
     if ray.is_initialized():
         raise ConfigError("this process is connected to a Ray cluster already")
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    common: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": False}
     if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            _LOCAL,
-            include_dashboard=False,
-            num_cpus=max(os.cpu_count() or 1, int(cpus) + 1),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **common,
-        )
-        return
-    try:
-        ray.init(address, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "if that cluster uses Ray's token authentication, set RAY_AUTH_MODE=token"
-        raise ConfigError(f"address: {str(error).splitlines()[0]} ({hint})") from None
+        start_ray(max(os.cpu_count() or 1, int(cpus) + 1))
+    else:
+        join_ray(address)
 
 
 def free_port() -> int:
@@ -162,14 +160,22 @@ def free_port() -> int:
 
 def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
     """Serve's own settings; its controller, proxies and replicas inherit them from here."""
-    settings = {
+    settings: dict[str, Any] = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": _MESSAGE_BYTES,
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": config.health.proxy_period_s,
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": config.health.proxy_timeout_s,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAINING_S,
+        "RAY_SERVE_HAPROXY_MAXCONN": config.http.max_connections,
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": config.http.idle_s,
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": math.ceil(config.limits.max_deadline_ms / 1e3) + _REPLY_S,
+        # Calls from router to replica would go through a proxy of the environment, which cannot reach replicas.
+        "grpc_proxy": "",
     }
+    if own:
+        settings |= _haproxy_files(private_folder())
+        settings["RAY_SERVE_HAPROXY_MAXCONN"] = min(config.http.max_connections, _open_files() // _FILES_A_CONNECTION)
     ports = {
         "RAY_SERVE_HAPROXY_STATS_PORT": config.http.stats_port,
         "RAY_SERVE_HAPROXY_METRICS_PORT": config.http.metrics_port,
@@ -178,6 +184,23 @@ def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
         if port is not None or own:
             settings[name] = port or free_port()
     return {name: str(value) for name, value in settings.items()}
+
+
+def _open_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def _haproxy_files(folder: Path) -> dict[str, str]:
+    """Where HAProxy keeps its files: its control socket would be open to every account otherwise.
+
+    Ray puts a folder named by the node's 56 characters between, and a socket's path has room for 97.
+    """
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+    }
 
 
 def _reserved_cpus(config: ServeConfig) -> float:

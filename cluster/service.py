@@ -83,7 +83,12 @@ class Service:
 
 
 def start(
-    config: ServeConfig, address: str | None = None, *, progress: Progress | None = None, timeout_s: float = 600.0
+    config: ServeConfig,
+    address: str | None = None,
+    *,
+    insecure: bool = False,
+    progress: Progress | None = None,
+    timeout_s: float = 600.0,
 ) -> Service:
     """Serve a snapshot and wait until every shard answers.
 
@@ -92,6 +97,7 @@ def start(
     Args:
         config: what to serve and how.
         address: of a running Ray cluster; None starts one on this machine that ends with this process.
+        insecure: whether a cluster may be used that asks for no tokens.
         progress: told what is being waited for whenever that changes.
         timeout_s: how long it may take.
 
@@ -120,7 +126,7 @@ def start(
         Engine.open(catalog.path, (0,), device="cpu")
     tell("connecting to Ray" if address else "starting Ray")
     with kept_handlers():
-        instance = ServeInstance.connect(config, address)
+        instance = ServeInstance.connect(config, address, insecure=insecure)
     service = Service(config.name, layout, instance)
     try:
         _open_log(config, catalog)

@@ -20,15 +20,17 @@ from silverray.cluster.terminal import notes, results
 _POLL_S = 0.1
 
 
-def run_serve(file: Path, *, shards: int | None, replicas: int | None, address: str | None, detach: bool) -> None:
+def run_serve(
+    file: Path, *, shards: int | None, replicas: int | None, address: str | None, detach: bool, insecure: bool
+) -> None:
     """Serve until a signal ends it, or, detached, until it answers."""
     config = ServeConfig.load(file, shards=shards, replicas=replicas)
     if detach and address is None:
-        _serve_in_background(file, config)
+        _serve_in_background(file, config, insecure)
         return
     with stopped_by_signals(), hold_record(config.name, keep=detach) as holder:
         with notes.status("starting") as line:
-            service = start(config, address, progress=lambda what: line.update(what))
+            service = start(config, address, insecure=insecure, progress=lambda what: line.update(what))
         if detach:
             _announce(service, holder, pid=None)
             service.detach()
@@ -71,13 +73,14 @@ def _throughput(url: str) -> bool:
     return bool(document.get("throughput_optimized", True))
 
 
-def _serve_in_background(file: Path, config: ServeConfig) -> None:
+def _serve_in_background(file: Path, config: ServeConfig, insecure: bool) -> None:
     """Start this command again as a process of its own, and wait until it answers."""
     folder = records_folder()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{config.name}.log"
     counts = ["--shards", str(config.shards), "--replicas", str(config.replicas)]
     command = [sys.executable, "-P", "-m", "silverray.cluster.cli", "serve", str(file.resolve()), *counts]
+    command += ["--insecure"] if insecure else []
     with log.open("w", encoding="utf-8") as output, notes.status(f"starting; log in {log}"):
         process = _spawn(command, output)
         try:
