@@ -52,13 +52,16 @@ class Bounder:
         layout: what the planes mean.
         circuit: makes the nodes.
         budget: instructions that one leaf may take; a longer one gets a looser upper bound and no lower one.
+        wider: a bounder of a larger budget, whose leaves serve where they are short enough.
     """
 
-    def __init__(self, layout: PlaneLayout, circuit: Circuit, budget: int) -> None:
+    def __init__(self, layout: PlaneLayout, circuit: Circuit, budget: int, wider: Bounder | None = None) -> None:
         self._layout = layout
         self._circuit = circuit
         self._budget = budget
         self._leaves: dict[OneOf | Range, Bounds] = {}
+        if wider is not None:
+            self._leaves = {leaf: bounds for leaf, bounds in wider._leaves.items() if bounds.upper.size <= budget}
 
     def bounds(self, expression: Expression, trust: bool = False, positive: bool = True) -> Bounds:
         """Find the bounds of an expression.

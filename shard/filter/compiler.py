@@ -98,10 +98,11 @@ def _fit(expression: Expression, layout: PlaneLayout) -> tuple[Bounder, Node, bo
     """
     circuit, leaves = Circuit(), _leaves(expression)
     longest, size = MAX_INSTRUCTIONS + 1, 0
+    bounder: Bounder | None = None
     for budget in LEAF_BUDGETS:
         if budget >= longest:
             continue  # no leaf is longer: the program would be the same once more
-        bounder = Bounder(layout, circuit, budget)
+        bounder = Bounder(layout, circuit, budget, bounder)
         if budget > LEAF_BUDGETS[-1] and _too_long(leaves, bounder):
             continue
         upper = bounder.bounds(expression).upper

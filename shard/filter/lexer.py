@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from silverray.shard.api import FilterError, TextError
 from silverray.shard.filter.schema import KEYWORDS
@@ -75,8 +75,7 @@ FILTER = Dialect(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A piece of a text.
 
     Attributes:
