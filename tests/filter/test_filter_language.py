@@ -397,3 +397,8 @@ def test_any_text_is_parsed_or_refused_at_a_position_within_it(seed: int) -> Non
             assert 0 <= found.position <= len(text)
             assert found.message
     assert parsed > 0
+
+
+def test_an_error_as_text_has_position_and_hint() -> None:
+    """What the command line prints."""
+    assert str(error("yaer >= 2001")) == "filter: unknown field yaer (at character 0; did you mean year?)"
