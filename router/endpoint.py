@@ -12,7 +12,7 @@ from silverray.router.exchange import exchange
 from silverray.router.parsing import SearchCall, parse_rank, parse_search
 from silverray.router.router import Router
 from silverray.router.wire import Codec, encode_outcomes, encode_ranking
-from silverray.shard.api import InvalidRequest, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import DeadlineExceeded, InvalidRequest, SearchError, SearchReply, SearchRequest
 
 _INLINE_BODY = 64 << 10
 _INLINE_REPLY_ITEMS = 2_000
@@ -38,17 +38,27 @@ class SearchEndpoint:
 
         async def answer(request_form: Codec, reply_form: Codec, body: bytes) -> bytes:
             nonlocal deadline
-            call, requests = await self._admit(request_form, reply_form, body)
-            deadline = received + max(request.timeout_s or 0.0 for request in requests)
-            return await _encode(await self._router.answer(requests, call.wheres, received), reply_form, call)
+            call, admitted = await self._admit(request_form, reply_form, body, received)
+            deadline = received + max(request.timeout_s or 0.0 for request in call.requests)
+            return await _encode(await self._answer(admitted, call.wheres, received), reply_form, call)
 
         await exchange(scope, receive, send, self._router.settings.max_body_bytes, answer)
         if deadline is not None:
             self._router.metrics.left(time.monotonic(), received, deadline)
 
+    async def _answer(
+        self, admitted: Sequence[SearchRequest | DeadlineExceeded], wheres: Sequence[str], received: float
+    ) -> list[SearchReply | SearchError]:
+        good = [
+            (entry, where) for entry, where in zip(admitted, wheres, strict=True) if isinstance(entry, SearchRequest)
+        ]
+        requests, places = [entry for entry, _ in good], [where for _, where in good]
+        answers = iter(await self._router.answer(requests, places, received))
+        return [next(answers) if isinstance(entry, SearchRequest) else entry for entry in admitted]
+
     async def _admit(
-        self, request_form: Codec, reply_form: Codec, body: bytes
-    ) -> tuple[SearchCall, list[SearchRequest]]:
+        self, request_form: Codec, reply_form: Codec, body: bytes, received: float
+    ) -> tuple[SearchCall, list[SearchRequest | DeadlineExceeded]]:
         try:
             if len(body) <= _INLINE_BODY:
                 call = self._parse(request_form, body)
@@ -56,15 +66,18 @@ class SearchEndpoint:
                 call = await asyncio.get_running_loop().run_in_executor(None, self._parse, request_form, body)
             if call.columns and not reply_form.columnar:
                 raise InvalidRequest("a columnar reply needs Accept: application/msgpack", "columns")
-            requests: list[SearchRequest] = []
-            for entry in await self._router.admit(call.requests, call.wheres):
-                if isinstance(entry, SearchError):
+            admitted: list[SearchRequest | DeadlineExceeded] = []
+            for entry in await self._router.admit(call.requests, call.wheres, received):
+                if isinstance(entry, SearchError) and not isinstance(entry, DeadlineExceeded):
                     raise entry
-                requests.append(entry)
+                admitted.append(entry)
         except SearchError as error:
             self._router.metrics.answered(error)
             raise
-        return call, requests
+        for entry in admitted:
+            if isinstance(entry, DeadlineExceeded):
+                self._router.metrics.answered(entry)
+        return call, admitted
 
     def _parse(self, codec: Codec, body: bytes) -> SearchCall:
         return parse_search(codec.decode(body), self._router.catalog.dimension, self._router.settings)

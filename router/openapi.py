@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, RankBody, RankResult, SearchBody, SearchResult
+from silverray.router.compiling import MAX_FILTER_TEXT
 from silverray.router.item_bodies import ItemsBody, ItemsResult, PatchItem, UpsertItem
 from silverray.router.settings import RouterSettings
 
@@ -90,7 +91,8 @@ def describe(app: FastAPI, settings: RouterSettings) -> None:
 
 def _limits(settings: RouterSettings) -> str:
     return (
-        f"{settings.max_body_bytes:,} bytes and {settings.max_queries} queries a body, deadlines up to"
+        f"{settings.max_body_bytes:,} bytes, {settings.max_queries} queries and {MAX_FILTER_TEXT:,} characters of"
+        f" different filters a body, deadlines up to"
         f" {settings.max_deadline_s * 1e3:,.0f} ms (default {settings.deadline_s * 1e3:,.0f})"
     )
 

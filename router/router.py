@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silverray.router.batcher import Batcher
+from silverray.router.compiling import FilterCompiler
 from silverray.router.diversifier import Diversifier
 from silverray.router.encoding import UserEncoding
 from silverray.router.errors import at
@@ -34,7 +35,6 @@ from silverray.shard.api import (
 if TYPE_CHECKING:
     from silverray.shard.index.catalog import Catalog
 
-_INLINE_ADMISSION_TEXT = 2_048
 _INLINE_ADMISSIONS = 16
 _PROBE_S = 1.0
 _LAG_S = 0.005
@@ -77,6 +77,7 @@ class Router:
         self.settings = settings
         self.metrics = RouterMetrics()
         self._admission = admission or Admission(catalog)
+        self._compiler = FilterCompiler(self._admission)
         self._fanout = Fanout(backends, catalog.version, catalog.partitions)
         self._searches = self._batcher(self._send)
         self._encoding = (
@@ -105,7 +106,7 @@ class Router:
         if not requests:
             return []
         received = time.monotonic()
-        admitted = await self.admit(requests, [""] * len(requests))
+        admitted = await self.admit(requests, [""] * len(requests), received)
         good = [entry for entry in admitted if not isinstance(entry, SearchError)]
         answers = iter(await self.answer(good, [""] * len(good), received))
         outcomes = [entry if isinstance(entry, SearchError) else next(answers) for entry in admitted]
@@ -116,22 +117,25 @@ class Router:
         return outcomes
 
     async def admit(
-        self, requests: Sequence[SearchRequest], wheres: Sequence[str]
+        self, requests: Sequence[SearchRequest], wheres: Sequence[str], received: float
     ) -> list[SearchRequest | SearchError]:
         """Check requests against the catalog and compile their filters, without sending anything.
 
         Args:
             requests: as the client made them.
             wheres: the path of each in its body, such as `queries[3]`; empty for a request alone.
+            received: when they were received, on the clock of `time.monotonic`.
 
         Returns:
-            For each request its admitted form, or what is wrong with it.
+            For each request its admitted form, or what is wrong with it: `DeadlineExceeded` where its filter was not
+            compiled by its deadline.
         """
-        text = sum(len(request.filter) for request in requests if isinstance(request.filter, str))
-        if len(requests) <= _INLINE_ADMISSIONS and text <= _INLINE_ADMISSION_TEXT:
-            return self._admit_all(requests, wheres)
+        deadlines = [received + self._allowed_s(request) for request in requests]
+        compiled = await self._compiler.compile(requests, wheres, deadlines)
+        if len(requests) <= _INLINE_ADMISSIONS:
+            return self._admit_all(compiled, wheres)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, self._admit_all, requests, wheres)
+        return await loop.run_in_executor(None, self._admit_all, compiled, wheres)
 
     async def answer(
         self, requests: Sequence[SearchRequest], wheres: Sequence[str], received: float
@@ -209,6 +213,7 @@ class Router:
         await self._encodings.close()
         await self._searches.close()
         await self._fanout.close()
+        self._compiler.close()
         self._diversifier.close()
         if self._reranker:
             self._reranker.close()
@@ -244,8 +249,13 @@ class Router:
             max_batch_items=settings.max_batch_items,
         )
 
-    def _admit_all(self, requests: Sequence[SearchRequest], wheres: Sequence[str]) -> list[SearchRequest | SearchError]:
-        return [self._admit(request, where) for request, where in zip(requests, wheres, strict=True)]
+    def _admit_all(
+        self, requests: Sequence[SearchRequest | SearchError], wheres: Sequence[str]
+    ) -> list[SearchRequest | SearchError]:
+        return [
+            request if isinstance(request, SearchError) else self._admit(request, where)
+            for request, where in zip(requests, wheres, strict=True)
+        ]
 
     def _admit(self, request: SearchRequest, where: str) -> SearchRequest | SearchError:
         if request.user is not None and self._encoding is None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silverray.shard.api import MAX_K, MAX_TRAITS_K, FilterError, InvalidRequest, SearchRequest, shown
+from silverray.shard.filter.cache import FilterCache
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
-
-CACHED_FILTERS = 4_096
 
 
 class Admission:
@@ -28,6 +26,7 @@ class Admission:
 
     Attributes:
         valuer: the formulas.
+        filters: compiles filters and keeps them.
     """
 
     def __init__(self, catalog: Catalog, valuer: Valuer | None = None) -> None:
@@ -35,11 +34,7 @@ class Admission:
         self.valuer = valuer or Valuer(ValueSettings(), catalog.tasks, catalog.schema)
         self._payload = [name for name, field in catalog.schema.fields.items() if field.payload]
 
-        @lru_cache(maxsize=CACHED_FILTERS)
-        def compile_text(text: str | None) -> CompiledFilter:
-            return compile_filter(text, catalog.schema, catalog.layout)
-
-        self._compile = compile_text
+        self.filters = FilterCache(lambda text: compile_filter(text, catalog.schema, catalog.layout))
 
     def admit(self, request: SearchRequest, where: str = "") -> SearchRequest:
         """Check a request.
@@ -106,7 +101,7 @@ class Admission:
             FilterError: the filter is wrong.
         """
         try:
-            return self._compile(text)
+            return self.filters.compile(text)
         except FilterError as error:
             error.where = f"{prefix}filter"
             raise

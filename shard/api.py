@@ -222,6 +222,10 @@ class TextError(InvalidRequest):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.position, self.expected, self.hint, self.where)
 
+    def __str__(self) -> str:
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{super().__str__()} (at character {self.position}{hint})"
+
 
 class FilterError(TextError):
     """The filter text is wrong; see `TextError`."""
@@ -243,10 +247,6 @@ class FormulaError(TextError):
     """A formula of the value model is wrong; see `TextError`."""
 
     code = "invalid_formula"
-
-    def __str__(self) -> str:
-        hint = f"; {self.hint}" if self.hint else ""
-        return f"{super().__str__()} (at character {self.position}{hint})"
 
 
 class Overloaded(SearchError):

@@ -11,6 +11,7 @@ from typing import Literal
 
 from silverray.shard.api import FilterError
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
+from silverray.shard.filter.hints import mismatch_hint
 from silverray.shard.filter.lexer import Token
 from silverray.shard.filter.schema import Field, FieldType, Schema
 from silverray.shard.index.keys import hash_text
@@ -89,6 +90,10 @@ def resolve(schema: Schema, token: Token) -> BoundField:
     if field is not None:
         message = f"{token.text} cannot be used in filters: its schema says `filter: false`"
         raise FilterError(message, token.position, list(schema.filterable))
+    if token.text == schema.id:
+        message = f"unknown field {token.text}: it is the id column, and the id cannot be filtered"
+        copy = "publish a copy of it as a field of another name, and filter by that"
+        raise FilterError(message, token.position, list(schema.filterable), copy)
     names = {name.lower(): name for name in schema.filterable}
     close = get_close_matches(token.text.lower(), names, n=1)
     hint = f"did you mean {names[close[0]]}?" if close else None
@@ -205,11 +210,4 @@ def _mismatch(field: BoundField, value: Value) -> FilterError:
     got = {str: "a string", bool: "true or false", int: "an integer", float: "a number", date: "a date"}
     wanted = _LITERALS[field.spec.type]
     message = f"{field.name} is {field.spec.type}: expected {wanted}, got {got[type(value.value)]}"
-    hint = None
-    if field.spec.type == "date" and isinstance(value.value, str):
-        hint = 'write date("YYYY-MM-DD")'
-    elif field.spec.type in ("category", "tags"):
-        hint = "write the value in quotes"
-    elif isinstance(value.value, str):
-        hint = "write the value without quotes"
-    return FilterError(message, value.position, [wanted], hint)
+    return FilterError(message, value.position, [wanted], mismatch_hint(field, value.value))

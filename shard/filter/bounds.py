@@ -52,13 +52,16 @@ class Bounder:
         layout: what the planes mean.
         circuit: makes the nodes.
         budget: instructions that one leaf may take; a longer one gets a looser upper bound and no lower one.
+        wider: a bounder of a larger budget, whose leaves serve where they are short enough.
     """
 
-    def __init__(self, layout: PlaneLayout, circuit: Circuit, budget: int) -> None:
+    def __init__(self, layout: PlaneLayout, circuit: Circuit, budget: int, wider: Bounder | None = None) -> None:
         self._layout = layout
         self._circuit = circuit
         self._budget = budget
         self._leaves: dict[OneOf | Range, Bounds] = {}
+        if wider is not None:
+            self._leaves = {leaf: bounds for leaf, bounds in wider._leaves.items() if bounds.upper.size <= budget}
 
     def bounds(self, expression: Expression, trust: bool = False, positive: bool = True) -> Bounds:
         """Find the bounds of an expression.
@@ -145,21 +148,23 @@ class Bounder:
     def _sliced(self, leaf: OneOf | Range, field: FieldPlanes, planes: SlicedPlanes) -> Bounds:
         circuit, budget = self._circuit, self._budget
         ranges = _number_ranges(leaf, planes.floating)
-        outer = _code_ranges(planes, ranges, outer=True)
+        outer, beyond = _code_ranges(planes, ranges, outer=True), _beyond(planes, ranges, outer=True)
         if _least_size(outer, planes.width) <= 2 * budget:
-            upper = _sliced_node(circuit, field, planes, ranges, outer, outer=True)
+            upper = _sliced_node(circuit, field, planes, outer, beyond)
             if upper.size <= budget:
-                inner = _code_ranges(planes, ranges, outer=False)
-                return Bounds(upper, _sliced_node(circuit, field, planes, ranges, inner, outer=False))
+                inner, inner_beyond = _code_ranges(planes, ranges, outer=False), _beyond(planes, ranges, outer=False)
+                if (inner, inner_beyond) == (outer, beyond):
+                    return Bounds(upper, upper)
+                return Bounds(upper, _sliced_node(circuit, field, planes, inner, inner_beyond))
         while len(outer) > 1:
             outer = merge_nearest(outer, len(outer) // 2)
             if _least_size(outer, planes.width) > 2 * budget:
                 continue
-            upper = _sliced_node(circuit, field, planes, ranges, outer, outer=True)
+            upper = _sliced_node(circuit, field, planes, outer, beyond)
             if upper.size <= budget:
                 return Bounds(upper, circuit.false)
         coarse = coarsen(outer, max(planes.width - budget // 4, 0), planes.top)
-        return Bounds(_sliced_node(circuit, field, planes, ranges, coarse, outer=True), circuit.false)
+        return Bounds(_sliced_node(circuit, field, planes, coarse, beyond), circuit.false)
 
 
 def _least_size(codes: Sequence[Interval], width: int) -> int:
@@ -216,24 +221,24 @@ def _code_ranges(planes: SlicedPlanes, ranges: list[Interval], outer: bool) -> l
     return merge(codes)
 
 
-def _sliced_node(
-    circuit: Circuit,
-    field: FieldPlanes,
-    planes: SlicedPlanes,
-    ranges: list[Interval],
-    codes: list[Interval],
-    outer: bool,
-) -> Node:
-    """True for numbers whose code is in `codes`, and for those beyond the codes that `ranges` touch (hold whole)."""
+def _beyond(planes: SlicedPlanes, ranges: list[Interval], outer: bool) -> tuple[bool, bool]:
+    """Whether `ranges` touch (`outer`), or hold whole, the numbers below and those above all codes."""
     least, most = _limits(planes.floating)
     below_last = (planes.base << planes.shift) - 1
     above_first = planes.base + planes.top + 1 << planes.shift
     if outer:
-        with_below = any(low <= below_last for low, _ in ranges)
-        with_above = any(high >= above_first for _, high in ranges)
-    else:
-        with_below = any(low <= least and high >= below_last for low, high in ranges)
-        with_above = any(low <= above_first and high >= most for low, high in ranges)
+        return any(low <= below_last for low, _ in ranges), any(high >= above_first for _, high in ranges)
+    return (
+        any(low <= least and high >= below_last for low, high in ranges),
+        any(low <= above_first and high >= most for low, high in ranges),
+    )
+
+
+def _sliced_node(
+    circuit: Circuit, field: FieldPlanes, planes: SlicedPlanes, codes: list[Interval], beyond: tuple[bool, bool]
+) -> Node:
+    """True for numbers whose code is in `codes`, and for those below and above all codes as `beyond` says."""
+    with_below, with_above = beyond
     if with_below and with_above and codes == [(0, planes.top)]:
         return _has(circuit, field)
     slices = [circuit.plane(planes.first + 2 + bit) for bit in range(planes.width)]

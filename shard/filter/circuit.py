@@ -14,7 +14,7 @@ from silverray.kernels.programs import Opcode, instruction
 Kind = Literal["true", "false", "plane", "and", "or", "not"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: a circuit makes thousands, and a frozen one takes thrice the time
 class Node:
     """A boolean function of planes; compare with `is`.
 
@@ -88,9 +88,9 @@ class Circuit:
         if all(node.kind == "not" for node in ordered):
             return self._negated(kind, ordered)
         # One negation of a join costs less than a join of negations; a plane's costs nothing within an "and".
-        merged = tuple(
-            node for node in ordered if node.kind == "not" and (kind == "or" or node.operands[0].kind != "plane")
-        )
+        merged = {
+            node: None for node in ordered if node.kind == "not" and (kind == "or" or node.operands[0].kind != "plane")
+        }
         if len(merged) > 1:
             kept = (node for node in ordered if node not in merged)
             ordered = *kept, self._negated(kind, merged)

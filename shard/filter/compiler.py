@@ -11,13 +11,16 @@ from silverray.kernels.programs import MAX_INSTRUCTIONS, MAX_STACK, Opcode, inst
 from silverray.shard.api import FilterError, Mode
 from silverray.shard.filter.bounds import Bounder
 from silverray.shard.filter.circuit import Circuit, Node, emit
-from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest
+from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest, Range
 from silverray.shard.filter.language import parse
 from silverray.shard.filter.layout import LIVE, PlaneLayout
 from silverray.shard.filter.schema import Schema
+from silverray.shard.filter.simplify import simplified
 
 LEAF_BUDGETS = (MAX_INSTRUCTIONS, 512, 256, 128, 64, 32, 16, 8)
 """Instructions that one leaf may take, tried in turn until the program is short enough."""
+MAX_LEAVES_SIZE = 2 * MAX_INSTRUCTIONS
+"""Instructions of all leaves above which a budget is given up: joined, leaves lose some of theirs, rarely half."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,23 +75,11 @@ def compile_filter(filter: str | Expression | None, schema: Schema, layout: Plan
     text = filter if isinstance(filter, str) else None
     expression = parse(filter, schema) if isinstance(filter, str) else filter
     if expression is None:
-        plan = Plan(_program(Circuit(), None), None)
+        plan = Plan(_program(Circuit().plane(LIVE)), None)
         return CompiledFilter(text, None, plan, plan)
-    for budget in _budgets(expression):
-        circuit = Circuit()
-        bounder = Bounder(layout, circuit, budget)
-        upper = bounder.bounds(expression).upper
-        fitted = circuit.fit(upper, MAX_STACK)
-        program = _program(circuit, fitted)
-        if len(program) <= MAX_INSTRUCTIONS:
-            break
-    else:
-        raise FilterError(
-            f"the filter needs {len(program):,} instructions, the limit is {MAX_INSTRUCTIONS:,}",
-            position=0,
-            hint="use fewer terms; `in (...)` and `any (...)` take a whole list as one",
-        )
-    whole = fitted is not upper
+    expression = simplified(expression, schema)
+    bounder, root, whole = _fit(expression, layout)
+    program = _program(root)
     exact = Plan(program, _check(expression, bounder, trust=False, whole=whole))
     bloom = exact
     if exact.check is not None:
@@ -96,25 +87,66 @@ def compile_filter(filter: str | Expression | None, schema: Schema, layout: Plan
     return CompiledFilter(text, expression, exact, bloom)
 
 
-def _budgets(expression: Expression) -> tuple[int, ...]:
-    """Leave out budgets that a filter of many leaves is unlikely to fit: each try costs its time."""
-    leaves = _count_leaves(expression)
-    return tuple(budget for budget in LEAF_BUDGETS if budget * leaves <= 8 * MAX_INSTRUCTIONS) or LEAF_BUDGETS[-1:]
+def _fit(expression: Expression, layout: PlaneLayout) -> tuple[Bounder, Node, bool]:
+    """Find the largest budget whose program is short enough.
+
+    Returns:
+        The bounder of that budget, the program's function, and whether the stack has made it looser than the bound.
+
+    Raises:
+        FilterError: there is none.
+    """
+    circuit, leaves = Circuit(), _leaves(expression)
+    longest, size = MAX_INSTRUCTIONS + 1, 0
+    bounder: Bounder | None = None
+    for budget in LEAF_BUDGETS:
+        if budget >= longest:
+            continue  # no leaf is longer: the program would be the same once more
+        bounder = Bounder(layout, circuit, budget, bounder)
+        if budget > LEAF_BUDGETS[-1] and _too_long(leaves, bounder):
+            continue
+        upper = bounder.bounds(expression).upper
+        fitted = circuit.fit(upper, MAX_STACK)
+        root = circuit.all([fitted, circuit.plane(LIVE)])
+        if root.size <= MAX_INSTRUCTIONS:
+            return bounder, root, fitted is not upper
+        size = root.size
+        longest = max(max(bounder.leaf(leaf).upper.size, bounder.leaf(leaf).lower.size) for leaf, _ in leaves)
+    raise FilterError(
+        f"the filter needs {size:,} instructions, the limit is {MAX_INSTRUCTIONS:,}",
+        position=0,
+        hint="use fewer terms; `in (...)` and `any (...)` take a whole list as one",
+    )
 
 
-def _count_leaves(expression: Expression) -> int:
+Leaves = set[tuple[OneOf | Range, bool]]
+
+
+def _leaves(expression: Expression, positive: bool = True) -> Leaves:
+    """The distinct leaves, each with whether it stands under an even number of negations."""
     match expression:
-        case And(operands) | Or(operands):
-            return sum(map(_count_leaves, operands))
+        case OneOf() | Range():
+            return {(expression, positive)}
         case Not(operand):
-            return _count_leaves(operand)
-    return 1
+            return _leaves(operand, not positive)
+        case And(operands) | Or(operands):
+            return set().union(*(_leaves(operand, positive) for operand in operands))
+    return set()
 
 
-def _program(circuit: Circuit, upper: Node | None) -> NDArray[np.int32]:
-    live = circuit.plane(LIVE)
-    root = live if upper is None else circuit.all([upper, live])
-    if root is circuit.false:
+def _too_long(leaves: Leaves, bounder: Bounder) -> bool:
+    """Whether the leaves alone show that a program is too long; looks at no more of them than that takes."""
+    size = 0
+    for leaf, positive in leaves:
+        bounds = bounder.leaf(leaf)
+        size += bounds.upper.size if positive else bounds.lower.size
+        if size > MAX_LEAVES_SIZE:
+            return True
+    return False
+
+
+def _program(root: Node) -> NDArray[np.int32]:
+    if root.kind == "false":
         codes = [instruction(Opcode.LOAD, LIVE), instruction(Opcode.ANDNOT, LIVE)]
     else:
         assert root.depth <= MAX_STACK

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from silverray.shard.api import TextError
-from silverray.shard.filter.binder import Value, parse_date
+from silverray.shard.filter.binder import BoundField, Value, parse_date
+from silverray.shard.filter.hints import value_hint
 from silverray.shard.filter.lexer import Dialect, Token, tokenize
 
 MAX_LIST = 1_000
@@ -90,25 +91,26 @@ class Cursor:
             parts.append(part())
         return parts
 
-    def values(self, operator: str) -> list[Value]:
+    def values(self, operator: str, field: BoundField | None = None) -> list[Value]:
         """Read a list of literals in parentheses.
 
         Raises:
-            TextError: it is empty, too long or no list; `operator` is what stands before it.
+            TextError: it is empty, too long or no list; `operator` is what stands before it, `field` what it is for.
         """
-        self.expect("(")
+        if not self.accept("("):
+            raise self.unexpected(["("], "write lists in ( )")
         if self.at(")"):
             raise self._dialect.error(f"`{operator} ()`: an empty list", self.token.position, VALUES)
-        values = [self.value()]
+        values = [self.value(field)]
         while self.accept(","):
             if len(values) == MAX_LIST:
                 raise self._dialect.error(f"more than {MAX_LIST:,} values in a list", self.token.position)
-            values.append(self.value())
+            values.append(self.value(field))
         self.expect(")", ",")
         return values
 
-    def value(self) -> Value:
-        """Read a literal; raises TextError where none comes next."""
+    def value(self, field: BoundField | None = None) -> Value:
+        """Read a literal, for `field` where it is known; raises TextError where none comes next."""
         token = self.token
         if token.kind in ("text", "int", "float"):
             self._next += 1
@@ -120,12 +122,7 @@ class Cursor:
             return Value(self.take().text == "true", token.position)
         if self.at_date():
             return self._date()
-        hint = None
-        if token.kind == "keyword" and token.text == "null":
-            hint = "use `is null` or `is not null`"
-        elif token.kind == "name":
-            hint = f'write "{token.text}" for the text {token.text}'
-        raise self.unexpected([*VALUES], hint)
+        raise self.unexpected([*VALUES], value_hint(token, field))
 
     def _number(self) -> int | float:
         if self.token.kind not in ("int", "float"):

@@ -19,6 +19,7 @@ from silverray.shard.filter import binder
 from silverray.shard.filter.binder import BoundField, Comparison
 from silverray.shard.filter.cursor import Cursor
 from silverray.shard.filter.expression import And, Expression, Not, Or
+from silverray.shard.filter.hints import is_hint, operator_hint, start_hint
 from silverray.shard.filter.lexer import FILTER, Token
 from silverray.shard.filter.schema import Schema
 
@@ -85,8 +86,7 @@ class _Parser(Cursor):
 
     def _predicate(self) -> Expression:
         if self.token.kind != "name":
-            hint = "a word of the language cannot name a field" if self.token.kind == "keyword" else None
-            raise self.unexpected(["a field", "not", "("], hint)
+            raise self.unexpected(["a field", "not", "("], start_hint(self.token))
         field = binder.resolve(self._schema, self.take())
         position = self.token.position
         if self.at(*COMPARISONS):
@@ -100,27 +100,30 @@ class _Parser(Cursor):
             return self._member(field, self.take().text, position)
         if self.accept("between"):
             field.require("between", position)
-            low = self.value()
+            low = self.value(field)
             self.expect("and")
-            return binder.between(field, low, self.value())
+            return binder.between(field, low, self.value(field))
         if self.accept("is"):
             negated = self.accept("not")
-            self.expect("null", *([] if negated else ["not null"]))
+            if not self.accept("null"):
+                expected = ["null", *([] if negated else ["not null"])]
+                raise self.unexpected(expected, is_hint(self.token, field, negated))
             return binder.is_null(field, negated)
         if self.at("and", "or", ")") or self.at_end():
             return binder.is_true(field)
-        raise self.unexpected([*field.operators, *(["and", "or"] if field.spec.type == "bool" else [])])
+        expected = [*field.operators, *(["and", "or"] if field.spec.type == "bool" else [])]
+        raise self.unexpected(expected, operator_hint(self.token, field))
 
     def _comparison(self, field: BoundField, operator: Token) -> Expression:
         field.require(operator.text, operator.position)
-        value = self.value()
+        value = self.value(field)
         if operator.text in ("=", "!="):
             return binder.equals(field, [value], negated=operator.text == "!=")
         return binder.compares(field, cast(Comparison, operator.text), value)
 
     def _member(self, field: BoundField, operator: str, position: int) -> Expression:
         field.require(operator, position)
-        values = self.values(operator)
+        values = self.values(operator, field)
         if operator == "all":
             return binder.contains_all(field, values)
         return binder.equals(field, values, negated=operator == "not in")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from silverray.shard.api import FilterError, TextError
 from silverray.shard.filter.schema import KEYWORDS
@@ -39,7 +39,10 @@ HINTS = {
     "[": "write lists in ( )",
     "{": "write lists in ( )",
     ".": "write a digit before the point",
-    "“": "use straight quotes, \" or '",
+    "≠": "use `!=`",
+    "≤": "use `<=`",
+    "≥": "use `>=`",
+    **dict.fromkeys("“”„‟«»‘’‚‹›", "use straight quotes, \" or '"),  # noqa: RUF001 (they look alike, on purpose)
 }
 """What to write instead of what no language has."""
 
@@ -71,12 +74,23 @@ FILTER = Dialect(
     word=re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
     number=re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
     symbol=re.compile(r"!=|<=|>=|[=<>(),]"),
-    hints=HINTS | {"==": "use `=`", "+": "write numbers without +"},
+    hints=HINTS
+    | {
+        "==": "use `=`",
+        "=~": "texts are compared whole: use `=` or `in`",
+        "~": "texts are compared whole: use `=` or `in`",
+        ":": "use `=`",
+        "+": "write numbers without +",
+        "-": "write a digit after the -; a filter does not calculate",
+        "*": "a filter does not calculate",
+        "/": "a filter does not calculate",
+        "%": "a filter does not calculate",
+        "`": "names of fields stand without quotes",
+    },
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A piece of a text.
 
     Attributes:

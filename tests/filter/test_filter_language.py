@@ -308,6 +308,42 @@ def test_expected(text: str, expected: tuple[str, ...]) -> None:
         ("year not between 1 and 2", "write `not` before the field"),
         ("nsfw)", "this parenthesis was never opened"),
         ("between = 5", "a word of the language cannot name a field"),
+        ("item = 5", "publish a copy of it as a field of another name, and filter by that"),
+        ("price = NaN", "no stored value is NaN"),
+        ("count < nan", "NaN is no value: write `count is null`"),
+        ("price < inf", "infinity has no literal: compare with a large number, such as 1e308"),
+        ("price < -inf", "write a digit after the -; a filter does not calculate"),
+        ("date > now()", 'dates are literals: write date("2001-05-01")'),
+        ("date between today and tomorrow", 'dates are literals: write date("2001-05-01")'),
+        ("date > 2001-05-01", 'write date("YYYY-MM-DD")'),
+        ("year = 'x'", "write a number"),
+        ("year = true", "write a number"),
+        ("year = '2001-05-01'", "write a number"),
+        ("year = price", "write a number"),
+        ("nsfw = 1", "write true or false"),
+        ("nsfw = yes", "write true or false"),
+        ("nsfw = 'true'", "write the value without quotes"),
+        ("nsfw is true", "only null stands after `is`: use `=`"),
+        ("country is not 'US'", "only null stands after `is`: use `!=`"),
+        ("country is not", None),
+        ("country = None", "use `is null` or `is not null`"),
+        ("country in (null)", "use `is null` or `is not null`"),
+        ("country like 'U%'", "texts are compared whole: use `=` or `in`"),
+        ("country ~ 'U'", "texts are compared whole: use `=` or `in`"),
+        ("tags contains 'x'", "use `any` or `all`"),
+        ("tags any 'x'", "write lists in ( )"),
+        ("tags any ['x']", "write lists in ( )"),
+        ("!nsfw", "use `not` or `!=`"),
+        ("nsfw || nsfw", "use `or`"),
+        ("year => 5", "use `>=`"),
+        ("year =< 5", "use `<=`"),
+        ("year ≥ 5", "use `>=`"),
+        ("year: 5", "use `=`"),
+        ("year + 1 > 5", "write numbers without +"),
+        ("year * 2 > 5", "a filter does not calculate"),
+        ("5 < year", "write the field first, such as `year > 1990`"),
+        ("'year' = 5", "names of fields stand without quotes, before the operator"),
+        ("country = \u2018US\u2019", "use straight quotes, \" or '"),
     ],
 )
 def test_hints(text: str, hint: str | None) -> None:
@@ -361,3 +397,8 @@ def test_any_text_is_parsed_or_refused_at_a_position_within_it(seed: int) -> Non
             assert 0 <= found.position <= len(text)
             assert found.message
     assert parsed > 0
+
+
+def test_an_error_as_text_has_position_and_hint() -> None:
+    """What the command line prints."""
+    assert str(error("yaer >= 2001")) == "filter: unknown field yaer (at character 0; did you mean year?)"

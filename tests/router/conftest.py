@@ -37,6 +37,7 @@ class Admitting:
     """Stands in for the catalog's admission: the same checks, a filter language of one number, formulas of `mood`."""
 
     valuer = SimpleNamespace(user_features=frozenset({"mood"}))
+    filters = SimpleNamespace(find=lambda text: text)
 
     def admit(self, request: SearchRequest, where: str = "") -> SearchRequest:
         def path(name: str) -> str:

@@ -1,0 +1,108 @@
+"""Compiles long filters beside the event loop, each request's until its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from silverray.shard.admission import Admission
+from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchError, SearchRequest
+from silverray.shard.filter.compiler import CompiledFilter
+
+MAX_FILTER_TEXT = 256 << 10
+"""Most characters that the different filters of one call may have together: 256 queries with 1,024 each. They take
+about half a second to compile."""
+_INLINE_TEXT = 512
+"""Characters that are compiled within the event loop: about 25 terms, which take 2 to 5 ms."""
+
+Compiled = CompiledFilter | SearchError
+
+
+class FilterCompiler:
+    """Compiles the filters of requests that are not compiled yet; belongs to one event loop.
+
+    Args:
+        admission: keeps what is compiled.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        # One thread of its own: more would not be faster in Python, and long bodies and replies use the default pool.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="filters")
+
+    async def compile(
+        self, requests: Sequence[SearchRequest], wheres: Sequence[str], deadlines: Sequence[float]
+    ) -> list[SearchRequest | SearchError]:
+        """Compile the filters of requests where that takes long; each different one once.
+
+        Args:
+            requests: as the client made them.
+            wheres: the path of each in its body.
+            deadlines: when each must be answered, on the clock of `time.monotonic`.
+
+        Returns:
+            For each request itself, itself with its filter compiled, or what is wrong: its filter, or that its deadline
+            came first.
+        """
+        latest: dict[str, float] = {}
+        for request, deadline in zip(requests, deadlines, strict=True):
+            if isinstance(request.filter, str):
+                latest[request.filter] = max(latest.get(request.filter, deadline), deadline)
+        if sum(map(len, latest)) <= _INLINE_TEXT:
+            return list(requests)
+        size = sum(map(len, latest))
+        if size > MAX_FILTER_TEXT:
+            message = (
+                f"expected different filters of at most {MAX_FILTER_TEXT:,} characters together, got {size:,}: send"
+                " fewer queries in one body, or shorter filters"
+            )
+            return [InvalidRequest(message, "queries" if wheres[0] else "filter") for _ in requests]
+        new = [text for text in latest if self._admission.filters.find(text) is None]
+        if sum(map(len, new)) <= _INLINE_TEXT:
+            return list(requests)
+        loop = asyncio.get_running_loop()
+        jobs = {text: loop.run_in_executor(self._executor, self._compile, text, latest[text]) for text in new}
+        outcomes = zip(requests, wheres, deadlines, strict=True)
+        return [await self._settled(request, where, deadline, jobs) for request, where, deadline in outcomes]
+
+    def close(self) -> None:
+        """Drop what waits."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _settled(
+        self, request: SearchRequest, where: str, deadline: float, jobs: dict[str, asyncio.Future[Compiled]]
+    ) -> SearchRequest | SearchError:
+        if not isinstance(request.filter, str) or request.filter not in jobs:
+            return request
+        job = jobs[request.filter]
+        if not job.done():
+            await asyncio.wait([job], timeout=max(deadline - time.monotonic(), 0))
+        outcome: Compiled = job.result() if job.done() else _late()
+        if isinstance(outcome, DeadlineExceeded):
+            return DeadlineExceeded(outcome.message, where or None)
+        if isinstance(outcome, CompiledFilter):
+            return replace(request, filter=outcome)
+        if isinstance(outcome, FilterError):
+            return FilterError(
+                outcome.message,
+                outcome.position,
+                outcome.expected,
+                outcome.hint,
+                f"{where}.filter" if where else "filter",
+            )
+        return outcome
+
+    def _compile(self, text: str, deadline: float) -> Compiled:
+        if time.monotonic() >= deadline:
+            return _late()
+        try:
+            return self._admission.filters.compile(text)
+        except FilterError as error:
+            return error
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the filter was not compiled in time")

@@ -1,0 +1,88 @@
+"""Long filters are compiled until their deadline, and beside everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silverray.router.compiling import MAX_FILTER_TEXT, FilterCompiler
+from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchRequest
+from silverray.shard.filter.compiler import CompiledFilter, Plan
+
+pytestmark = pytest.mark.anyio
+VECTORS = np.ones((1, 4), dtype=np.float32)
+
+
+class SlowFilters:
+    """Takes 50 ms for a filter."""
+
+    def __init__(self) -> None:
+        self.compiled: list[str] = []
+
+    def find(self, text: str) -> None:
+        return None
+
+    def compile(self, text: str) -> CompiledFilter:
+        self.compiled.append(text)
+        time.sleep(0.05)
+        if text.startswith("wrong"):
+            raise FilterError("unexpected text", 3, ["a field"], "write a field")
+        plan = Plan(np.zeros(1, dtype=np.int32), None)
+        return CompiledFilter(text, None, plan, plan)
+
+
+def ask(*texts: str, allowed_s: float = 5.0) -> tuple[SlowFilters, Any]:
+    filters = SlowFilters()
+    admission: Any = SimpleNamespace(filters=filters)
+    compiler = FilterCompiler(admission)
+    requests = [SearchRequest(vectors=VECTORS, filter=text) for text in texts]
+    wheres = [f"queries[{place}]" for place in range(len(texts))]
+    deadlines = [time.monotonic() + allowed_s] * len(texts)
+    return filters, compiler.compile(requests, wheres, deadlines)
+
+
+async def test_equal_filters_of_a_body_are_compiled_once() -> None:
+    filters, asked = ask(*["x" * 1_000] * 20)
+    outcomes = await asked
+    assert len(filters.compiled) == 1
+    assert len({id(outcome.filter) for outcome in outcomes}) == 1
+    assert isinstance(outcomes[0].filter, CompiledFilter)
+
+
+async def test_what_is_not_compiled_in_time_is_late_and_nobody_else_waits() -> None:
+    started = time.monotonic()
+    filters, asked = ask(*(f"{place:01000}" for place in range(40)), allowed_s=0.12)
+    task = asyncio.create_task(asked)
+    gaps, before = [], time.monotonic()
+    while not task.done():
+        await asyncio.sleep(0.005)
+        gaps.append(time.monotonic() - before)
+        before = time.monotonic()
+    outcomes = await task
+    assert time.monotonic() - started < 1.0
+    assert isinstance(outcomes[0].filter, CompiledFilter)
+    late = [outcome for outcome in outcomes if isinstance(outcome, DeadlineExceeded)]
+    assert len(late) >= 30
+    assert late[-1].where == "queries[39]"
+    await asyncio.sleep(0.1)
+    assert len(filters.compiled) < 10  # the rest was given up
+
+
+async def test_too_much_text_is_refused_before_any_is_compiled() -> None:
+    filters, asked = ask(*(f"{place:016000}" for place in range(256)), allowed_s=0.1)
+    outcomes = await asked
+    assert all(isinstance(outcome, InvalidRequest) for outcome in outcomes)
+    assert f"at most {MAX_FILTER_TEXT:,} characters together" in outcomes[0].message
+    assert filters.compiled == []
+
+
+async def test_a_wrong_filter_says_where_it_stands() -> None:
+    _, asked = ask("x" * 1_000, "wrong" + "x" * 1_000)
+    good, wrong = await asked
+    assert isinstance(good, SearchRequest)
+    assert (wrong.where, wrong.position, wrong.hint) == ("queries[1].filter", 3, "write a field")
