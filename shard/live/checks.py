@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.shard.index.keys import MAX_ID_BYTES
-from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
+from silverray.shard.index.vectors import faults, to_unit_length
 from silverray.shard.live.writes import Patch, Upsert, Write
 
 if TYPE_CHECKING:
@@ -210,14 +210,10 @@ def _check_vectors(vectors: Sequence[NDArray[np.float32]], catalog: Catalog) -> 
     if not vectors:
         return []
     rows = np.stack(vectors).astype(np.float32, copy=False)
-    # A sum of squares in float64 is finite if and only if every float32 in it is.
-    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    finite, zero = np.isfinite(squares), squares == 0.0
-    good = finite & ~zero if catalog.metric == "cosine" else finite
+    refused = faults(rows, catalog.metric)
     if catalog.metric == "cosine":
+        good = np.delete(np.arange(len(rows)), list(refused))
         rows[good] = to_unit_length(rows[good])
-    refusals = {
-        True: WriteError("invalid_vector", f"vector: {ZeroVectorError(0)}"),
-        False: WriteError("invalid_vector", "vector: holds NaN, infinity or a number beyond float32"),
-    }
-    return [rows[n] if good[n] else refusals[bool(zero[n])] for n in range(len(rows))]
+    return [
+        WriteError("invalid_vector", f"vector: {refused[n]}") if n in refused else row for n, row in enumerate(rows)
+    ]
