@@ -65,7 +65,7 @@ class Admission:
             self._admit_traits(request.traits, request.k, prefix)
         if not isinstance(request.min_coverage, int | float) or not 0 <= request.min_coverage <= 1:
             raise InvalidRequest(f"expected 0 to 1, got {shown(request.min_coverage)}", f"{prefix}min_coverage")
-        if isinstance(request.fields, str):
+        if not isinstance(request.fields, list | tuple):
             raise InvalidRequest(f"expected a list of names, got {shown(request.fields)}", f"{prefix}fields")
         # Once each: shards read every one that they are asked for, and a body has room for a million.
         fields = tuple(dict.fromkeys(request.fields))

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import InvalidRequest, shown
 
+_KINDS = {"O": "other values", "S": "texts", "U": "texts"}
+
 
 def is_whole(value: object) -> bool:
     """Whether a value is an integer, NumPy's included; truth values are none."""
@@ -68,7 +70,7 @@ def float32_array(value: Any, where: str) -> NDArray[np.float32]:
     except (TypeError, ValueError, RuntimeError):
         raise InvalidRequest(f"expected rows of numbers, all of one length, got {_told(value)}", where) from None
     if array.dtype.kind not in "iuf":
-        got = "other values" if array.dtype == object else array.dtype.name
+        got = _KINDS.get(array.dtype.kind, array.dtype.name)
         raise InvalidRequest(f"expected numbers, got {got}", where)
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)

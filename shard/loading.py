@@ -60,6 +60,8 @@ def check_loading(partitions: Any, threads: Any, item_cache: Any, slack: Any, wi
 def _check_partitions(partitions: Any) -> None:
     if not isinstance(partitions, Collection) or isinstance(partitions, str | bytes):
         raise ValueError(f"partitions: expected a list of numbers, got {shown(partitions)}")
+    if not len(partitions):
+        raise ValueError("partitions: expected at least one, got none")
     seen = set()
     for number in partitions:
         if not is_whole(number):

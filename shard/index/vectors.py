@@ -62,7 +62,7 @@ def _fault(square: float, infinite: str) -> str:
 
 def length_fault(length: float) -> str:
     """What is wrong with a vector that is too long for inner products."""
-    return f"expected a length of at most {MAX_LENGTH:g} with metric ip, got {length:.9g}"
+    return f"expected a length of at most {MAX_LENGTH:g} with metric ip, got {length:.7g}"
 
 
 def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

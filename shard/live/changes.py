@@ -104,8 +104,9 @@ class Changes(NamedTuple):
         upserts = {key: write for key, write in writes.items() if isinstance(write, Upsert)}
         patches = {key: write for key, write in writes.items() if isinstance(write, Patch)}
         vectors = np.empty((len(upserts), catalog.dimension), dtype=np.float32)
-        for row, upsert in enumerate(upserts.values()):
-            vectors[row] = upsert.vector
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused as such
+            for row, upsert in enumerate(upserts.values()):
+                vectors[row] = upsert.vector
         for fault in faults(vectors, catalog.metric).values():  # logged while another space or metric was served
             raise ValueError(f"vector: {fault}")
         if upserts and catalog.metric == "cosine":
