@@ -24,6 +24,7 @@ from silverray.shard.api import (
     SearchRequest,
     TaskScores,
 )
+from silverray.shard.arguments import float32_array
 from silverray.shard.index.keys import hash_texts
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
@@ -188,12 +189,16 @@ def _document(response: httpx.Response, codec: Codec) -> Any:
         return None
 
 
+def _packed(vectors: object, where: str) -> bytes:
+    return float32_array(vectors, where).astype("<f4", copy=False).tobytes()
+
+
 def _to_items(writes: Sequence[Write]) -> dict[str, list[Any]]:
     items: dict[str, list[Any]] = {"upsert": [], "delete": [], "patch": []}
     for write in writes:
         match write:
             case Upsert():
-                vector = write.vector.astype("<f4", copy=False).tobytes()
+                vector = _packed(write.vector, "vector")
                 item = {"id": write.id, "vector": vector, "fields": dict(write.fields), "space": write.space or None}
                 items["upsert"].append(item)
             case Delete():
@@ -212,7 +217,7 @@ def _to_query(request: SearchRequest) -> dict[str, Any]:
         raise InvalidRequest("keys do not travel over HTTP: given items are ranked by their ids", "keys")
     vectors, text = request.vectors, request.filter
     return {
-        "vectors": None if vectors is None else np.ascontiguousarray(vectors, dtype="<f4").tobytes(),
+        "vectors": None if vectors is None else _packed(vectors, "vectors"),
         "user": None if request.user is None else dict(request.user),
         "filter": text if text is None or isinstance(text, str) else text.text,
         "k": request.k,

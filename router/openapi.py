@@ -30,6 +30,9 @@ asks for results with packed columns: `ids` (bin of little-endian int64; a list 
 **Ids**: integer ids are int64. JavaScript's numbers, and whatever else reads JSON numbers as doubles, lose
 precision above 2^53.
 
+**Vectors** are rounded to float32. With inner products their length is at most 1e18, so that every score is a
+finite number; with cosine it is anything but zero.
+
 **Deadlines** count from when a request is received. A reply rests on the shards that had answered by then and
 says so in `coverage`.
 

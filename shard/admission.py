@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silverray.shard.api import MAX_K, MAX_TRAITS_K, FilterError, InvalidRequest, SearchRequest, shown
+from silverray.shard.arguments import check_word, float32_array, is_whole, whole_number
 from silverray.shard.filter.cache import FilterCache
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
+from silverray.shard.index.vectors import faults, to_unit_length
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
 
@@ -52,11 +54,14 @@ class Admission:
             FilterError: the filter is wrong.
         """
         prefix = f"{where}." if where else ""
-        self.admit_sizes(request.k, request.n_probe, prefix, "k" if request.keys is None else "ids")
+        k, n_probe = self.admit_sizes(request.k, request.n_probe, prefix, "k" if request.keys is None else "ids")
+        self.admit_ways(request.mode, request.refine, prefix)
         if request.traits is not None:
             self._admit_traits(request.traits, request.k, prefix)
-        if not 0 <= request.min_coverage <= 1:
-            raise InvalidRequest(f"expected 0 to 1, got {request.min_coverage}", f"{prefix}min_coverage")
+        if not isinstance(request.min_coverage, int | float) or not 0 <= request.min_coverage <= 1:
+            raise InvalidRequest(f"expected 0 to 1, got {shown(request.min_coverage)}", f"{prefix}min_coverage")
+        if not isinstance(request.fields, list | tuple):
+            raise InvalidRequest(f"expected a list of names, got {shown(request.fields)}", f"{prefix}fields")
         # Once each: shards read every one that they are asked for, and a body has room for a million.
         fields = tuple(dict.fromkeys(request.fields))
         for name in fields:
@@ -66,25 +71,48 @@ class Admission:
         if (request.vectors is None) == (request.user is None):
             raise InvalidRequest("give either query vectors or user features", where or None)
         vectors = None if request.vectors is None else self.admit_vectors(request.vectors, prefix)
+        keys = None if request.keys is None else _keys(request.keys, prefix)
         compiled = request.filter
         if not isinstance(compiled, CompiledFilter):
             compiled = self.admit_filter(compiled, prefix)
         context = self.valuer.admit(request, prefix)
-        return replace(request, vectors=vectors, filter=compiled, fields=fields, context=context)
+        return replace(
+            request, k=k, n_probe=n_probe, vectors=vectors, keys=keys, filter=compiled, fields=fields, context=context
+        )
 
-    def admit_sizes(self, k: int, n_probe: int | None, prefix: str = "", name: str = "k") -> None:
-        """Check the number of items wanted, which messages call `name`, and of clusters to visit.
+    def admit_sizes(self, k: int, n_probe: int | None, prefix: str = "", name: str = "k") -> tuple[int, int | None]:
+        """Check the number of items wanted, which messages call `name`, and of clusters to visit; returns both.
 
         Raises:
-            InvalidRequest: a number is outside its range.
+            InvalidRequest: one is no whole number, or outside its range.
         """
-        if not 1 <= k <= MAX_K:
-            raise InvalidRequest(f"expected 1 to {MAX_K}, got {k}", f"{prefix}{name}")
+        k = whole_number(k, f"1 to {MAX_K}", 1, MAX_K, f"{prefix}{name}")
         if self.catalog.set_wise and k > MAX_TRAITS_K:
             message = f"expected at most {MAX_TRAITS_K} items where a scorer judges lists as a whole, got {k}"
             raise InvalidRequest(message, f"{prefix}{name}")
-        if n_probe is not None and not 1 <= n_probe < 2**63:
-            raise InvalidRequest(f"expected 1 to 2^63 - 1, got {n_probe}", f"{prefix}n_probe")
+        if n_probe is not None:
+            n_probe = whole_number(n_probe, "1 to 2^63 - 1", 1, 2**63 - 1, f"{prefix}n_probe")
+        return k, n_probe
+
+    def admit_ways(self, mode: str, refine: str | None, prefix: str = "") -> None:
+        """Check the words by which a request says how it is searched.
+
+        Raises:
+            InvalidRequest: there is no such word.
+        """
+        check_word(mode, ("exact", "bloom"), f"{prefix}mode")
+        check_word(refine, (None, "all"), f"{prefix}refine")
+
+    def admit_times(self, request: SearchRequest, prefix: str = "") -> None:
+        """Check what a request says of time and of the log, before either is looked at.
+
+        Raises:
+            InvalidRequest: it is no number.
+        """
+        if not (request.timeout_s is None or isinstance(request.timeout_s, int | float)):
+            raise InvalidRequest(f"expected seconds, got {shown(request.timeout_s)}", f"{prefix}timeout_s")
+        if not is_whole(request.min_seq):
+            raise InvalidRequest(f"expected a whole number, got {shown(request.min_seq)}", f"{prefix}min_seq")
 
     def _admit_traits(self, traits: Sequence[str], k: int, prefix: str) -> None:
         if k > MAX_TRAITS_K:
@@ -98,33 +126,39 @@ class Admission:
         """Compile a filter, or find it compiled.
 
         Raises:
+            InvalidRequest: it is no text.
             FilterError: the filter is wrong.
         """
+        if not (text is None or isinstance(text, str)):
+            raise InvalidRequest(f"expected a text or None, got {shown(text)}", f"{prefix}filter")
         try:
             return self.filters.compile(text)
         except FilterError as error:
             error.where = f"{prefix}filter"
             raise
 
-    def admit_vectors(self, vectors: NDArray[np.float32], prefix: str = "") -> NDArray[np.float32]:
+    def admit_vectors(self, vectors: Any, prefix: str = "") -> NDArray[np.float32]:
         """Check task vectors `[T, D]`, and scale them to length 1 for cosine.
 
         Raises:
-            InvalidRequest: a wrong shape, NaN or infinity, or a vector of zeros with cosine.
+            InvalidRequest: no numbers, a wrong shape, a number that is not finite in float32, a vector of zeros with
+                cosine, or one that is longer than `MAX_LENGTH` with inner products.
         """
         tasks = len(self.catalog.tasks)
         name = f"{prefix}vector" if tasks == 1 else f"{prefix}vectors"
+        vectors = float32_array(vectors, name)
         if vectors.ndim != 2 or vectors.shape[0] != tasks:
             raise InvalidRequest(f"expected {tasks} task vector(s), got {list(vectors.shape)}", name)
         return self._checked(vectors, lambda row: name)
 
-    def admit_queries(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    def admit_queries(self, queries: Any) -> NDArray[np.float32]:
         """Check queries `[B, T, D]`, or `[B, D]` of a catalog with one task, all at once; see `admit_vectors`.
 
         Raises:
             InvalidRequest: `where` names the first bad query.
         """
         tasks, dimension = len(self.catalog.tasks), self.catalog.dimension
+        queries = float32_array(queries, "queries")
         if queries.ndim != (2 if tasks == 1 else 3) or (tasks > 1 and queries.shape[1] != tasks):
             expected = f"[B, {dimension}]" if tasks == 1 else f"[B, {tasks}, {dimension}]"
             raise InvalidRequest(f"expected {expected}, got {list(queries.shape)}", "queries")
@@ -135,13 +169,19 @@ class Admission:
     def _checked(self, vectors: NDArray[np.float32], name: Callable[[int], str]) -> NDArray[np.float32]:
         if vectors.shape[1] != self.catalog.dimension:
             raise InvalidRequest(f"expected {self.catalog.dimension} dimensions, got {vectors.shape[1]}", name(0))
-        if not np.isfinite(vectors).all():
-            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-            raise InvalidRequest("holds NaN, infinity or a number beyond float32", name(row))
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if self.catalog.metric == "ip":
-            return vectors
-        try:
-            return to_unit_length(vectors)
-        except ZeroVectorError as error:
-            raise InvalidRequest(str(error), name(error.row)) from None
+        for row, fault in faults(vectors, self.catalog.metric).items():
+            raise InvalidRequest(fault, name(row))
+        return np.ascontiguousarray(vectors) if self.catalog.metric == "ip" else to_unit_length(vectors)
+
+
+def _keys(keys: Any, prefix: str) -> NDArray[np.int64]:
+    """The keys of items to rank.
+
+    Raises:
+        InvalidRequest: they are no list of whole numbers.
+    """
+    if isinstance(keys, list | tuple) and all(map(is_whole, keys)):
+        keys = np.array(keys, dtype=np.int64)
+    if not isinstance(keys, np.ndarray) or keys.ndim != 1 or keys.dtype.kind not in "iu":
+        raise InvalidRequest(f"expected [n] int64, got {shown(keys)}", f"{prefix}keys")
+    return keys.astype(np.int64, copy=False)

@@ -26,6 +26,7 @@ from silverray.shard.index.loader import load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.planner import candidates_for, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.loading import check_loading, choose_device
 from silverray.shard.model.overarch import DotProduct
 from silverray.shard.model.overarch_files import INNER_PRODUCT, OverArch, load_overarch
 from silverray.shard.model.ranking import Ranked, Ranking
@@ -154,18 +155,18 @@ class Engine:
             The engine, ready to answer: its kernels are compiled.
 
         Raises:
+            ValueError: an argument is none of what is expected.
             SnapshotError: a file is missing or altered; the message names it.
             ShardTooLarge: the partitions do not fit into memory.
             FormulaError: a formula is wrong.
         """
+        placement = Placement(choose_device(device), item_cache)
+        check_loading(partitions, threads, item_cache, slack, window)
         if threads is not None:
             torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         files = SnapshotFiles.open(path)
         catalog = Catalog.of(files)
-        chosen = range(catalog.partitions) if partitions is None else partitions
-        placement = Placement(torch.device(device), item_cache)
+        chosen = range(catalog.partitions) if partitions is None else [int(number) for number in partitions]
         overarch = load_overarch(files, catalog.schema)
         loaded = load_partitions(files, catalog, chosen, placement, slack=slack)
         engine = cls(catalog, Prepared.of(loaded), chosen, overarch, value, slack, window)

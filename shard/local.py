@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from silverray.shard.admission import Admission
-from silverray.shard.api import Mode, SearchRequest
+from silverray.shard.api import InvalidRequest, Mode, SearchRequest, shown
 from silverray.shard.engine import Engine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.set_ranker import WINDOW
@@ -62,7 +62,7 @@ class LocalSearcher:
 
     def search_batch(
         self,
-        vectors: NDArray[np.float32],
+        vectors: ArrayLike,
         filters: str | Sequence[str | None] | None = None,
         k: int = 10,
         n_probe: int | None = None,
@@ -72,7 +72,8 @@ class LocalSearcher:
         """Search many queries.
 
         Args:
-            vectors: `[B, D]` float32, one query a row; `[B, T, D]` where the model has several tasks.
+            vectors: `[B, D]` numbers, one query a row; `[B, T, D]` where the model has several tasks. An array, a
+                tensor, a data frame or lists; they are rounded to float32.
             filters: one filter for all queries, or one (or None) for each.
             k: number of items wanted, 1 to 10,000; to 1,000 where a scorer judges lists as a whole.
             n_probe: clusters to scan; None lets the planner choose.
@@ -87,11 +88,9 @@ class LocalSearcher:
             InvalidRequest: a value is of the wrong shape or outside its range.
             FilterError: a filter is wrong; `where` names the query.
         """
-        queries = np.asarray(vectors)
-        if not (filters is None or isinstance(filters, str)) and len(filters) != len(queries):
-            raise ValueError(f"filters: expected one for each of {len(queries)} queries, got {len(filters)}")
-        self._admission.admit_sizes(k, n_probe)
-        queries = self._admission.admit_queries(queries)
+        k, n_probe = self._admission.admit_sizes(k, n_probe)
+        self._admission.admit_ways(mode, refine)
+        queries = self._admission.admit_queries(vectors)
         compiled = self._compiled(filters, len(queries))
         strings = self.catalog.id_type == "string"
         ids = np.full((len(queries), k), None if strings else -1, dtype=object if strings else np.int64)
@@ -132,5 +131,10 @@ class LocalSearcher:
         """Each query's filter; the same object where filters are the same."""
         if filters is None or isinstance(filters, str):
             return [self._admission.admit_filter(filters, "queries[0].")] * count if count else []
+        if not isinstance(filters, Iterable) or isinstance(filters, bytes | Mapping):
+            raise InvalidRequest(f"expected a text, None or one for each query, got {shown(filters)}", "filters")
+        filters = list(filters)
+        if len(filters) != count:
+            raise ValueError(f"filters: expected one for each of {count} queries, got {len(filters)}")
         admit = self._admission.admit_filter
         return [admit(text, f"queries[{place}].") for place, text in enumerate(filters)]

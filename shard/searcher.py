@@ -106,25 +106,25 @@ class ShardSearcher:
         results: dict[int, SearchReply | SearchError] = {}
         admitted: dict[int, SearchRequest] = {}
         for place, request in enumerate(requests):
-            if request.timeout_s is not None and request.timeout_s <= waited_s:
-                results[place] = DeadlineExceeded("the time was up before the search began")
-                continue
-            if request.min_seq > self.applied:
-                message = f"the shard is at {self.applied}, not at {request.min_seq} yet"
-                results[place] = SequenceNotReached(message, "min_seq")
-                continue
-            if request.diversify is not None:
-                results[place] = InvalidRequest("a shard knows a part of the items only: ask a router", "diversify")
-                continue
-            if isinstance(request.filter, CompiledFilter):  # a router has admitted it
-                admitted[place] = request
-                continue
             try:
-                admitted[place] = self._admission.admit(request)
+                admitted[place] = self._admitted(request, waited_s)
             except SearchError as error:
                 results[place] = error
         results.update(zip(admitted, self.engine.answer(list(admitted.values())), strict=True))
         return [results[place] for place in range(len(requests))]
+
+    def _admitted(self, request: SearchRequest, waited_s: float) -> SearchRequest:
+        """The request, checked, if it can be answered now."""
+        self._admission.admit_times(request)
+        if request.timeout_s is not None and request.timeout_s <= waited_s:
+            raise DeadlineExceeded("the time was up before the search began")
+        if request.min_seq > self.applied:
+            raise SequenceNotReached(f"the shard is at {self.applied}, not at {request.min_seq} yet", "min_seq")
+        if request.diversify is not None:
+            raise InvalidRequest("a shard knows a part of the items only: ask a router", "diversify")
+        if isinstance(request.filter, CompiledFilter):  # a router has admitted it
+            return request
+        return self._admission.admit(request)
 
 
 class ExactSearch(ShardSearcher):

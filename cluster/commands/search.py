@@ -11,6 +11,8 @@ from rich.table import Table
 
 from silverray.cluster.terminal import notes, print_json, results
 from silverray.router.client import SearchClient
+from silverray.shard.api import InvalidRequest
+from silverray.shard.arguments import float32_array
 
 
 def make_body(
@@ -69,10 +71,13 @@ def run_search(url: str, body: dict[str, Any], *, as_json: bool) -> None:
 
 def _vector(file: Path) -> dict[str, Any]:
     try:
-        array = np.load(file, allow_pickle=False)
-        values = np.asarray(array, dtype=np.float32)
+        values = float32_array(np.load(file, allow_pickle=False), f"--vector {file}")
     except (OSError, ValueError) as error:
         raise ValueError(f"--vector {file}: not a readable NumPy file of numbers: {error}") from None
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
+    if not np.isfinite(values).all():
+        raise ValueError(f"--vector {file}: holds NaN, infinity or a number beyond float32")
     if values.ndim not in (1, 2):
         raise ValueError(f"--vector {file}: expected [D] or [T, D], got {list(values.shape)}")
     return {"vector" if values.ndim == 1 else "vectors": values.tolist()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from silverray.kernels.bits import transpose_bits, words_for
 from silverray.kernels.rows import aligned_planes, empty_rows
+from silverray.shard.api import SnapshotError
 from silverray.shard.filter.columns import Columns
 from silverray.shard.index.arrangement import Arrangement, count_spare_tags
 from silverray.shard.index.catalog import Catalog
@@ -21,6 +22,7 @@ from silverray.shard.index.payload import Payload, spread_index, widen
 from silverray.shard.index.placement import Placement
 from silverray.shard.index.recall import RecallCurve
 from silverray.shard.index.snapshot import COLUMNS, INDEX, ITEMS, KEYS, PAYLOAD, SnapshotFiles, partition_folder
+from silverray.shard.index.vectors import MAX_LENGTH, length_fault
 from silverray.shard.index.workers import in_threads
 
 
@@ -62,7 +64,8 @@ def load_partitions(
         The merged partitions; items are in (cluster, key) order whatever the order of `partitions`.
 
     Raises:
-        SnapshotError: a file is missing or altered, or there is no such partition; the message names it.
+        SnapshotError: a file is missing or altered, holds a vector that is too long for inner products (earlier
+            releases took those), or there is no such partition; the message names it.
         ShardTooLarge: the partitions do not fit; nothing has been read of them.
 
     Cost:
@@ -82,7 +85,10 @@ def load_partitions(
     def load(part: tuple[str, Tensor]) -> tuple[Columns, pa.Table]:
         """Put a partition's arrays into its slots, and give back the rest of it in its own order."""
         folder, mine = part
-        for name, rows in files.tensors(f"{folder}/{ITEMS}").items():
+        arrays = files.tensors(f"{folder}/{ITEMS}")
+        if catalog.metric == "ip" and (fault := _too_long(arrays["vectors"])):
+            raise SnapshotError(f"{files.path / folder / ITEMS}: vectors, {fault}; publish anew without it")
+        for name, rows in arrays.items():
             merged[name].index_copy_(0, mine, rows)
         columns = Columns.from_tensors(files.tensors(f"{folder}/{COLUMNS}"), catalog.schema)
         return columns, pa.ipc.open_file(pa.BufferReader(files.read(f"{folder}/{PAYLOAD}"))).read_all()
@@ -109,6 +115,19 @@ def load_partitions(
     payload = Payload(table, ordered.numpy(), catalog.schema.id if catalog.id_type == "string" else None)
     curve = RecallCurve(*(index[name].to(placement.device) for name in RecallCurve._fields))
     return LoadedPartitions(lists, payload, curve, memory)
+
+
+def _too_long(vectors: Tensor) -> str | None:
+    """What is wrong with the first of `[n, D]` vectors that is longer than `MAX_LENGTH`, if one is."""
+    if not vectors.numel():
+        return None
+    # One pass that writes nothing says it of nearly all catalogs. bfloat16 may have lengthened a vector by 2^-8.
+    largest = max(-float(vectors.amin()), float(vectors.amax()))
+    if largest * vectors.shape[1] ** 0.5 <= MAX_LENGTH:
+        return None
+    lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    (rows,) = torch.nonzero(~(lengths <= MAX_LENGTH * (1 + 2**-8)), as_tuple=True)
+    return f"row {int(rows[0])}: {length_fault(float(lengths[rows[0]]))}" if len(rows) else None
 
 
 def _room(arrangement: Arrangement, catalog: Catalog) -> dict[str, Tensor]:

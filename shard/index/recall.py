@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from silverray.kernels.centroids import reference as score_centroids
+from silverray.kernels.codes import quantize_rows
 from silverray.shard.index.vectors import ItemVectors
 
 Ints = NDArray[np.int64]
@@ -86,7 +88,8 @@ def measure_recall_curve(
     deepest = min(DEPTHS[-1], len(vectors))
     best = _nearest_items(vectors, queries, deepest)
     sizes = torch.bincount(nearest, minlength=len(centroids)).float()
-    order = torch.argsort(queries @ centroids.T, dim=1, descending=True, stable=True)
+    # By the scores that will choose the clusters: int8 cannot tell many centroids of few dimensions apart.
+    order = torch.argsort(score_centroids(*quantize_rows(centroids), queries), dim=1, descending=True, stable=True)
     visited = torch.empty(len(queries), len(centroids)).scatter_(1, order, sizes[order].cumsum(1))
     needed = visited.gather(1, nearest[best]) / len(vectors)
     depths = [depth for depth in DEPTHS if depth < deepest] + [deepest]

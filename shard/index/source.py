@@ -103,7 +103,8 @@ def _vector_column(column: pa.ChunkedArray) -> NDArray[np.float32]:
         raise ValueError(f"column 'vector', row {uneven[0]}: has {lengths[uneven[0]]} numbers, row 0 has {lengths[0]}")
     # Flattening the whole column would copy the vectors twice.
     flat = [pc.list_flatten(chunk).to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    parts = [chunk.astype(np.float32, copy=False) for chunk in flat] or [np.empty(0, np.float32)]
+    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused as such
+        parts = [chunk.astype(np.float32, copy=False) for chunk in flat] or [np.empty(0, np.float32)]
     values: NDArray[np.float32] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return values.reshape(len(column), lengths[0] if len(lengths) else 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -14,6 +15,10 @@ from silverray.shard.index.workers import Result, in_threads
 
 BLOCK = 512
 """Rows of a block: its product with a few thousand centroids stays near the cache."""
+
+MAX_LENGTH = 1e18
+"""Longest vector that is compared by inner products. No sum of products of two such numbers is beyond 1e36, and float32
+ends at 3.4e38: so scores are never infinite or NaN, nor are distances, codes and the sums that k-means takes."""
 
 _UNIT = 2.0**-23
 """Rounding to float32 changes each number by 2^-24 of itself at most, and the length of a vector by no more."""
@@ -29,6 +34,35 @@ class ZeroVectorError(ValueError):
     def __init__(self, row: int) -> None:
         super().__init__("a vector of zeros has no cosine")
         self.row = row
+
+
+def faults(
+    vectors: NDArray[np.float32],
+    metric: Literal["ip", "cosine"],
+    infinite: str = "holds NaN, infinity or a number beyond float32",
+) -> dict[int, str]:
+    """What is wrong with vectors `[n, D]`, by row, the first row first; empty if nothing is.
+
+    Args:
+        vectors: in float32.
+        metric: how they are compared.
+        infinite: what is said of those that are not finite.
+    """
+    # A sum of squares in float64 is finite if and only if every float32 in it is.
+    squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    good = np.isfinite(squares) & (squares != 0 if metric == "cosine" else squares <= MAX_LENGTH**2)
+    return {int(row): _fault(float(squares[row]), infinite) for row in np.flatnonzero(~good)}
+
+
+def _fault(square: float, infinite: str) -> str:
+    if not math.isfinite(square):
+        return infinite
+    return length_fault(math.sqrt(square)) if square else str(ZeroVectorError(0))
+
+
+def length_fault(length: float) -> str:
+    """What is wrong with a vector that is too long for inner products."""
+    return f"expected a length of at most {MAX_LENGTH:g} with metric ip, got {length:.7g}"
 
 
 def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -67,7 +101,7 @@ class ItemVectors:
 
     def __init__(self, given: NDArray[np.float32], metric: Literal["ip", "cosine"]) -> None:
         self.given = given
-        self._unit = metric == "cosine"
+        self._metric: Literal["ip", "cosine"] = metric
 
     def __len__(self) -> int:
         return len(self.given)
@@ -81,17 +115,15 @@ class ItemVectors:
         """Read every vector once.
 
         Raises:
-            ValueError: one holds NaN or infinity, or is zero and has no cosine; the message names the first such row.
+            ValueError: one holds NaN or infinity, is zero and has no cosine, or is too long for inner products; the
+                message names the first such row.
         """
 
+        infinite = "holds NaN or infinity, or a number beyond float32"
+
         def problem(start: int) -> str | None:
-            block = self.given[start : start + BLOCK]
-            # A sum of squares in float64 is finite if and only if every float32 in it is.
-            squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
-            if not np.isfinite(squares).all():
-                return f"vectors, row {start + int(np.argmin(np.isfinite(squares)))}: holds NaN or infinity"
-            if self._unit and not squares.all():
-                return f"vectors, row {start + int(np.argmin(squares))}: {ZeroVectorError(0)}"
+            for row, fault in faults(self.given[start : start + BLOCK], self._metric, infinite).items():
+                return f"vectors, row {start + row}: {fault}"
             return None
 
         for message in in_threads(problem, range(0, len(self), BLOCK)):
@@ -116,4 +148,4 @@ class ItemVectors:
         return in_threads(read, range(0, len(self), BLOCK))
 
     def _as_compared(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        return to_unit_length(block) if self._unit else block
+        return to_unit_length(block) if self._metric == "cosine" else block

@@ -20,7 +20,7 @@ from silverray.shard.filter.schema import Schema
 from silverray.shard.filter.values import read_values
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.keys import hash_text
-from silverray.shard.index.vectors import to_unit_length
+from silverray.shard.index.vectors import faults, to_unit_length
 from silverray.shard.live.intake import FieldsOnly
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
@@ -99,14 +99,17 @@ class Changes(NamedTuple):
             catalog: of the shard.
 
         Raises:
-            ValueError: a vector has no cosine; or as `Values.of`.
+            ValueError: a vector has no cosine or is too long for inner products; or as `Values.of`.
         """
         upserts = {key: write for key, write in writes.items() if isinstance(write, Upsert)}
         patches = {key: write for key, write in writes.items() if isinstance(write, Patch)}
         vectors = np.empty((len(upserts), catalog.dimension), dtype=np.float32)
-        for row, upsert in enumerate(upserts.values()):
-            vectors[row] = upsert.vector
-        if upserts and catalog.metric == "cosine":  # of vectors that were logged while another space was served
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused as such
+            for row, upsert in enumerate(upserts.values()):
+                vectors[row] = upsert.vector
+        for fault in faults(vectors, catalog.metric).values():  # logged while another space or metric was served
+            raise ValueError(f"vector: {fault}")
+        if upserts and catalog.metric == "cosine":
             vectors = to_unit_length(vectors)
         names = catalog.schema.fields if upserts else ()
         values = Values.of([upsert.fields for upsert in upserts.values()], names, catalog.schema)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silverray.shard.api import InvalidRequest
+from silverray.shard.arguments import float32_array
 from silverray.shard.index.keys import MAX_ID_BYTES
-from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
+from silverray.shard.index.vectors import faults, to_unit_length
 from silverray.shard.live.writes import Patch, Upsert, Write
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def _checked(write: Write, catalog: Catalog) -> Write:
     """All but the values of a vector."""
     _check_id(write.id, catalog.id_type)
     if isinstance(write, Upsert):
+        write = replace(write, vector=_float32(write.vector))
         space = write.space or catalog.vector_space
         if space != catalog.vector_space:
             _check_elsewhere(space, write.vector)
@@ -205,19 +208,22 @@ def _check_elsewhere(space: str, vector: NDArray[np.float32]) -> None:
         raise WriteError("invalid_vector", "vector: expected finite numbers of float32, not all of them zero")
 
 
+def _float32(vector: object) -> NDArray[np.float32]:
+    try:
+        return float32_array(vector, "vector")
+    except InvalidRequest as error:
+        raise WriteError("invalid_vector", str(error)) from None
+
+
 def _check_vectors(vectors: Sequence[NDArray[np.float32]], catalog: Catalog) -> list[NDArray[np.float32] | WriteError]:
     """Check vectors `[D]` all at once, and scale those of cosine to length 1."""
     if not vectors:
         return []
-    rows = np.stack(vectors).astype(np.float32, copy=False)
-    # A sum of squares in float64 is finite if and only if every float32 in it is.
-    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    finite, zero = np.isfinite(squares), squares == 0.0
-    good = finite & ~zero if catalog.metric == "cosine" else finite
+    rows = np.stack(vectors)
+    refused = faults(rows, catalog.metric)
     if catalog.metric == "cosine":
+        good = np.delete(np.arange(len(rows)), list(refused))
         rows[good] = to_unit_length(rows[good])
-    refusals = {
-        True: WriteError("invalid_vector", f"vector: {ZeroVectorError(0)}"),
-        False: WriteError("invalid_vector", "vector: holds NaN, infinity or a number beyond float32"),
-    }
-    return [rows[n] if good[n] else refusals[bool(zero[n])] for n in range(len(rows))]
+    return [
+        WriteError("invalid_vector", f"vector: {refused[n]}") if n in refused else row for n, row in enumerate(rows)
+    ]

@@ -18,7 +18,7 @@ from silverray.shard.index.catalog import IdType
 from silverray.shard.index.key_slots import FREE, Ints, KeySlots
 from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.index.source import read_source
-from silverray.shard.index.vectors import ItemVectors, ZeroVectorError
+from silverray.shard.index.vectors import ItemVectors, faults
 from silverray.shard.live.changes import key_of, put
 from silverray.shard.live.checks import WriteError
 from silverray.shard.live.intake import FieldsOnly, Intake
@@ -73,14 +73,15 @@ def fold(
     """
     source = read_source(items, schema, vectors)
     rows = _Rows(source.keys, _widened(items, schema, source.id_type), source.vectors)
-    intake, cosine = Intake(schema, source.id_type, space), schema.vector.metric == "cosine"
+    intake, metric = Intake(schema, source.id_type, space), schema.vector.metric
     outcome, refused, refusal = Outcome(), 0, None
     left: dict[int, Write] = {}
     for write in writes:
         try:
             taken = intake.take(write)
-            if cosine and isinstance(taken, Upsert) and not taken.vector.any():  # good where the metric was another
-                raise WriteError("invalid_vector", f"vector: {ZeroVectorError(0)}")
+            if isinstance(taken, Upsert):  # its vector may have been good where the metric was another
+                for fault in faults(taken.vector[None], metric).values():
+                    raise WriteError("invalid_vector", f"vector: {fault}")
         except WriteError as error:
             refused, refusal = refused + 1, f"item {write.id!r}: {error}"
             continue

@@ -9,6 +9,9 @@ candidates' vectors from the item cache; `features` is `[B, K, F]` float32 (see 
 bool, false for places without a candidate; and `scores` is `[B, K, T]` float32, whatever stands in places without one.
 A *pointwise* scorer judges each candidate by itself and runs on shards; a set-wise one needs the whole list.
 
+What a learned scorer makes of huge numbers can leave float32, and then be no number at all. `bounded` makes numbers of
+that, wherever predictions are used, so that no item is lost and every answer has the same order.
+
 Letters: B requests, K candidates, T tasks, D dimensions, F features, H hidden width, P components.
 """
 
@@ -26,8 +29,14 @@ HEADS = 4
 """Attention heads of `SelfAttention`."""
 LARGEST_TOKEN = 1e9
 """Numbers by which `SelfAttention` describes a candidate count as this where they are beyond."""
+LARGEST = torch.finfo(torch.float32).max
 LEAST = 64
 """Rows that are multiplied together at least: of fewer, CPUs add up the products in another order."""
+
+
+def bounded(scores: Tensor) -> Tensor:
+    """Scores within float32: its ends for what is beyond, and its least number for what is none, so that it is last."""
+    return scores.nan_to_num(nan=-LARGEST, posinf=LARGEST, neginf=-LARGEST)
 
 
 class Scorer(nn.Module):
@@ -51,8 +60,8 @@ class Scorer(nn.Module):
             features: makes those of slots `[B, K]` of 0 or more.
 
         Returns:
-            `[B, K, T]` float32, the same bit for bit on this device whatever other candidates there are, if the scorer
-            is pointwise; undefined where there is no candidate.
+            `[B, K, T]` float32, finite, the same bit for bit on this device whatever other candidates there are, if the
+            scorer is pointwise; undefined where there is no candidate.
         """
         count = slots.shape[1]
         if count == 0:  # what is filled up has an item's vector, and a shard may hold no item
@@ -65,7 +74,7 @@ class Scorer(nn.Module):
         flat = vectors.index_select(0, places.flatten().to(vectors.device)).to(users.device)
         items = flat.float().view(*slots.shape, vectors.shape[1])
         scores: Tensor = self(users, items, features(places), valid)
-        return scores[:, :count]
+        return bounded(scores[:, :count])
 
 
 def of_users(layer: nn.Module, users: Tensor) -> Tensor:

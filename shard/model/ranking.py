@@ -150,7 +150,7 @@ def _kept(
     within = torch.arange(k, device=slots.device) < wanted[:, None]
     lists = [torch.where(within, best, -1)]
     for task, count in enumerate(quotas):
-        scores = torch.nan_to_num(predictions[:, :, task]).masked_fill(slots < 0, -torch.inf)
+        scores = predictions[:, :, task].masked_fill(slots < 0, -torch.inf)
         lists.append(top_k(scores, keys, count).places)
     places = torch.cat(lists, dim=1)
     kept = torch.zeros(len(slots), slots.shape[1] + 1, dtype=torch.bool, device=slots.device)

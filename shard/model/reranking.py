@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from silverray.kernels.topk import top_k
-from silverray.shard.model.overarch import Scorer
+from silverray.shard.model.overarch import Scorer, bounded
 from silverray.shard.value.inputs import Values
 from silverray.shard.value.valuer import Valuation, valued
 
@@ -63,7 +63,7 @@ class Reranking(nn.Module):
             valuations: of all requests, each in one.
             fields: for each valuation what its formula reads of the items of its requests, `[R, N]` or `[R, N, G]`.
         """
-        predictions = self.scorer(users, items, features, valid)
+        predictions = bounded(self.scorer(users, items, features, valid))
         values = predictions.new_empty(valid.shape)
         for valuation, its in zip(valuations, fields, strict=True):
             rows = slice(None) if valuation.rows is None else valuation.rows
