@@ -173,8 +173,8 @@ def test_bad_message_pack_is_refused(post: Post, body: bytes, status: int) -> No
     ("change", "where", "message"),
     [
         ({"vectors": [[]] * 2_000_000}, "vectors", "expected a vector per task, got 2000000"),
-        ({"user": {str(n).encode(): 0 for n in range(500_000)}}, "user", "expected texts as keys, got bytes"),
-        ({"context": {str(n).encode(): 0 for n in range(500_000)}}, "context", "expected texts as keys, got bytes"),
+        ({"user": {str(n).encode(): 0 for n in range(500_000)}}, "user", "expected strings as keys, got bin"),
+        ({"context": {str(n).encode(): 0 for n in range(500_000)}}, "context", "expected strings as keys, got bin"),
     ],
 )
 def test_what_a_body_repeats_a_million_times_is_refused_at_the_first(
