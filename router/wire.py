@@ -34,6 +34,14 @@ def _refuse_extension(code: int, data: bytes) -> object:
     raise ValueError(f"extension type {code} is not read")
 
 
+def _reason(error: Exception) -> str:
+    """Why a body cannot be decoded, in words that are not Python's."""
+    if isinstance(error, RecursionError | msgpack.StackError):
+        return "nested too deep"
+    message = str(error)
+    return "expected strings as keys" if "map key" in message else message or "malformed"
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """A wire form.
@@ -61,7 +69,7 @@ class Codec:
         try:
             return self.loads(body)
         except (ValueError, TypeError, RecursionError) as error:
-            raise MalformedBody(f"not {self.media_type}: {str(error) or type(error).__name__}"[:300]) from None
+            raise MalformedBody(f"not {self.media_type}: {_reason(error)}"[:300]) from None
 
 
 _MAX_LENGTH = 1 << 20
