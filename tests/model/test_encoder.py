@@ -114,7 +114,7 @@ def test_users_of_a_batch_keep_their_order(encoder: TowerEncoder) -> None:
         ({"gender": "F", "history": [], "age": "30"}, "age", "expected a number, got a string"),
         ({"gender": "F", "history": [], "age": False}, "age", "expected a number, got a boolean"),
         ({"gender": "F", "history": [], "age": float("nan")}, "age", "expected a finite number, got nan"),
-        ({"gender": "F", "history": [], "age": [30]}, "age", "expected a number, got a list"),
+        ({"gender": "F", "history": [], "age": [30]}, "age", "expected a number, got an array"),
     ],
 )
 def test_wrong_features_are_named(encoder: TowerEncoder, user: dict[str, Any], where: str, message: str) -> None:
