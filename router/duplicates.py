@@ -41,7 +41,8 @@ def loads_unique(body: bytes) -> Any:
     document = orjson.loads(body)
     decoded = _count(document)
     # Each key ends in a quotation mark, white space perhaps, and a colon, so that the sum is not too small.
-    if sum(map(body.count, _KEY_ENDS)) != decoded:
+    # All colons are counted first, which is the fastest and enough where no text holds one.
+    if body.count(b":") != decoded and sum(map(body.count, _KEY_ENDS)) != decoded:
         json.loads(body, object_pairs_hook=unique, parse_int=len, parse_float=len)
     return document
 
