@@ -11,13 +11,17 @@ from silverray.cluster.config import ServeConfig
 from silverray.cluster.deployments import ROUTER_DEPLOYMENT, SHARD_DEPLOYMENT, RouterArgs, ShardArgs
 from silverray.cluster.encoders import ENCODER_DEPLOYMENT, EncoderArgs
 from silverray.cluster.layout import Layout
+from silverray.router.gate import Gate
 from silverray.router.settings import RouterSettings
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import MODEL
+from silverray.shard.live.sizes import ItemSizes
 
 _DEPLOYMENTS = "silverray.cluster.deployments"
 _ENCODERS = "silverray.cluster.encoders"
 _CALLS = 16
+_GROWTH = 4
+_LEAST_MAX_ITEMS = 1_000_000
 
 
 def describe_applications(config: ServeConfig, catalog: Catalog, layout: Layout) -> list[ServeApplicationSchema]:
@@ -51,6 +55,7 @@ def _shard(
         log=config.name if config.log else None,
         slack=config.log.slack if config.log else None,
         value=config.value,
+        max_reply_bytes=config.limits.max_reply_bytes,
     )
     options = {
         "num_replicas": config.replicas,
@@ -92,6 +97,7 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
         takes_writes=config.log is not None,
         value=config.value,
         encoder=_encoder_name(config) if catalog.has_user_tower else None,
+        max_items=_max_items(config, catalog),
         settings=RouterSettings(
             deadline_s=config.deadline_ms / 1e3,
             max_deadline_s=limits.max_deadline_ms / 1e3,
@@ -102,6 +108,11 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
             max_pending=limits.max_pending,
             max_queries=limits.max_queries,
             max_body_bytes=limits.max_body_bytes,
+            max_reply_bytes=limits.max_reply_bytes,
+            sizes=ItemSizes(
+                max_field_bytes=limits.max_field_bytes, max_tags=limits.max_tags, max_dimension=limits.max_dimension
+            ),
+            gate=Gate.of(config.http.host, config.http.hosts, config.http.origins),
             diversity=config.diversity,
             rerank=config.rerank,
             quotas=config.quotas,
@@ -118,6 +129,12 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
     return _application(
         config, f"{config.name}-router", "/", f"{_DEPLOYMENTS}:router_application", args, ROUTER_DEPLOYMENT, options
     )
+
+
+def _max_items(config: ServeConfig, catalog: Catalog) -> int | None:
+    if config.log is None:
+        return None
+    return config.log.max_items or max(_GROWTH * catalog.items, _LEAST_MAX_ITEMS)
 
 
 def _application(

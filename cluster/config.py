@@ -30,6 +30,10 @@ class HttpConfig(Section):
         max_connections: most connections at a time; one more waits until another closes. On a cluster that `serve`
             starts, at most a third of the files that a process may have open.
         idle_s: how long a client may send nothing in the middle of a request, in seconds.
+        hosts: names by which clients may call the service (`Host`, without a port) besides localhost. None takes every
+            name, unless `host` is loopback: then a foreign web page could have its own name point here.
+        origins: origins of web pages that may send searches and writes and read the answers, such as
+            `https://films.example`, besides pages of the service's own address.
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +42,8 @@ class HttpConfig(Section):
     metrics_port: Port | None = None
     max_connections: Count = 4_096
     idle_s: Count = 30
+    hosts: list[Annotated[str, Field(min_length=1, pattern=r"^[^/\s:]+$|^\[[0-9a-fA-F:]+\]$")]] | None = None
+    origins: list[Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]] = Field(default_factory=list)
 
 
 class LimitsConfig(Section):
@@ -49,6 +55,11 @@ class LimitsConfig(Section):
         max_pending: most requests that may wait or be in flight in one router.
         max_queries: most queries in a body.
         max_body_bytes: longest body.
+        max_reply_bytes: longest reply, and most payload that a shard sends to a router for a batch: four of the longest
+            bodies, and 6 KB for each of the 10,000 items that a query may ask for.
+        max_field_bytes: most bytes of text in a field of an item that is written, of all its tags together.
+        max_tags: most tags in a field of an item that is written.
+        max_dimension: most numbers of a vector of another space than the served one.
     """
 
     max_deadline_ms: Positive = 60_000.0
@@ -56,6 +67,10 @@ class LimitsConfig(Section):
     max_pending: Count = 1_024
     max_queries: Count = 256
     max_body_bytes: Count = 16 << 20
+    max_reply_bytes: Count = 64 << 20
+    max_field_bytes: Count = 64 << 10
+    max_tags: Count = 1_000
+    max_dimension: Count = 8_192
 
 
 class BatchingConfig(Section):
@@ -113,11 +128,17 @@ class LogConfig(Section):
         path: its file, on a disk of one node.
         node: IP address of that node, as Ray has it; None is the node that `serve` runs on.
         slack: free slots that shards are loaded with, for each item, and keep up.
+        max_bytes: how much its file may hold; writes are refused then. 16 GiB are four million vectors of 1,024
+            numbers, which a replica that starts reads in minutes.
+        max_items: how many items there may be; upserts are refused then. None is four times the published ones, and at
+            least a million: centroids are frozen, and lists that have grown much longer want a new version.
     """
 
     path: Annotated[Path, Field(strict=False)]
     node: str | None = None
     slack: Annotated[float, Field(gt=0, le=10)] = 0.1
+    max_bytes: Count = 16 << 30
+    max_items: Count | None = None
 
 
 class TableGroupConfig(Section):

@@ -19,11 +19,14 @@ from silverray.cluster.handles import ApplicationHandle
 from silverray.cluster.layout import Layout
 from silverray.cluster.log.actor import ActorLog
 from silverray.cluster.log.follower import LogFollower
+from silverray.cluster.log.writer import hide
 from silverray.router.app import create_app
 from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
+from silverray.router.counting import ItemCount
 from silverray.router.fanout import Backend
 from silverray.router.item_writer import ItemWriter
 from silverray.router.log import Reader
+from silverray.router.reply_sizes import bounded
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.admission import Admission
@@ -60,6 +63,7 @@ class ShardArgs(BaseModel):
         log: the service whose update log the shard follows; None for no updates.
         slack: free slots for each item when it is loaded; None for no updates.
         value: the formulas that value candidates.
+        max_reply_bytes: most bytes of payload that the answers to a batch take on their way to a router.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,6 +78,7 @@ class ShardArgs(BaseModel):
     log: str | None
     slack: float | None
     value: ValueSettings
+    max_reply_bytes: int | None = None
 
 
 class RouterArgs(BaseModel):
@@ -87,6 +92,7 @@ class RouterArgs(BaseModel):
         takes_writes: whether the service has an update log.
         value: the formulas that value candidates.
         encoder: the encoder's application; None where the snapshot has no user tower.
+        max_items: how many items there may be; None is no bound.
         settings: limits and defaults of the router.
     """
 
@@ -99,6 +105,7 @@ class RouterArgs(BaseModel):
     takes_writes: bool
     value: ValueSettings
     encoder: str | None
+    max_items: int | None = None
     settings: RouterSettings
 
 
@@ -111,6 +118,7 @@ class ShardReplica:
 
     async def __init__(self, args: ShardArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         self._layout = args.layout
+        self._max_reply_bytes = args.max_reply_bytes
         threads = args.threads or max(1, (os.cpu_count() or 1) // args.shards)
 
         def load() -> ShardSearcher:
@@ -154,7 +162,7 @@ class ShardReplica:
         try:
             if layout != self._layout:
                 raise SearchError(f"asked for layout {layout!r}, this shard is of {self._layout!r}")
-            outcomes = await self._searcher.search(requests)
+            outcomes = list(bounded(await self._searcher.search(requests), self._max_reply_bytes))
         except SearchError as error:
             outcomes = [error] * len(requests)
         return ReplyBatch.of(outcomes)
@@ -215,10 +223,13 @@ class RouterReplica:
         admission = Admission(catalog, Valuer(args.value, catalog.tasks, catalog.schema))
         self._router = Router(catalog, backends, self._encoder, settings=args.settings, admission=admission)
         self._log = ActorLog(args.name) if args.takes_writes else None
-        self._items = ItemWriter(catalog, self._log, args.applications) if self._log else None
+        self._count = ItemCount(self._held) if self._log else None
+        self._items = (
+            ItemWriter(catalog, self._log, args.applications, self._count, args.max_items) if self._log else None
+        )
 
     def __serve_build_asgi_app__(self) -> Any:
-        app = create_app(self._router, self._status, self._items)
+        app = create_app(self._router, self._status, self._items, self._count)
         spare_loaded()
         return app
 
@@ -239,9 +250,16 @@ class RouterReplica:
         if self._log is None:
             return None
         try:
-            return await self._log.describe()
+            state = await self._log.describe()
         except SearchError as error:
             return {"error": str(error)}
+        return without_place(state)
+
+    async def _held(self) -> int | None:
+        """How many items the shards hold now; None if one does not tell."""
+        told = await asyncio.gather(*self._describe())
+        counts = [one["items"] for one in told if one is not None]
+        return sum(counts) if len(counts) == len(told) else None
 
     def _describe(self) -> list[Coroutine[Any, Any, dict[str, Any] | None]]:
         return [caller.describe() for caller in self._shards.values()]
@@ -276,6 +294,13 @@ def shard_application(args: dict[str, Any]) -> serve.Application:
 def router_application(args: dict[str, Any]) -> serve.Application:
     """Build the application of the router from `RouterArgs`; Serve calls this by its import path."""
     return serve.deployment(RouterReplica, name=ROUTER_DEPLOYMENT).bind(RouterArgs.model_validate(args))
+
+
+def without_place(state: dict[str, Any]) -> dict[str, Any]:
+    """A log's state as clients are told it: where its file lies is for the operator alone, who has it from `serve`."""
+    path = str(state.get("path", ""))
+    told = {name: value for name, value in state.items() if name not in ("path", "identity")}
+    return told | {"error": hide(state["error"], path)} if "error" in state else told
 
 
 def _reply_bytes(requests: Sequence[SearchRequest]) -> int:

@@ -200,7 +200,7 @@ def _open_log(config: ServeConfig, catalog: Catalog) -> None:
     if node not in nodes:
         raise ConfigError(f"log.node: expected a node of the Ray cluster ({', '.join(nodes)}), got {node}")
     try:
-        log = start_writer(config.name, config.log.path, catalog.seq, node, config.snapshots)
+        log = start_writer(config.name, config.log.path, catalog.seq, node, config.snapshots, config.log.max_bytes)
     except LogUnavailable as error:
         raise ServiceError(error.message) from None
     if log["path"] != str(config.log.path):

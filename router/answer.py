@@ -13,6 +13,7 @@ from silverray.shard.api import (
     CoverageTooLow,
     DeadlineExceeded,
     Overloaded,
+    ReplyTooLarge,
     SearchError,
     SearchReply,
     SearchRequest,
@@ -67,6 +68,8 @@ def _judge(request: SearchRequest, shares: Sequence[Share], version: str) -> Mer
     lagging = False
     for share in shares:
         outcome = share.outcome
+        if isinstance(outcome, ReplyTooLarge):  # the shard is well, and its items must not be missed
+            return outcome
         if isinstance(outcome, SequenceNotReached):
             lagging = True
         elif isinstance(outcome, SearchReply) and outcome.version == version:

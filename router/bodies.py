@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from silverray.shard.api import MAX_K, MAX_STRENGTH, MAX_TRAITS_K
+from silverray.shard.api import MAX_K, MAX_STRENGTH, MAX_TRAITS_K, json_type
 
 _NUMBERS = {int, float}
 _NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
@@ -28,10 +28,10 @@ def read_vector(value: object) -> Vectors:
             raise ValueError(f"expected a bin of whole float32 values, got {len(value)} bytes")
         return np.frombuffer(value, dtype="<f4").astype(np.float32, copy=False)
     if not isinstance(value, list):
-        raise ValueError(f"expected a list of numbers, got {type(value).__name__}")
+        raise ValueError(f"expected an array of numbers, got {json_type(value)}")
     if not _NUMBERS.issuperset(map(type, value)):
         place = next(i for i, number in enumerate(value) if type(number) not in _NUMBERS)
-        raise ValueError(f"expected a list of numbers, got {type(value[place]).__name__} at place {place}")
+        raise ValueError(f"expected an array of numbers, got {json_type(value[place])} at place {place}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         return np.array(value, dtype=np.float64).astype(np.float32)
 
@@ -79,7 +79,7 @@ def _texts(value: object) -> object:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise ValueError(f"expected texts as keys, got {type(key).__name__}")
+                raise ValueError(f"expected strings as keys, got {json_type(key)}")
     return value
 
 
@@ -164,7 +164,7 @@ def _ids(value: object) -> list[Any] | NDArray[np.int64]:
             raise ValueError(f"expected a bin of whole int64 values, got {len(value)} bytes")
         return np.frombuffer(value, dtype="<i8")
     if not isinstance(value, list):
-        raise ValueError(f"expected a list of ids, got {type(value).__name__}")
+        raise ValueError(f"expected an array of ids, got {json_type(value)}")
     return value
 
 

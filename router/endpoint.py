@@ -40,7 +40,8 @@ class SearchEndpoint:
             nonlocal deadline
             call, admitted = await self._admit(request_form, reply_form, body, received)
             deadline = received + max(request.timeout_s or 0.0 for request in call.requests)
-            return await _encode(await self._answer(admitted, call.wheres, received), reply_form, call)
+            outcomes = await self._answer(admitted, call.wheres, received)
+            return await _encode(outcomes, reply_form, call, self._router.settings.max_reply_bytes)
 
         await exchange(scope, receive, send, self._router.settings.max_body_bytes, answer)
         if deadline is not None:
@@ -91,7 +92,7 @@ class RankEndpoint(SearchEndpoint):
         return parse_rank(codec.decode(body), catalog.dimension, catalog.id_type, self._router.settings)
 
 
-async def _encode(outcomes: Sequence[SearchReply | SearchError], codec: Codec, call: SearchCall) -> bytes:
+async def _encode(outcomes: Sequence[SearchReply | SearchError], codec: Codec, call: SearchCall, limit: int) -> bytes:
     errors = [outcome for outcome in outcomes if isinstance(outcome, SearchError)]
     for error in errors:
         if error.status < 500 or len(errors) == len(outcomes):
@@ -100,8 +101,8 @@ async def _encode(outcomes: Sequence[SearchReply | SearchError], codec: Codec, c
 
     def encode() -> bytes:
         if call.ids and isinstance(outcomes[0], SearchReply):
-            return encode_ranking(outcomes[0], call.ids, codec)
-        return encode_outcomes(outcomes, codec, alone=call.alone, columns=call.columns)
+            return encode_ranking(outcomes[0], call.ids, codec, limit)
+        return encode_outcomes(outcomes, codec, alone=call.alone, columns=call.columns, limit=limit)
 
     if items <= _INLINE_REPLY_ITEMS:
         return encode()

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from silverray.router.log import LogGap, LogUnavailable
+from silverray.router.log import LogFull, LogGap, LogUnavailable
 from silverray.shard.api import (
     CoverageTooLow,
     DeadlineExceeded,
@@ -14,6 +14,7 @@ from silverray.shard.api import (
     FilterError,
     InvalidRequest,
     Overloaded,
+    ReplyTooLarge,
     SearchError,
     SequenceNotReached,
 )
@@ -47,6 +48,27 @@ class UnsupportedMediaType(InvalidRequest):
     status = 415
 
 
+class ForeignHost(InvalidRequest):
+    """The request calls the service by a name that it does not have."""
+
+    code = "foreign_host"
+    status = 403
+
+
+class ForeignOrigin(InvalidRequest):
+    """A web page of another origin sends a body."""
+
+    code = "foreign_origin"
+    status = 403
+
+
+class CatalogFull(SearchError):
+    """There are as many items as the service may have; deletes and patches are taken."""
+
+    code = "catalog_full"
+    status = 503
+
+
 class WritesDisabled(InvalidRequest):
     """The service has no update log."""
 
@@ -67,10 +89,24 @@ _BY_CODE: dict[str, type[SearchError]] = {
         MalformedBody,
         BodyTooLarge,
         UnsupportedMediaType,
+        ForeignHost,
+        ForeignOrigin,
+        ReplyTooLarge,
         WritesDisabled,
+        CatalogFull,
         LogUnavailable,
+        LogFull,
         LogGap,
     )
+}
+
+# What stands before routers answers in forms of its own: a proxy that knows no router, or whose router has gone, says
+# 404 or 500 to 504 (Serve's turns the latter into 500), and it refuses by itself what it cannot parse.
+_BY_STATUS: dict[int, type[SearchError]] = {
+    **dict.fromkeys((404, 500, 502, 503, 504), Unavailable),
+    400: MalformedBody,
+    408: DeadlineExceeded,
+    413: BodyTooLarge,
 }
 
 
@@ -103,7 +139,7 @@ def from_document(document: object, status: int) -> SearchError:
     """
     content = document.get("error") if isinstance(document, Mapping) else None
     if not isinstance(content, Mapping):
-        kind = Unavailable if status in (404, 502, 503, 504) else SearchError
+        kind = _BY_STATUS.get(status, SearchError)
         return kind(f"the server answered with HTTP status {status} and no error that a router gives")
     code, message, where = content.get("code"), str(content.get("message")), content.get("where")
     if code == FilterError.code:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.errors import BodyTooLarge, to_document
+from silverray.router.errors import BodyTooLarge, UnsupportedMediaType, to_document
 from silverray.router.wire import JSON, Codec, reply_codec, request_codec
 from silverray.shard.api import Overloaded, SearchError
 
@@ -20,7 +20,9 @@ _DIGITS = 20
 _RETRY_AFTER = (b"retry-after", b"%d" % Overloaded.RETRY_AFTER_S)
 
 
-async def exchange(scope: Scope, receive: Receive, send: Send, limit: int, answer: Answer) -> None:
+async def exchange(
+    scope: Scope, receive: Receive, send: Send, limit: int, answer: Answer, *, untyped: Codec | None = JSON
+) -> None:
     """Read a request and reply to it; errors become replies, and a client that has gone gets none.
 
     Args:
@@ -29,12 +31,14 @@ async def exchange(scope: Scope, receive: Receive, send: Send, limit: int, answe
         send: takes the reply.
         limit: most bytes that a body may have.
         answer: makes the reply of the form of the body, the form that is wanted, and the body; may raise `SearchError`.
+        untyped: the form of a body without a type; None refuses it.
     """
     headers = dict(scope["headers"])
     accept = _text(headers, b"accept")
     codec = reply_codec(accept, JSON)
     try:
-        form = request_codec(_text(headers, b"content-type"))
+        form = request_codec(_text(headers, b"content-type"), untyped)
+        _refuse_encoded(_text(headers, b"content-encoding"))
         codec = reply_codec(accept, form)
         status, content = 200, await answer(form, codec, await _read(headers, receive, limit))
     except SearchError as error:
@@ -49,6 +53,13 @@ async def exchange(scope: Scope, receive: Receive, send: Send, limit: int, answe
         reply.append(_RETRY_AFTER)
     await send({"type": "http.response.start", "status": status, "headers": reply})
     await send({"type": "http.response.body", "body": content})
+
+
+def _refuse_encoded(encoding: str) -> None:
+    # A few bytes may unpack to gigabytes, and a vector hardly shrinks: MessagePack bins are the way to short bodies.
+    if encoding.strip().lower() not in ("", "identity"):
+        message = f"compressed bodies are not read: expected none or identity, got {encoding[:100]!r}"
+        raise UnsupportedMediaType(message, "Content-Encoding")
 
 
 async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:

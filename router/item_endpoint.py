@@ -49,7 +49,8 @@ class ItemsEndpoint:
 
         self._open += 1
         try:
-            await exchange(scope, receive, send, self._settings.max_body_bytes, answer)
+            # A page of any origin may have a browser send a body without a type, unasked.
+            await exchange(scope, receive, send, self._settings.max_body_bytes, answer, untyped=None)
         finally:
             self._open -= 1
 

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from silverray.router.counting import ItemCount
+from silverray.router.errors import CatalogFull
 from silverray.router.items import ItemError, ItemsCall
 from silverray.router.log import LogUnavailable, UpdateLog
+from silverray.shard.live.writes import Upsert, Write
 
 if TYPE_CHECKING:
     from silverray.shard.index.catalog import Catalog
@@ -48,12 +51,24 @@ class ItemWriter:
         catalog: what the writes are about.
         log: takes them.
         shards: names of the shards that must have applied them, as `Reader.shard` has them.
+        count: knows how many items there are; None bounds them not at all.
+        max_items: how many there may be. They are counted once a second, so that a little more come in before that is
+            noticed.
     """
 
-    def __init__(self, catalog: Catalog, log: UpdateLog, shards: Sequence[str]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        log: UpdateLog,
+        shards: Sequence[str],
+        count: ItemCount | None = None,
+        max_items: int | None = None,
+    ) -> None:
         self.catalog = catalog
         self._log = log
         self._shards = tuple(shards)
+        self._count = count
+        self._max_items = max_items
         self._bodies = 0
         self._accepted = 0
         self._refused = 0
@@ -73,6 +88,7 @@ class ItemWriter:
         Raises:
             LogUnavailable: the log could not take them in time. Sending them again does no harm.
             Overloaded: too much is waiting to be written.
+            CatalogFull: there are as many items as there may be, and these may be more.
         """
         deadline = received + call.timeout_s
         self._bodies += 1
@@ -81,6 +97,7 @@ class ItemWriter:
             return WriteReply(0, 0, call.errors, True if call.wait else None)
         count = len(call.writes)
         try:
+            await self._require_room(call.writes)
             seq = await self._log.append(body, count, max(0.0, deadline - time.monotonic()))
         except BaseException:
             self._failed += count
@@ -96,6 +113,16 @@ class ItemWriter:
             "refused": self._refused,
             "failed": self._failed,
         }
+
+    async def _require_room(self, writes: Sequence[Write]) -> None:
+        if self._count is None or self._max_items is None or not any(isinstance(one, Upsert) for one in writes):
+            return
+        items = await self._count.latest()
+        if items is not None and items >= self._max_items:
+            raise CatalogFull(
+                f"there are {items:,} items, at most {self._max_items:,} may be (log.max_items): expected patches and"
+                " deletes"
+            )
 
     async def _applied(self, seq: int, deadline: float) -> bool:
         try:

@@ -10,7 +10,7 @@ from silverray.router.bodies import read_vector
 from silverray.router.item_bodies import MAX_ITEMS, ItemsBody, PatchItem, UpsertItem
 from silverray.router.parsing import validate_body
 from silverray.router.settings import RouterSettings
-from silverray.shard.api import InvalidRequest, ItemId, shown
+from silverray.shard.api import InvalidRequest, ItemId, json_type, shown
 from silverray.shard.live.checks import WriteError, check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
@@ -72,7 +72,7 @@ def parse_items(document: object, catalog: Catalog, settings: RouterSettings) ->
         InvalidRequest: the body as a whole is wrong, names too many items, none, or an id twice; `where` says where.
     """
     if not isinstance(document, dict):
-        raise InvalidRequest(f"expected an object, got {type(document).__name__}")
+        raise InvalidRequest(f"expected an object, got {json_type(document)}")
     body = validate_body(ItemsBody, document)
     count = len(body.upsert) + len(body.delete) + len(body.patch)
     if not 1 <= count <= MAX_ITEMS:
@@ -88,12 +88,22 @@ def parse_items(document: object, catalog: Catalog, settings: RouterSettings) ->
     writes: list[Write] = []
     errors: list[ItemError] = []
     for (op, index, entry), write in zip(places, read, strict=True):
-        outcome = write if isinstance(write, WriteError) else next(checked)
+        outcome = write if isinstance(write, WriteError) else _sized(next(checked), catalog, settings)
         if isinstance(outcome, WriteError):
             errors.append(ItemError(op, index, _shown(_id(op, entry)), outcome.code, outcome.message))
         else:
             writes.append(outcome)
     return ItemsCall(writes, errors, body.wait, timeout_s)
+
+
+def _sized(outcome: Write | WriteError, catalog: Catalog, settings: RouterSettings) -> Write | WriteError:
+    """A checked write, unless it is too large."""
+    if not isinstance(outcome, WriteError):
+        try:
+            settings.sizes.check(outcome, catalog.dimension)
+        except WriteError as error:
+            return error
+    return outcome
 
 
 def _places(body: ItemsBody) -> Iterator[tuple[Op, int, Any]]:
@@ -153,7 +163,7 @@ def _patch(entry: Any) -> Patch:
 
 def _object(entry: Any, known: Any, needed: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise WriteError("invalid_item", f"expected an object with {', '.join(needed)}, got {type(entry).__name__}")
+        raise WriteError("invalid_item", f"expected an object with {', '.join(needed)}, got {json_type(entry)}")
     if unknown := entry.keys() - known:
         message = f"unknown key {min(map(str, unknown))[:100]!r}; known are {', '.join(known)}"
         raise WriteError("invalid_item", message)
@@ -166,5 +176,5 @@ def _object(entry: Any, known: Any, needed: tuple[str, ...]) -> dict[str, Any]:
 def _fields(item: dict[str, Any]) -> dict[str, Any]:
     fields = item.get("fields", {})
     if not isinstance(fields, dict):
-        raise WriteError("invalid_item", f"fields: expected an object, got {type(fields).__name__}")
+        raise WriteError("invalid_item", f"fields: expected an object, got {json_type(fields)}")
     return fields

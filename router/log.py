@@ -23,6 +23,12 @@ class OtherLog(LogUnavailable):
     """What is where the log should be is another log."""
 
 
+class LogFull(LogUnavailable):
+    """The log is as long as it may be: it takes no writes until older ones are published and forgotten."""
+
+    code = "log_full"
+
+
 class LogGap(LogUnavailable):
     """A position lies outside the log: what stood there was trimmed, or this is not the log that it belongs to."""
 

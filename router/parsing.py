@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from silverray.router.bodies import BatchBody, DiversifyBody, QueryBody, RankBody, SearchBody, UserBody
 from silverray.router.settings import RouterSettings
-from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest, shown
+from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest, json_type, shown
 from silverray.shard.index.catalog import IdType
 from silverray.shard.index.keys import hash_texts
 
@@ -51,7 +51,7 @@ def parse_search(document: object, dimension: int, settings: RouterSettings) -> 
         InvalidRequest: the body is wrong; `where` is the path of the first thing that is.
     """
     if not isinstance(document, dict):
-        raise InvalidRequest(f"expected an object, got {type(document).__name__}")
+        raise InvalidRequest(f"expected an object, got {json_type(document)}")
     if "queries" not in document:
         body = validate_body(SearchBody, document)
         return SearchCall([_request(body, "", dimension, settings)], [""], True, body.columns)
@@ -149,7 +149,7 @@ def parse_rank(document: object, dimension: int, id_type: IdType, settings: Rout
         InvalidRequest: the body is wrong; `where` is the path of the first thing that is.
     """
     if not isinstance(document, dict):
-        raise InvalidRequest(f"expected an object, got {type(document).__name__}")
+        raise InvalidRequest(f"expected an object, got {json_type(document)}")
     body = validate_body(RankBody, document)
     if not 1 <= len(body.ids) <= MAX_K:
         raise InvalidRequest(f"expected 1 to {MAX_K} ids, got {len(body.ids)}", "ids")
@@ -185,8 +185,23 @@ def _path(location: tuple[int | str, ...]) -> str:
     return "".join(parts).removeprefix(".")
 
 
+_EXPECTED = {
+    "list_type": "expected an array",
+    "dict_type": "expected an object",
+    "model_type": "expected an object",
+    "model_attributes_type": "expected an object",
+    "bool_type": "expected a valid boolean",
+}
+"""What Pydantic says in Python's words, in those of JSON."""
+
+
 def _message(error: Any) -> str:
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    message = str(error["msg"]).replace("Input should be", "expected")
+    match error["type"]:
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "missing":
+            return "is missing"
+        case "too_short":
+            return f"expected at least {error['ctx']['min_length']} item, got {error['ctx']['actual_length']}"
+    message = _EXPECTED.get(error["type"]) or str(error["msg"]).replace("Input should be", "expected")
     return f"{message}, got {shown(error['input'])}"

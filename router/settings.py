@@ -7,7 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from silverray.router.gate import Gate
 from silverray.shard.api import MAX_STRENGTH, MAX_TRAITS_K
+from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.model.diversity import MAX_WINDOW
 from silverray.shard.set_ranker import WINDOW
 
@@ -59,6 +61,9 @@ class RouterSettings:
         max_pending: most requests that may wait or be in flight; more are refused at once.
         max_queries: most queries in an HTTP body.
         max_body_bytes: longest HTTP body.
+        max_reply_bytes: longest HTTP reply.
+        sizes: how large what is written may be.
+        gate: who may ask over HTTP.
         diversity: how lists are diversified.
         rerank: how lists are re-ranked.
         quotas: by task, places of every list that are kept for what the task predicts best.
@@ -73,6 +78,9 @@ class RouterSettings:
     max_pending: int = 1_024
     max_queries: int = 256
     max_body_bytes: int = 16 << 20
+    max_reply_bytes: int = 64 << 20
+    sizes: ItemSizes = field(default_factory=ItemSizes)
+    gate: Gate = field(default_factory=Gate)
     diversity: DiversitySettings = field(default_factory=DiversitySettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     quotas: dict[str, int] = field(default_factory=dict)

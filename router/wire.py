@@ -14,8 +14,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from silverray.router.accept import preferred
+from silverray.router.duplicates import loads_unique, unique
 from silverray.router.errors import MalformedBody, UnsupportedMediaType, to_document
-from silverray.shard.api import ItemId, SearchError, SearchReply, TaskScores
+from silverray.router.reply_sizes import bounded, text_bytes, too_large
+from silverray.shard.api import ItemId, ReplyTooLarge, SearchError, SearchReply, TaskScores
 
 
 def _plain(value: object) -> object:
@@ -31,6 +34,14 @@ def _refuse_extension(code: int, data: bytes) -> object:
     raise ValueError(f"extension type {code} is not read")
 
 
+def _reason(error: Exception) -> str:
+    """Why a body cannot be decoded, in words that are not Python's."""
+    if isinstance(error, RecursionError | msgpack.StackError):
+        return "nested too deep"
+    message = str(error)
+    return "expected strings as keys" if "map key" in message else message or "malformed"
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """A wire form.
@@ -39,12 +50,14 @@ class Codec:
         media_type: its content type.
         loads: decodes a body; raises ValueError, TypeError or RecursionError on a malformed one.
         dumps: encodes a document.
+        results: puts encoded results into the document of a batch.
         columnar: whether it has bins, so that replies can be columnar.
     """
 
     media_type: str
     loads: Callable[[bytes], Any]
     dumps: Callable[[Any], bytes]
+    results: Callable[[list[bytes]], bytes]
     columnar: bool
 
     def decode(self, body: bytes) -> Any:
@@ -56,14 +69,39 @@ class Codec:
         try:
             return self.loads(body)
         except (ValueError, TypeError, RecursionError) as error:
-            raise MalformedBody(f"not {self.media_type}: {str(error) or type(error).__name__}"[:300]) from None
+            raise MalformedBody(f"not {self.media_type}: {_reason(error)}"[:300]) from None
 
 
-JSON = Codec("application/json", orjson.loads, lambda document: orjson.dumps(document, _plain), columnar=False)
+_MAX_LENGTH = 1 << 20
+"""Most entries of a MessagePack array or map: more than anything that is taken has. Room for as many as a header says
+is made before they are read, at each of a thousand levels."""
+
+
+def _unpack(body: bytes) -> Any:
+    longest = min(_MAX_LENGTH, len(body))
+    return msgpack.unpackb(
+        body, ext_hook=_refuse_extension, object_pairs_hook=unique, max_array_len=longest, max_map_len=longest
+    )
+
+
+def _json_results(parts: list[bytes]) -> bytes:
+    return b'{"results":[%b]}' % b",".join(parts)
+
+
+def _packed_results(parts: list[bytes]) -> bytes:
+    packer = msgpack.Packer()
+    head = (packer.pack_map_header(1), packer.pack("results"), packer.pack_array_header(len(parts)))
+    return b"".join([*head, *parts])
+
+
+JSON = Codec(
+    "application/json", loads_unique, lambda document: orjson.dumps(document, _plain), _json_results, columnar=False
+)
 MESSAGE_PACK = Codec(
     "application/msgpack",
-    lambda body: msgpack.unpackb(body, ext_hook=_refuse_extension),
+    _unpack,
     lambda document: bytes(msgpack.packb(document, default=_plain)),
+    _packed_results,
     columnar=True,
 )
 _CODECS = {
@@ -74,30 +112,38 @@ _CODECS = {
 }
 
 
-@lru_cache(maxsize=256)
-def request_codec(content_type: str) -> Codec:
-    """The codec of a request's body; JSON where the client does not say.
+_FORMS = (JSON, MESSAGE_PACK)
+_NAMES = [[name for name, codec in _CODECS.items() if codec is form] for form in _FORMS]
+_HEADER = 1_000
+"""Characters of a header that are looked at; what was made of it is kept, so that it must not be long."""
+
+
+def request_codec(content_type: str, fallback: Codec | None = JSON) -> Codec:
+    """The codec of a request's body.
+
+    Args:
+        content_type: the header; empty where the client does not say.
+        fallback: the codec where it does not; None refuses that.
 
     Raises:
         UnsupportedMediaType: neither JSON nor MessagePack.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
-    codec = _CODECS.get(media_type or JSON.media_type)
+    media_type = content_type[:_HEADER].partition(";")[0].strip().lower()
+    codec = _CODECS.get(media_type) if media_type else fallback
     if codec is None:
-        raise UnsupportedMediaType(
-            f"expected application/json or application/msgpack, got {media_type[:100]!r}", "Content-Type"
-        )
+        got = repr(media_type[:100]) if media_type else "none"
+        raise UnsupportedMediaType(f"expected application/json or application/msgpack, got {got}", "Content-Type")
     return codec
 
 
-@lru_cache(maxsize=256)
 def reply_codec(accept: str, fallback: Codec) -> Codec:
-    """The codec of a reply: the first that the client accepts by name, else the request's own."""
-    for entry in accept.split(","):
-        media_type = entry.partition(";")[0].strip().lower()
-        if media_type in _CODECS:
-            return _CODECS[media_type]
-    return fallback
+    """The codec of a reply: what the client would rather read, else the request's own."""
+    return _reply_codec(accept[:_HEADER], fallback)
+
+
+@lru_cache(maxsize=256)
+def _reply_codec(accept: str, fallback: Codec) -> Codec:
+    return _FORMS[preferred(accept, _NAMES, _FORMS.index(fallback))]
 
 
 def to_rows(reply: SearchReply) -> dict[str, Any]:
@@ -145,7 +191,7 @@ def _packed(names: Sequence[str], table: NDArray[np.float32]) -> dict[str, bytes
 
 
 def encode_outcomes(
-    outcomes: Sequence[SearchReply | SearchError], codec: Codec, *, alone: bool, columns: bool
+    outcomes: Sequence[SearchReply | SearchError], codec: Codec, *, alone: bool, columns: bool, limit: int
 ) -> bytes:
     """Encode what a body's queries came to.
 
@@ -154,17 +200,38 @@ def encode_outcomes(
         codec: the reply's form.
         alone: whether the body was one query, whose result is the whole reply.
         columns: whether results are columnar.
+        limit: most bytes of the reply.
+
+    Raises:
+        ReplyTooLarge: it would be longer. Nothing is encoded whose texts alone are.
     """
     form = to_columns if columns else to_rows
-    results = [to_document(entry) if isinstance(entry, SearchError) else form(entry) for entry in outcomes]
-    return codec.dumps(results[0] if alone else {"results": results})
+    if any(isinstance(entry, ReplyTooLarge) for entry in bounded(outcomes, limit)):
+        raise too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    for entry in outcomes:
+        parts.append(codec.dumps(to_document(entry) if isinstance(entry, SearchError) else form(entry)))
+        size += len(parts[-1])
+        if size > limit:
+            raise too_large(limit)
+    return parts[0] if alone else codec.results(parts)
 
 
-def encode_ranking(reply: SearchReply, ids: Mapping[int, ItemId], codec: Codec) -> bytes:
-    """Encode the ranking of given items; `ids` has them by key."""
+def encode_ranking(reply: SearchReply, ids: Mapping[int, ItemId], codec: Codec, limit: int) -> bytes:
+    """Encode the ranking of given items; `ids` has them by key, and `limit` is as in `encode_outcomes`.
+
+    Raises:
+        ReplyTooLarge: the reply would be longer.
+    """
+    if text_bytes(reply) > limit:
+        raise too_large(limit)
     ranked = set(reply.keys.tolist())
     unknown = [given for key, given in ids.items() if key not in ranked]
-    return codec.dumps({**to_rows(reply), "unknown": unknown})
+    content = codec.dumps({**to_rows(reply), "unknown": unknown})
+    if len(content) > limit:
+        raise too_large(limit)
+    return content
 
 
 def _about(reply: SearchReply) -> dict[str, Any]:

@@ -156,16 +156,40 @@ class SearchReply:
         )
 
 
+_JSON_TYPES = {
+    type(None): "null",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    tuple: "array",
+    dict: "object",
+    bytes: "bin",
+}
+_BEYOND = 2**64
+"""Longer integers are not written out: Python refuses thousands of digits."""
+
+
+def json_type(value: object) -> str:
+    """The type of a client's value in the words of JSON and MessagePack."""
+    return _JSON_TYPES.get(type(value), type(value).__name__)
+
+
 def shown(value: object) -> str:
     """A client's value as a message shows it.
 
     Of all but single values only the type is told: a list may be long, or nested deeper than `repr` can follow.
 
     Example:
-        >>> shown("US"), shown([[1]])
-        ("'US'", 'list')
+        >>> shown("US"), shown([[1]]), shown(True)
+        ("'US'", 'array', 'true')
     """
-    return repr(value)[:60] if isinstance(value, bool | int | float | str) else type(value).__name__
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= _BEYOND:
+        return "an integer beyond 64 bits"
+    return repr(value)[:60] if isinstance(value, int | float | str) else json_type(value)
 
 
 class SearchError(Exception):
@@ -247,6 +271,13 @@ class FormulaError(TextError):
     """A formula of the value model is wrong; see `TextError`."""
 
     code = "invalid_formula"
+
+
+class ReplyTooLarge(InvalidRequest):
+    """What was asked for is more than may be put into one reply."""
+
+    code = "reply_too_large"
+    status = 422
 
 
 class Overloaded(SearchError):

@@ -80,7 +80,9 @@ class ActorLog:
             raise LogUnavailable(f"the log's writer is down: {type(error).__name__}") from None
 
 
-def start_writer(service: str, path: Path, start: int, node: str, snapshots: Path) -> dict[str, Any]:
+def start_writer(
+    service: str, path: Path, start: int, node: str, snapshots: Path, max_bytes: int | None = None
+) -> dict[str, Any]:
     """Have a service's writer run on a node, unless it runs already.
 
     Args:
@@ -89,6 +91,7 @@ def start_writer(service: str, path: Path, start: int, node: str, snapshots: Pat
         start: number of the last write that the served snapshot includes.
         node: IP address of the node, where Ray starts the writer again if it dies.
         snapshots: the store whose updates are in the log.
+        max_bytes: how much the file may hold; None is no bound.
 
     Returns:
         The state of the writer that runs, as it describes itself, and its node. The file may be another than `path` if
@@ -107,7 +110,7 @@ def start_writer(service: str, path: Path, start: int, node: str, snapshots: Pat
         "num_cpus": 0,
         "resources": {f"node:{node}": _PINNED},
     }
-    actor = ray.remote(LogWriter).options(**options).remote(path, start, snapshots)
+    actor = ray.remote(LogWriter).options(**options).remote(path, start, snapshots, max_bytes)
     try:
         state: dict[str, Any] = ray.get(actor.describe.remote(), timeout=_START_S)
     except RayError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from silverray.router.log import LogFenced, LogGap, LogPage, LogRecord, LogUnavailable, OtherLog
+from silverray.router.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, OtherLog
 
 _FORMAT = 1
 _BUSY_S = 5.0
@@ -101,6 +101,8 @@ class LogStore:
         path: the file, made if need be.
         start: number of the last write that the snapshot includes; a new log goes on from there.
         identity: of the log that must be there: none is made, and no other one is opened. None takes any.
+        max_bytes: how much the file may hold before nothing is appended any more; None is no bound. Room that trimming
+            has freed does not count.
 
     Attributes:
         path: the file.
@@ -112,8 +114,9 @@ class LogStore:
         LogGap: the log ends before `start`, so it is not the one that the snapshot's writes came from.
     """
 
-    def __init__(self, path: Path, start: int = 0, identity: str | None = None) -> None:
+    def __init__(self, path: Path, start: int = 0, identity: str | None = None, max_bytes: int | None = None) -> None:
         self.path = path
+        self._max_bytes = max_bytes
         with _named(path):
             if identity is not None and not path.exists():
                 raise LogUnavailable(f"{path}: not found; is its disk there?")
@@ -134,9 +137,11 @@ class LogStore:
 
         Raises:
             LogFenced: another writer has opened the file since.
+            LogFull: the file holds as much as it may.
             LogUnavailable: the disk is full, read-only or broken; nothing was appended.
         """
         with self._transaction() as state:
+            self._require_room(sum(len(body) for body, _ in bodies))
             seqs = list(accumulate((size for _, size in bodies), initial=state.last))[1:]
             rows = [(seq, size, body) for seq, (body, size) in zip(seqs, bodies, strict=True)]
             self._writer.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
@@ -166,6 +171,20 @@ class LogStore:
         """Close the file."""
         self._reader.close()
         self._writer.close()
+
+    def _require_room(self, size: int) -> None:
+        if self._max_bytes is None:
+            return
+        pages, free, page = (
+            self._writer.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        held = (pages - free) * page
+        if held + size > self._max_bytes:
+            raise LogFull(
+                f"the log holds {held:,} of at most {self._max_bytes:,} bytes (log.max_bytes), {size:,} more do not"
+                " fit: publish with --from-live, remove older versions and serve the new one"
+            )
 
     def _take_over(self, start: int, identity: str | None) -> int:
         self._writer.executescript(_TABLES)

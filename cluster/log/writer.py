@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from silverray.shard.api import Overloaded
 
 _GROUP_BYTES = 32 << 20
 _WAITING_BYTES = 128 << 20
+
+_logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -41,12 +44,14 @@ class LogWriter:
         start: likewise.
         snapshots: the store whose updates are in the log. Once it says which log that is, no other one is opened or
             made in its place: a writer that starts again where the log's disk is missing must wait for the disk.
+        max_bytes: how much the records may take before writes are refused; None is no bound.
     """
 
-    def __init__(self, path: Path, start: int = 0, snapshots: Path | None = None) -> None:
+    def __init__(self, path: Path, start: int = 0, snapshots: Path | None = None, max_bytes: int | None = None) -> None:
         self._path = path
         self._start = start
         self._snapshots = snapshots
+        self._max_bytes = max_bytes
         self._store: LogStore | None = None
         self._opening = asyncio.Lock()
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log-write")
@@ -71,8 +76,10 @@ class LogWriter:
         try:
             return await asyncio.wait_for(append.done, timeout_s)
         except TimeoutError:
-            message = f"{self._path}: not on the disk after {timeout_s:.3g} s; it may still get there"
+            message = f"{self._path.name}: not on the disk after {timeout_s:.3g} s; it may still get there"
             raise LogUnavailable(message) from None
+        except LogUnavailable as error:
+            raise self._told(error) from error
 
     async def read(self, after: int, limit: int, timeout_s: float, reader: Reader | None = None) -> LogPage:
         """Read on from a position; see `UpdateLog.read`."""
@@ -82,8 +89,11 @@ class LogWriter:
             self._moves.ring()
         while True:
             news = self._news.next
-            store = await self._opened()
-            page = await self._in(self._reading, store.read, after, limit)
+            try:
+                store = await self._opened()
+                page = await self._in(self._reading, store.read, after, limit)
+            except LogUnavailable as error:
+                raise self._told(error) from error
             if page.records or not await _happens(news, deadline):
                 return page
 
@@ -175,10 +185,21 @@ class LogWriter:
             claim = None if self._snapshots is None else read_claim(self._snapshots)
         except ConfigError as error:
             raise LogUnavailable(str(error)) from None
-        return LogStore(self._path, self._start, claim and claim.identity)
+        return LogStore(self._path, self._start, claim and claim.identity, self._max_bytes)
+
+    def _told(self, error: LogUnavailable) -> LogUnavailable:
+        """An error as clients and replicas are told it; where the log's file lies stands in this process's log only."""
+        _logger.warning("%s", error.message)
+        return type(error)(hide(error.message, str(self._path)))
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[..., Result], *args: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(thread, work, *args)
+
+
+def hide(message: str, path: str) -> str:
+    """A message with the name of the log's file, but not where it lies."""
+    folder = str(Path(path).parent)
+    return message.replace(f"{folder}/", "").replace(folder, "its folder") if len(folder) > 1 else message
 
 
 class _Bell:

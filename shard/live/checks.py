@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import InvalidRequest
+from silverray.shard.api import InvalidRequest, json_type
 from silverray.shard.arguments import float32_array
 from silverray.shard.index.keys import MAX_ID_BYTES
 from silverray.shard.index.vectors import faults, to_unit_length
@@ -195,8 +195,8 @@ def _utf8_bytes(value: object) -> int:
 
 def _brief(value: object) -> str:
     if isinstance(value, (bool, int, float, str)):
-        return f"{type(value).__name__} {ascii(value)[:60]}"
-    return type(value).__name__
+        return f"{json_type(value)} {ascii(value)[:60]}"
+    return json_type(value)
 
 
 def _check_elsewhere(space: str, vector: NDArray[np.float32]) -> None:

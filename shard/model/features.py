@@ -108,11 +108,11 @@ class HistoryFeature:
     def check(self, value: object) -> None:
         """Raise TypeError for anything but a list of ids of the right type."""
         if not isinstance(value, list | tuple):
-            raise TypeError(f"expected a list of item ids, got {_kind(value)}")
+            raise TypeError(f"expected an array of item ids, got {_kind(value)}")
         wanted = int if self.ids == "int" else str
         for place, item in enumerate(value):
             if type(item) is not wanted:
-                raise TypeError(f"expected a list of {self.ids} item ids, got {_kind(item)} at place {place}")
+                raise TypeError(f"expected an array of {self.ids} item ids, got {_kind(item)} at place {place}")
             if isinstance(item, str):
                 _check_unicode(item)
 
@@ -213,7 +213,7 @@ _KINDS = {
     int: "an integer",
     float: "a number",
     str: "a string",
-    list: "a list",
+    list: "an array",
     dict: "an object",
     type(None): "null",
 }

@@ -8,10 +8,11 @@ import torch
 
 from silverray.cluster.applications import describe_applications
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica
+from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica, without_place
 from silverray.cluster.layout import Layout
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.service import start
+from silverray.router.gate import Gate
 from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached
@@ -19,6 +20,7 @@ from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.searcher import ShardSearcher
 
 
@@ -37,6 +39,33 @@ def test_a_router_gets_the_diversity_and_the_window_of_the_configuration(store: 
     *_, router = describe_applications(config, catalog, layout)
     settings = RouterArgs.model_validate(router.args).settings
     assert (settings.diversity, settings.rerank.window) == (diversity, 30)
+
+
+def test_routers_and_shards_get_the_bounds_of_the_configuration(store: Path) -> None:
+    catalog, layout = Catalog.open(store / "v1"), Layout.spread("v1", 16, 2)
+    config = ServeConfig.model_validate(
+        {
+            "snapshots": store,
+            "shards": 2,
+            "http": {"hosts": ["films.example"], "origins": ["https://films.example"]},
+            "limits": {"max_reply_bytes": 1, "max_field_bytes": 2, "max_tags": 3, "max_dimension": 4},
+            "log": {"path": "updates.db", "max_items": 5},
+        }
+    )
+    shard, _, router = describe_applications(config, catalog, layout)
+    args = RouterArgs.model_validate(router.args)
+    assert ShardArgs.model_validate(shard.args).max_reply_bytes == args.settings.max_reply_bytes == 1
+    assert args.settings.sizes == ItemSizes(max_field_bytes=2, max_tags=3, max_dimension=4)
+    names = {"localhost", "127.0.0.1", "[::1]", "films.example"}
+    assert args.settings.gate == Gate(frozenset(names), frozenset({"https://films.example"}))
+    assert args.max_items == 5
+    *_, router = describe_applications(ServeConfig(snapshots=store, shards=2), catalog, layout)
+    assert RouterArgs.model_validate(router.args).max_items is None
+
+
+def test_status_does_not_tell_where_the_log_lies() -> None:
+    state = {"path": "/var/lib/u.db", "identity": "7f", "last": 4, "error": "/var/lib/u.db: not found", "other": False}
+    assert without_place(state) == {"last": 4, "error": "u.db: not found", "other": False}
 
 
 def test_spacing_of_an_unknown_category_is_refused_before_anything_starts(store: Path) -> None:

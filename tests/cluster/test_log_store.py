@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silverray.cluster.log.store import LogStore
-from silverray.router.log import LogFenced, LogGap, LogRecord, LogUnavailable, OtherLog
+from silverray.router.log import LogFenced, LogFull, LogGap, LogRecord, LogUnavailable, OtherLog
 
 STEPS, PLACES = ["open", "trim", "read"], st.integers(0, 40)
 
@@ -205,3 +205,17 @@ def test_a_full_disk_refuses_writes_until_there_is_room(path: Path) -> None:
     records = store.read(0, 10_000).records
     assert [record.seq for record in records] == list(range(2, 2 * acknowledged + 1, 2))
     assert all(record.body == bytes([number]) * 10_000 for number, record in enumerate(records))
+
+
+def test_a_log_holds_so_many_bytes(tmp_path: Path) -> None:
+    store = LogStore(tmp_path / "updates.db", max_bytes=200_000)
+    for seq in range(1, 4):
+        assert store.append([(b"x" * 50_000, 1)]) == [seq]
+    with pytest.raises(
+        LogFull, match=r"holds [\d,]+ of at most 200,000 bytes \(log\.max_bytes\), 50,000 more do not fit"
+    ):
+        store.append([(b"x" * 50_000, 1)])
+    assert store.append([(b"x", 1)]) == [4], "what fits is taken"
+    store.trim(4)
+    assert store.append([(b"x" * 50_000, 1)]) == [5], "room that was freed is used again"
+    store.close()

@@ -12,8 +12,8 @@ import pytest
 from silverray.cluster.log import readers, writer
 from silverray.cluster.log.claim import CLAIM, claim_store
 from silverray.cluster.log.store import LogStore
-from silverray.cluster.log.writer import LogWriter
-from silverray.router.log import LogFenced, LogPage, LogRecord, LogUnavailable, Reader
+from silverray.cluster.log.writer import LogWriter, hide
+from silverray.router.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, Reader
 from silverray.shard.api import Overloaded
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -213,3 +213,26 @@ async def test_closing_waits_for_a_read_that_was_given_up(path: Path, monkeypatc
     go_on.set()
     await closing
     assert pages == [LogPage([LogRecord(1, 1, b"one")], 1)]
+
+
+async def test_a_full_log_says_so_and_not_where_it_lies(path: Path) -> None:
+    log = LogWriter(path, max_bytes=1)
+    with pytest.raises(LogFull, match=r"^the log holds") as full:
+        await log.append(b"a", 1, 10)
+    assert (full.value.status, full.value.code) == (503, "log_full")
+    with pytest.raises(LogGap) as gap:
+        await log.read(5, 10, 0)
+    assert gap.value.message.startswith(f"{path.name}: ") and str(path.parent) not in gap.value.message
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("/var/lib/u.db: disk I/O error", "u.db: disk I/O error"),
+        ("/var/lib/u.db: [Errno 13] Permission denied: '/var/lib'", "u.db: [Errno 13] Permission denied: 'its folder'"),
+        ("the log's writer is down", "the log's writer is down"),
+    ],
+)
+def test_clients_are_not_told_where_the_log_lies(message: str, told: str) -> None:
+    assert hide(message, "/var/lib/u.db") == told

@@ -107,14 +107,14 @@ def test_users_of_a_batch_keep_their_order(encoder: TowerEncoder) -> None:
         ({"gender": "F"}, "history", "required feature 'history' is missing"),
         ({"gender": None, "history": []}, "gender", "required feature 'gender' is missing"),
         ({"gender": 1, "history": []}, "gender", "expected a string, got an integer"),
-        ({"gender": "F", "history": "100"}, "history", "expected a list of item ids, got a string"),
+        ({"gender": "F", "history": "100"}, "history", "expected an array of item ids, got a string"),
         ({"gender": "F", "history": [100, "7"]}, "history", "got a string at place 1"),
         ({"gender": "F", "history": [True]}, "history", "got a boolean at place 0"),
         ({"gender": "F", "history": [100.0]}, "history", "got a number at place 0"),
         ({"gender": "F", "history": [], "age": "30"}, "age", "expected a number, got a string"),
         ({"gender": "F", "history": [], "age": False}, "age", "expected a number, got a boolean"),
         ({"gender": "F", "history": [], "age": float("nan")}, "age", "expected a finite number, got nan"),
-        ({"gender": "F", "history": [], "age": [30]}, "age", "expected a number, got a list"),
+        ({"gender": "F", "history": [], "age": [30]}, "age", "expected a number, got an array"),
     ],
 )
 def test_wrong_features_are_named(encoder: TowerEncoder, user: dict[str, Any], where: str, message: str) -> None:

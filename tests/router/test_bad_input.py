@@ -173,8 +173,8 @@ def test_bad_message_pack_is_refused(post: Post, body: bytes, status: int) -> No
     ("change", "where", "message"),
     [
         ({"vectors": [[]] * 2_000_000}, "vectors", "expected a vector per task, got 2000000"),
-        ({"user": {str(n).encode(): 0 for n in range(500_000)}}, "user", "expected texts as keys, got bytes"),
-        ({"context": {str(n).encode(): 0 for n in range(500_000)}}, "context", "expected texts as keys, got bytes"),
+        ({"user": {str(n).encode(): 0 for n in range(500_000)}}, "user", "expected strings as keys, got bin"),
+        ({"context": {str(n).encode(): 0 for n in range(500_000)}}, "context", "expected strings as keys, got bin"),
     ],
 )
 def test_what_a_body_repeats_a_million_times_is_refused_at_the_first(
@@ -192,3 +192,34 @@ def test_what_a_body_repeats_a_million_times_is_refused_at_the_first(
 def test_other_content_types_are_refused(post: Post) -> None:
     response = post(b"a=b", "application/x-www-form-urlencoded")
     assert response.status_code == 415
+
+
+async def _ask_as_described(catalog: Catalog, backend: Backend) -> None:
+    app = create_app(Router(catalog, [backend]))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        for path in ("/v1/search", "/v1/rank"):
+            example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
+            response = await client.post(path, json=example | {"deadline_ms": 10_000})
+            assert response.status_code == 200, response.text
+        assert "example" not in paths["/v1/items"]["post"]["requestBody"]["content"]["application/json"]
+        page = await client.get("/docs")
+        assert page.status_code == 200 and "deadline_ms" in page.text
+
+
+def test_the_examples_of_the_description_are_answered_as_they_stand(catalog: Catalog, backend: Backend) -> None:
+    asyncio.run(_ask_as_described(catalog, backend))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (msgpack.packb({None: 1}), "expected strings as keys"),
+        (msgpack.packb({1: 1}), "expected strings as keys"),
+        (b"\x91" * 5_000, "nested too deep"),
+        (b"\xc1", "malformed"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_told_without_words_of_python(post: Post, body: bytes, reason: str) -> None:
+    message = post(body, "application/msgpack").content
+    assert msgpack.unpackb(message)["error"]["message"] == f"not application/msgpack: {reason}"

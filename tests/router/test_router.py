@@ -383,7 +383,7 @@ async def test_users_are_checked_and_trimmed_by_the_signature(make_house: Any, q
     for wrong, where, message in (
         (text, "user.scale", "scale: expected a number, got a string"),
         (missing, "user.scale", "required feature 'scale' is missing"),
-        (history, "user.seen", "seen: expected a list of int item ids, got a string at place 0"),
+        (history, "user.seen", "seen: expected an array of int item ids, got a string at place 0"),
     ):
         assert isinstance(wrong, InvalidRequest)
         assert (wrong.where, wrong.message) == (where, message)
