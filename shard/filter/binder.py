@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from difflib import get_close_matches
 from typing import Literal
 
 from silverray.shard.api import FilterError
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
 from silverray.shard.filter.lexer import Token
 from silverray.shard.filter.schema import Field, FieldType, Schema
+from silverray.shard.hints import closest
 from silverray.shard.index.keys import hash_text
 
 Comparison = Literal["<", "<=", ">", ">="]
@@ -90,8 +90,8 @@ def resolve(schema: Schema, token: Token) -> BoundField:
         message = f"{token.text} cannot be used in filters: its schema says `filter: false`"
         raise FilterError(message, token.position, list(schema.filterable))
     names = {name.lower(): name for name in schema.filterable}
-    close = get_close_matches(token.text.lower(), names, n=1)
-    hint = f"did you mean {names[close[0]]}?" if close else None
+    close = closest(token.text.lower(), names)
+    hint = f"did you mean {names[close]}?" if close else None
     raise FilterError(f"unknown field {token.text}", token.position, list(schema.filterable), hint)
 
 
