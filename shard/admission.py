@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silverray.shard.api import MAX_K, MAX_TRAITS_K, FilterError, InvalidRequest, SearchRequest, shown
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.vectors import ZeroVectorError, to_unit_length
+from silverray.shard.index.vectors import REAL_KINDS, ZeroVectorError, to_unit_length
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
 
@@ -138,6 +138,8 @@ class Admission:
         return self._checked(rows, lambda row: f"queries[{row // tasks}].{name}").reshape(queries.shape)
 
     def _checked(self, vectors: NDArray[np.float32], name: Callable[[int], str]) -> NDArray[np.float32]:
+        if vectors.dtype.kind not in REAL_KINDS:
+            raise InvalidRequest(f"expected real numbers, got {vectors.dtype}", name(0))
         if vectors.shape[1] != self.catalog.dimension:
             raise InvalidRequest(f"expected {self.catalog.dimension} dimensions, got {vectors.shape[1]}", name(0))
         if not np.isfinite(vectors).all():

@@ -15,6 +15,9 @@ from silverray.shard.index.workers import Result, in_threads
 BLOCK = 512
 """Rows of a block: its product with a few thousand centroids stays near the cache."""
 
+REAL_KINDS = "fiu"
+"""NumPy's kinds of real numbers; a cast to float32 would take truths and texts, and halves of complex ones."""
+
 _UNIT = 2.0**-23
 """Rounding to float32 changes each number by 2^-24 of itself at most, and the length of a vector by no more."""
 
