@@ -27,7 +27,8 @@ class UpsertItem(BaseModel):
     vector: list[float] = Field(description="In MessagePack also a bin of little-endian float32.")
     fields: dict[str, Any] = Field(
         default_factory=dict,
-        description="Value by field; a nullable field may be left out. Dates are texts such as `2001-05-31`.",
+        description="Value by field; a nullable field may be left out. Dates are texts such as `2001-05-31`; "
+        "0 and 1 also stand for false and true.",
     )
     space: str | None = Field(
         None,

@@ -21,12 +21,11 @@ from silverray.cluster.training.scorer import make_scoring, save_scorer
 from silverray.shard.model.encoder import save_model
 from silverray.shard.model.ids import HashedIds, Keys
 from silverray.shard.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from silverray.shard.train.codes import id_keys
-from silverray.shard.train.columns import one_array
+from silverray.shard.train.columns import Rows
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Recall, item_vectors, measure_recall, read_likes
 from silverray.shard.train.format import RequestFormat, category_rules
-from silverray.shard.train.items import ItemTable
+from silverray.shard.train.items import ItemTable, read_keys
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.objectives import BinaryCrossEntropy, SampledSoftmax
 from silverray.shard.train.requests import RequestTable, open_parquet
@@ -106,7 +105,7 @@ class RunData:
             requests,
             None if config.held_out is None else RequestTable.open(config.held_out, format),
             items,
-            id_keys(one_array(table.column(config.items.id))),
+            read_keys(Rows(str(config.items.file), table), config.items.id),
         )
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from silverray.shard.filter.casts import CastError, cast, fits, one_array
 from silverray.shard.filter.columns import Column, ColumnError
-from silverray.shard.filter.schema import Field, FieldType, Schema
+from silverray.shard.filter.schema import Field, Schema
 from silverray.shard.index.keys import hash_texts
+from silverray.shard.index.payload import ARROW_TYPES
 
 EXPECTED = {
     "category": "strings",
@@ -22,39 +25,41 @@ EXPECTED = {
     "bool": "booleans",
     "date": "dates (date32 or date64)",
 }
-MILLISECONDS_PER_DAY = 86_400_000
-_NULL_TYPES = {
-    "category": pa.string(),
-    "tags": pa.list_(pa.string()),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "date": pa.date32(),
-}
 
 
-def read_columns(table: pa.Table, schema: Schema) -> dict[str, Column]:
-    """Check every field of a table and read the filterable ones; see `Columns.from_arrow`."""
-    fields = {}
+def canonical(table: pa.Table, schema: Schema) -> pa.Table:
+    """The fields of a table in `ARROW_TYPES`, each in one chunk.
+
+    Args:
+        table: a column per field of the schema; others are left out.
+        schema: what the columns must hold; of fields that are not filterable as well.
+
+    Raises:
+        ColumnError: a column is absent or of another type, or a value is missing or does not fit.
+    """
+    columns = {}
     for name, field in schema.fields.items():
         if name not in table.column_names:
             raise ColumnError(f"column {name}: expected {EXPECTED[field.type]}, there is no such column")
-        array = _checked(name, table.column(name), field)
-        if field.filter:
-            fields[name] = _column(name, array, field)
-    return fields
+        columns[name] = _checked(name, table.column(name), field)
+    return pa.table(columns) if columns else table.select([])
+
+
+def read_columns(table: pa.Table, schema: Schema) -> dict[str, Column]:
+    """Read the filterable fields of a table from `canonical`; see `Columns.from_arrow`."""
+    return {name: _column(name, one_array(table.column(name)), field) for name, field in schema.filterable.items()}
 
 
 def _checked(name: str, column: pa.ChunkedArray, field: Field) -> pa.Array:
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
-    if pa.types.is_null(array.type):
-        array = pa.nulls(len(array), _NULL_TYPES[field.type])
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if not _has_type(array.type, field.type):
+    wanted = ARROW_TYPES[field.type]
+    if not fits(column.type, wanted):
         raise ColumnError(f"column {name}: expected {EXPECTED[field.type]}, got {column.type}")
+    try:
+        array = one_array(cast(column, wanted))
+    except CastError as error:
+        raise ColumnError(f"column {name}, row {error.row}: {error}") from None
+    if field.type == "tags":
+        _refuse_missing_tags(name, array)
     if field.nullable or (field.type != "float" and not array.null_count):
         return array
     missing = pc.is_null(array, nan_is_null=field.type == "float")
@@ -64,27 +69,13 @@ def _checked(name: str, column: pa.ChunkedArray, field: Field) -> pa.Array:
     return array
 
 
-def _is_text(type_: pa.DataType) -> bool:
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
-
-
-def _has_type(type_: pa.DataType, wanted: FieldType) -> bool:
-    match wanted:
-        case "category":
-            return _is_text(type_)
-        case "tags":
-            lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-            return any(is_list(type_) for is_list in lists) and _is_text(type_.value_type)
-        case "int":
-            return bool(pa.types.is_integer(type_))
-        case "float":
-            return bool(pa.types.is_floating(type_))
-        case "bool":
-            return bool(pa.types.is_boolean(type_))
-        case "date":
-            return bool(pa.types.is_date(type_))
+def _refuse_missing_tags(name: str, array: pa.Array) -> None:
+    values = pc.list_flatten(array)
+    if values.null_count:
+        place, offsets = pc.index(pc.is_null(values), True).as_py(), _offsets(array)
+        row = int(np.searchsorted(offsets, place, side="right")) - 1
+        got = f"a missing value at [{place - offsets[row]}]"
+        raise ColumnError(f"column {name}, row {row}: expected strings in the list, got {got}")
 
 
 def _column(name: str, array: pa.Array, field: Field) -> Column:
@@ -92,44 +83,28 @@ def _column(name: str, array: pa.Array, field: Field) -> Column:
     present = pc.is_valid(array) if field.nullable else None
     match field.type:
         case "category":
-            values = _hashes(name, array.cast(pa.large_string()))
+            values = _hashes(name, array)
         case "tags":
-            values, offsets = _tags(name, array)
+            values, offsets = _hashes(name, pc.list_flatten(array)), _offsets(array)
         case "int":
-            values = _integers(name, array)
+            values = array.fill_null(0).to_numpy(zero_copy_only=False)
         case "float":
-            values = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+            values = array.fill_null(np.nan).to_numpy(zero_copy_only=False)
             missing = np.isnan(values)
             present = pa.array(~missing)
             values = np.where(missing, 0.0, values) + 0.0
         case "bool":
             values = array.fill_null(False).cast(pa.int64()).to_numpy(zero_copy_only=False)
         case "date":
-            milliseconds = array.cast(pa.date64()).cast(pa.int64()).fill_null(0)
-            values = milliseconds.to_numpy(zero_copy_only=False) // MILLISECONDS_PER_DAY
+            values = array.cast(pa.int32()).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     mask = None if present is None or not field.nullable else _tensor(present.to_numpy(zero_copy_only=False))
     return Column(_tensor(values), mask, None if offsets is None else _tensor(offsets))
 
 
-def _integers(name: str, array: pa.Array) -> Any:
-    if pa.types.is_uint64(array.type):
-        large = pc.fill_null(pc.greater(array, pa.scalar(2**63 - 1, pa.uint64())), False)
-        if pc.any(large).as_py():
-            row = pc.index(large, True).as_py()
-            raise ColumnError(f"column {name}, row {row}: expected an integer below 2^63, got {array[row]}")
-    return array.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-
-
-def _tags(name: str, array: pa.Array) -> tuple[Any, Any]:
+def _offsets(array: pa.Array) -> NDArray[np.int64]:
+    """Where the tags of each row begin, and the last ones end, once those of missing lists are left out."""
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    # A fixed-size list keeps room for the values of a missing list; list_flatten leaves them out.
-    values = pc.list_flatten(array)
-    if values.null_count:
-        place = pc.index(pc.is_null(values), True).as_py()
-        row = int(np.searchsorted(offsets, place, side="right")) - 1
-        raise ColumnError(f"column {name}, row {row}: expected strings in the list, got a missing value")
-    return _hashes(name, values.cast(pa.large_string())), offsets
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _hashes(name: str, texts: pa.Array) -> Any:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from difflib import get_close_matches
 from typing import Literal
 
 from silverray.shard.api import FilterError
@@ -14,6 +13,7 @@ from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, P
 from silverray.shard.filter.hints import mismatch_hint
 from silverray.shard.filter.lexer import Token
 from silverray.shard.filter.schema import Field, FieldType, Schema
+from silverray.shard.hints import closest
 from silverray.shard.index.keys import hash_text
 
 Comparison = Literal["<", "<=", ">", ">="]
@@ -95,8 +95,8 @@ def resolve(schema: Schema, token: Token) -> BoundField:
         copy = "publish a copy of it as a field of another name, and filter by that"
         raise FilterError(message, token.position, list(schema.filterable), copy)
     names = {name.lower(): name for name in schema.filterable}
-    close = get_close_matches(token.text.lower(), names, n=1)
-    hint = f"did you mean {names[close[0]]}?" if close else None
+    close = closest(token.text.lower(), names)
+    hint = f"did you mean {names[close]}?" if close else None
     raise FilterError(f"unknown field {token.text}", token.position, list(schema.filterable), hint)
 
 

@@ -115,8 +115,7 @@ class Columns:
     def from_arrow(cls, table: pa.Table, schema: Schema) -> Columns:
         """Read the filterable fields of a table, and check all fields.
 
-        float columns may be narrower than 64 bits; their values are compared as the float64 that equals them.
-        NaN is a missing value and -0.0 becomes 0.0.
+        Columns may have any type that docs/types.md names. NaN is a missing value and -0.0 becomes 0.0.
 
         Args:
             table: a column per field of the schema; others are ignored.
@@ -126,13 +125,13 @@ class Columns:
             Columns on the CPU, in the table's order.
 
         Raises:
-            ColumnError: a column is absent or of another type, has a missing value though it is not nullable,
-                an integer above int64, or two texts with one hash.
+            ColumnError: a column is absent or of another type, has a missing value though it is not nullable, a value
+                that the field's type cannot hold, or two texts with one hash.
         """
         # Imported here because serving, which needs the other half of this module, does without Arrow.
-        from silverray.shard.filter.arrow import read_columns
+        from silverray.shard.filter.arrow import canonical, read_columns
 
-        return cls(table.num_rows, read_columns(table, schema))
+        return cls(table.num_rows, read_columns(canonical(table, schema), schema))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], schema: Schema) -> Columns:

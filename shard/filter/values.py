@@ -69,7 +69,8 @@ def read_values(name: str, values: Sequence[Any], field: Field) -> Column:
         lists = [value or () for value in values]
         tags = [tag for its in lists for tag in its]
         if not all(type(tag) is str for tag in tags):
-            raise ColumnError(f"column {name}: expected lists of strings")
+            row = next(row for row, its in enumerate(lists) if not all(type(tag) is str for tag in its))
+            raise ColumnError(f"column {name}, row {row}: expected a list of strings, got another value in it")
         offsets = torch.tensor(list(accumulate(map(len, lists), initial=0)), dtype=torch.int64)
         return Column(_numbers(map(_code, tags), np.int64), present, offsets)
     stored = _STORED[field.type]

@@ -109,7 +109,10 @@ def load_partitions(
     table = pa.concat_tables(tables).combine_chunks()
     if slack is not None:
         stored = stored.spread(arrangement.slots, memory.slots, count_spare_tags(memory.items, memory.slots))
-        table = widen(table, catalog.schema)
+        try:
+            table = widen(table, catalog.schema)
+        except SnapshotError as error:
+            raise SnapshotError(f"{files.path}: {error}") from None
     table = table.take(spread_index(arrangement.order.numpy(), arrangement.slots.numpy(), memory.slots))
     lists = Lists(**placed, columns=stored, items=memory.items)
     payload = Payload(table, ordered.numpy(), catalog.schema.id if catalog.id_type == "string" else None)

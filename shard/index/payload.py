@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
 from itertools import islice
 from typing import Any
 
@@ -13,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from silverray.shard.api import SnapshotError
 from silverray.shard.filter.schema import FieldType, Schema
+from silverray.shard.index.json_values import json_value, json_values
 from silverray.shard.index.key_slots import FREE, KeySlots
 
 ARROW_TYPES: dict[FieldType, pa.DataType] = {
@@ -78,7 +79,7 @@ class Payload:
 
     def fields(self, names: Sequence[str], slots: NDArray[np.int64]) -> dict[str, list[Any]]:
         """Values of payload fields as JSON values (dates as ISO text, missing as None), one list of m a field."""
-        return {name: [_plain(value) for value in self._values(name, slots)] for name in names}
+        return {name: self._values(name, slots) for name in names}
 
     def place(
         self, keys: NDArray[np.int64], slots: NDArray[np.int64], freed: NDArray[np.int64], gone: NDArray[np.int64]
@@ -145,10 +146,12 @@ class Payload:
         return whole.take(spread_index(rows[sources], slots, width))
 
     def _values(self, name: str, slots: NDArray[np.int64]) -> list[Any]:
-        values: list[Any] = self._table.column(name).take(pa.array(slots)).to_pylist()
+        """Values as JSON values."""
+        values = json_values(self._table.column(name).take(pa.array(slots)))
         for place in np.flatnonzero(self._is_written[slots]).tolist():
             row = self._written[int(slots[place])]
-            values[place] = row.get(name, values[place])
+            if name in row:
+                values[place] = json_value(row[name])
         return values
 
 
@@ -160,16 +163,23 @@ def spread_index(sources: NDArray[np.int64], slots: NDArray[np.int64], width: in
 
 
 def widen(table: pa.Table, schema: Schema) -> pa.Table:
-    """Give columns the types of `ARROW_TYPES`, so that any value of the schema can be written to them."""
+    """Give columns the types of `ARROW_TYPES`, so that any value of the schema can be written to them.
+
+    Publishing does so too; older versions kept the types that columns were given with.
+
+    Raises:
+        SnapshotError: a column holds what no write could say; the message names it.
+    """
     types = {name: ARROW_TYPES[field.type] for name, field in schema.fields.items()} | {schema.id: pa.large_string()}
-    return table.cast(pa.schema([pa.field(name, types[name]) for name in table.column_names]))
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns[name] = (_whole_days(column) if pa.types.is_date64(column.type) else column).cast(types[name])
+        except pa.ArrowInvalid as error:
+            raise SnapshotError(f"column {name}: takes no live writes, publish the items again: {error}") from None
+    return pa.table(columns) if columns else table
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.date().isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+def _whole_days(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates without their times of day, which answers leave out too."""
+    return column.cast(pa.timestamp("ms")).cast(pa.date32())

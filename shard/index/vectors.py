@@ -19,7 +19,6 @@ BLOCK = 512
 MAX_LENGTH = 1e18
 """Longest vector that is compared by inner products. No sum of products of two such numbers is beyond 1e36, and float32
 ends at 3.4e38: so scores are never infinite or NaN, nor are distances, codes and the sums that k-means takes."""
-
 _UNIT = 2.0**-23
 """Rounding to float32 changes each number by 2^-24 of itself at most, and the length of a vector by no more."""
 

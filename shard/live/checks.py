@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
-from difflib import get_close_matches
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +12,19 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import InvalidRequest, json_type
 from silverray.shard.arguments import float32_array
+from silverray.shard.filter.accepted import EXPECTED, accept, misplaced_tag, utf8_bytes
+from silverray.shard.hints import LONGEST, closest
 from silverray.shard.index.keys import MAX_ID_BYTES
 from silverray.shard.index.vectors import faults, to_unit_length
 from silverray.shard.live.writes import Patch, Upsert, Write
 
 if TYPE_CHECKING:
-    from silverray.shard.filter.schema import Field, FieldType, Schema
+    from silverray.shard.filter.schema import Field, Schema
     from silverray.shard.index.catalog import Catalog, IdType
 
 MAX_SPACE_BYTES = 200
-
-_EXPECTED: dict[FieldType, str] = {
-    "category": "a string",
-    "tags": "a list of strings",
-    "int": "an integer of at most 64 bits",
-    "float": "a number",
-    "bool": "true or false",
-    "date": 'a date such as "2001-05-31"',
-}
+_LONGEST_INT_BITS = 2_048
+"""Of an integer that a message shows: Python writes no longer ones than 4,300 digits, and that slowly."""
 
 
 class WriteError(ValueError):
@@ -56,13 +49,13 @@ class WriteError(ValueError):
 def check(writes: Sequence[Write], catalog: Catalog) -> list[Write | WriteError]:
     """Check writes against a catalog, and bring them into the one form that is logged and applied.
 
-    In that form upserts name no missing value, a patch's None stands for every missing value, floats are float64
-    without -0.0, dates are `date`, and vectors of cosine catalogs have length 1. Vectors of another space than the
-    catalog's stay as they are: how long they are and how they are compared, only versions of that space know.
+    In that form upserts name no missing value, a patch's None stands for every missing value, values have the one form
+    of `accept`, and vectors of cosine catalogs have length 1. Vectors of another space than the catalog's stay as they
+    are: how long they are and how they are compared, only versions of that space know.
 
     Args:
-        writes: as a client made them; dates may be ISO texts, integers may stand for floats, and an empty vector space
-            means the catalog's.
+        writes: as a client made them; values may be whatever `accept` takes, and an empty vector space means the
+            catalog's.
         catalog: whose schema, ids and vector space count.
 
     Returns:
@@ -108,7 +101,7 @@ def _check_id(key: object, id_type: IdType) -> None:
     if id_type == "int":
         if type(key) is not int or not 0 <= key < 2**63:
             raise WriteError("invalid_id", f"id: expected an integer from 0 to 2^63 - 1, got {_brief(key)}")
-    elif not 1 <= _utf8_bytes(key) <= MAX_ID_BYTES:
+    elif not 1 <= utf8_bytes(key) <= MAX_ID_BYTES:
         raise WriteError("invalid_id", f"id: expected a string of 1 to {MAX_ID_BYTES} bytes, got {_brief(key)}")
 
 
@@ -122,10 +115,10 @@ def _whole(fields: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
 
 def _values(fields: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
     if unknown := fields.keys() - schema.fields.keys():
-        name = min(map(str, unknown))
-        close = get_close_matches(name, schema.fields, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(schema.fields) or 'none'}"
-        raise WriteError("unknown_field", f"fields: no field {name[:100]!r}; {hint}", name)
+        name = min(map(str, unknown))[:LONGEST]
+        close = closest(name, schema.fields)
+        hint = f"did you mean {close!r}?" if close else f"there are: {', '.join(schema.fields) or 'none'}"
+        raise WriteError("unknown_field", f"fields: no field {name!r}; {hint}", name)
     return {name: check_value(value, name, schema.fields[name]) for name, value in fields.items()}
 
 
@@ -142,66 +135,29 @@ def check_value(value: object, name: str, field: Field) -> Any:
         if not field.nullable:
             raise WriteError("missing_field", f"fields.{name}: expected a value, the field is not nullable", name)
         return None
-    typed = _typed(value, field.type)
-    if typed is None:
-        message = f"fields.{name}: expected {_EXPECTED[field.type]}, got {_brief(value)}"
-        raise WriteError("invalid_value", message, name)
-    return typed
-
-
-def _typed(value: object, type_: FieldType) -> Any:
-    """The value in its one form; None if it is not of the type."""
-    match type_:
-        case "category":
-            return value if _utf8_bytes(value) >= 0 else None
-        case "tags":
-            return value if isinstance(value, list) and all(_utf8_bytes(tag) >= 0 for tag in value) else None
-        case "int":
-            return value if type(value) is int and -(2**63) <= value < 2**63 else None
-        case "float":
-            return _float(value)
-        case "bool":
-            return value if isinstance(value, bool) else None
-        case "date":
-            return _date(value)
-
-
-def _float(value: object) -> float | None:
-    if type(value) is not float and type(value) is not int:
-        return None
-    try:
-        return float(value) + 0.0
-    except OverflowError:
-        return None
-
-
-def _date(value: object) -> date | None:
-    if not isinstance(value, str):
-        return value if type(value) is date else None
-    try:
-        # `fromisoformat` also reads weeks and dates without dashes.
-        return date.fromisoformat(value) if len(value) == 10 and value[4] == value[7] == "-" else None
-    except ValueError:
-        return None
-
-
-def _utf8_bytes(value: object) -> int:
-    """Length of a text in UTF-8; -1 for what has none."""
-    try:
-        return len(value.encode()) if isinstance(value, str) else -1
-    except UnicodeEncodeError:  # half a surrogate pair
-        return -1
+    accepted = accept(value, field.type)
+    if accepted is None:
+        got = _brief(value)
+        if field.type == "tags" and isinstance(value, list):
+            place = misplaced_tag(value)
+            got += "" if place is None else f" with {_brief(value[place])} at [{place}]"
+        raise WriteError("invalid_value", f"fields.{name}: expected {EXPECTED[field.type]}, got {got}", name)
+    return accepted
 
 
 def _brief(value: object) -> str:
+    if value is None:
+        return "null"
+    if type(value) is int and value.bit_length() > _LONGEST_INT_BITS:
+        return f"integer of {value.bit_length()} bits"
     if isinstance(value, (bool, int, float, str)):
-        return f"{json_type(value)} {ascii(value)[:60]}"
+        return f"{json_type(value)} {ascii(value[:60] if isinstance(value, str) else value)[:60]}"
     return json_type(value)
 
 
 def _check_elsewhere(space: str, vector: NDArray[np.float32]) -> None:
     """Check a vector of a space that is not the catalog's."""
-    if _utf8_bytes(space) > MAX_SPACE_BYTES:
+    if utf8_bytes(space) > MAX_SPACE_BYTES:
         message = f"space: expected a name of at most {MAX_SPACE_BYTES} bytes, got {_brief(space)}"
         raise WriteError("invalid_space", message)
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import ItemId
 from silverray.shard.filter.schema import Schema
-from silverray.shard.index.catalog import IdType
 from silverray.shard.index.key_slots import FREE, Ints, KeySlots
-from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.index.source import read_source
 from silverray.shard.index.vectors import ItemVectors, faults
 from silverray.shard.live.changes import key_of, put
@@ -72,7 +70,7 @@ def fold(
         of those that are written; with the bodies of the log that they stand in.
     """
     source = read_source(items, schema, vectors)
-    rows = _Rows(source.keys, _widened(items, schema, source.id_type), source.vectors)
+    rows = _Rows(source.keys, source.items, source.vectors)
     intake, metric = Intake(schema, source.id_type, space), schema.vector.metric
     outcome, refused, refusal = Outcome(), 0, None
     left: dict[int, Write] = {}
@@ -100,13 +98,6 @@ class _Rows(NamedTuple):
     keys: Ints
     items: pa.Table
     vectors: ItemVectors
-
-
-def _widened(items: pa.Table, schema: Schema, id_type: IdType) -> pa.Table:
-    """The columns that are read, in types that hold whatever may be written."""
-    types = {schema.id: pa.int64() if id_type == "int" else pa.large_string()}
-    types |= {name: ARROW_TYPES[field.type] for name, field in schema.fields.items()}
-    return items.select(list(types)).cast(pa.schema(list(types.items())))
 
 
 def _apply(rows: _Rows, writes: Mapping[int, Write], schema: Schema) -> tuple[_Rows, Outcome]:

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from silverray.shard.filter.casts import PARTS_A_SECOND, CastError, cast, decoded, decoded_type, fits, one_array
+
 ID_TYPES = (pa.int64(), pa.string())
 
-
-_PARTS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+FARTHEST_S = 10**10
+"""Seconds around 1970 in which times lie, until the year 2286: milliseconds, and finer, soon have more digits."""
 
 
 class RequestError(ValueError):
@@ -46,10 +48,13 @@ class Rows:
         Raises:
             RequestError: a value is missing, or does not fit.
         """
-        array = one_array(self.table.column(column))
         try:
-            array = array.cast(wanted)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            array = one_array(cast(self.table.column(column), wanted))
+        except CastError as error:
+            if error.row is None:
+                raise RequestError(f"{self.name}: column {column!r}: {error}") from None
+            raise self.fault(column, error.row, str(error)) from None
+        except pa.ArrowInvalid as error:  # more than 2 GiB of text, which tables of requests have no room for
             raise RequestError(f"{self.name}: column {column!r}: expected {wanted}, got {error}") from None
         if not nullable and array.null_count:
             raise self.fault(column, pc.index(pc.is_null(array), True).as_py(), "expected a value, got null")
@@ -89,13 +94,19 @@ class Rows:
         """A column of seconds or timestamps as int64 seconds since 1970-01-01 UTC, parts of a second dropped.
 
         Raises:
-            RequestError: a value is missing.
+            RequestError: a value is missing, or so far from 1970 that it cannot have been seconds.
         """
-        kind = self.table.schema.field(column).type
-        array = self.read(column, pa.int64())
-        if not pa.types.is_timestamp(kind):
-            return array
-        return pa.array(array.to_numpy() // _PARTS_A_SECOND[kind.unit])
+        given, parts = self.table.column(column), 1
+        rows, type_ = self, decoded_type(given.type)
+        if pa.types.is_timestamp(type_):
+            numbers = [decoded(chunk).cast(pa.int64()) for chunk in given.chunks]
+            rows = Rows(self.name, pa.table({column: pa.chunked_array(numbers, pa.int64())}), self.first)
+            parts = PARTS_A_SECOND[type_.unit]
+        seconds = rows.read(column, pa.int64()).to_numpy() // parts
+        if len(far := np.flatnonzero((seconds < -FARTHEST_S) | (seconds >= FARTHEST_S))):
+            got = f"{seconds[far[0]]}; cast milliseconds, and finer, to a timestamp of their unit"
+            raise self.fault(column, int(far[0]), f"expected seconds since 1970, of ten digits at most, got {got}")
+        return pa.array(seconds)
 
     def read_labels(self, column: str, lengths: NDArray[np.int64], of: str) -> NDArray[np.float32]:
         """The labels of a task, as many in each row as another column has items.
@@ -140,32 +151,11 @@ def check_type(name: str, schema: pa.Schema, column: str, *wanted: pa.DataType) 
         raise RequestError(f"{name}: column {column!r}: expected {_either(wanted)}, there is no such column")
     actual = schema.field(column).type
     for type_ in wanted:
-        if _fits(actual, type_):
+        timestamps = pa.types.is_timestamp(type_) and pa.types.is_timestamp(decoded_type(actual))
+        if timestamps or (not pa.types.is_timestamp(type_) and fits(actual, type_)):
             return type_
     raise RequestError(f"{name}: column {column!r}: expected {_either(wanted)}, got {actual}")
 
 
-def one_array(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one chunk."""
-    array = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
-
-
 def _either(types: tuple[pa.DataType, ...]) -> str:
     return " or ".join(map(str, types))
-
-
-def _fits(actual: pa.DataType, wanted: pa.DataType) -> bool:
-    types = pa.types
-    if types.is_list(wanted):
-        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
-        return any(is_list(actual) for is_list in lists) and _fits(actual.value_type, wanted.value_type)
-    if types.is_timestamp(wanted):
-        return bool(types.is_timestamp(actual))
-    if types.is_string(wanted):
-        text = actual.value_type if types.is_dictionary(actual) else actual
-        return bool(types.is_string(text) or types.is_large_string(text) or types.is_string_view(text))
-    if types.is_integer(wanted):
-        return bool(types.is_integer(actual))
-    numbers = types.is_integer(actual) or types.is_floating(actual)
-    return bool(numbers or (types.is_boolean(actual) and wanted == pa.float32()))

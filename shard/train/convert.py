@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from silverray.shard.filter.casts import one_array
 from silverray.shard.model.jagged import Jagged
-from silverray.shard.train.columns import RequestError, one_array
+from silverray.shard.train.columns import RequestError
 from silverray.shard.train.format import ITEM, ITEMS, REQUEST, TIME, USER, RequestFormat
 from silverray.shard.train.grouping import group
 from silverray.shard.train.impressions import ROW, ImpressionFile

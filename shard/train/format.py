@@ -15,6 +15,8 @@ A request table has one row per request, in the order of time:
 An impression table has one row per impression, in the order of time and with everything about the request and the user
 repeated: instead of `items` it has `item`, its tasks are numbers or booleans, `time` may also be a timestamp, and
 either `request` or `user` may be missing.
+
+Columns of both may have any type that docs/types.md names for these.
 """
 
 from __future__ import annotations

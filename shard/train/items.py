@@ -65,7 +65,7 @@ class ItemTable:
             RequestError: a column is missing or wrong, or an id stands twice.
         """
         rows = Rows(name, table)
-        keys = id_keys(rows.read(id_column, check_type(name, table.schema, id_column, *ID_TYPES)))
+        keys = read_keys(rows, id_column)
         features = {column: _feature(rows, column, rule) for column, rule in rules.items()}
         try:
             return cls(keys, features, {column: rule.size for column, rule in rules.items()}, ids)
@@ -77,6 +77,15 @@ class ItemTable:
         places = self._known.rows(keys)
         joined = {name: lists.take(places) for name, lists in self._features.items()}
         return {ITEM: Jagged.of_ones(self.ids.rows(keys)), **joined}
+
+
+def read_keys(rows: Rows, id_column: str) -> Keys:
+    """Keys of the items in some rows.
+
+    Raises:
+        RequestError: the column is missing or wrong.
+    """
+    return id_keys(rows.read(id_column, check_type(rows.name, rows.table.schema, id_column, *ID_TYPES)))
 
 
 def _feature(rows: Rows, column: str, rule: Category) -> Jagged:

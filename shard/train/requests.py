@@ -132,7 +132,7 @@ class RequestTable:
             raise rows.fault(ITEMS, int(empty[0]), "expected at least one item, got none")
         labels = [rows.read_labels(task, lengths, ITEMS) for task in self.format.tasks]
         return Requests(
-            rows.read(TIME, pa.int64()).to_numpy(),
+            rows.read_seconds(TIME).to_numpy(),
             user_codes(rows, self.format.user, ids),
             Jagged.of_lengths(id_keys(items), lengths),
             np.stack(labels, axis=1),

@@ -19,12 +19,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 
 from silverray.shard.api import FilterError, FormulaError
 from silverray.shard.filter.binder import Value
 from silverray.shard.filter.cursor import Cursor
 from silverray.shard.filter.lexer import HINTS, Dialect, Token
+from silverray.shard.hints import closest
 from silverray.shard.value.syntax import ARITIES, COMPARISONS, FUNCTIONS, Call, Name, Syntax
 
 MAX_NESTING = 32
@@ -181,8 +181,8 @@ class _Parser(Cursor):
     def _function(self) -> Syntax:
         token, name = self.token, self.token.text.lower()
         if name not in FUNCTIONS:
-            close = get_close_matches(name, FUNCTIONS, n=1)
-            hint = f"did you mean {close[0]}?" if close else None
+            close = closest(name, FUNCTIONS)
+            hint = f"did you mean {close}?" if close else None
             raise FormulaError(f"unknown function {token.text}", token.position, list(FUNCTIONS), hint)
         self.take()
         self.expect("(")

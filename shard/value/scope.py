@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Literal
 
 from silverray.shard.api import FormulaError
 from silverray.shard.filter.schema import Field, Schema
+from silverray.shard.hints import closest
 from silverray.shard.value.syntax import Name
 
 Owner = Literal["task", "item", "user", "context"]
@@ -115,7 +115,7 @@ class Scope:
         rest = name.text.rpartition(".")[2].lower()
         by_text = {known.lower(): known for known in self.names}
         by_rest = {known.rpartition(".")[2].lower(): known for known in reversed(self.names)}
-        close = [by_text[text] for text in get_close_matches(name.text.lower(), by_text, n=1)]
-        close += [by_rest[text] for text in get_close_matches(rest, by_rest, n=1)]
-        hint = f"did you mean {close[0]}?" if close else None
+        near, near_rest = closest(name.text.lower(), by_text), closest(rest, by_rest)
+        close = by_text[near] if near else by_rest[near_rest] if near_rest else None
+        hint = f"did you mean {close}?" if close else None
         return FormulaError(f"unknown name {name.text}", name.position, list(self.names), hint)

@@ -2,6 +2,7 @@
 
 from datetime import date, datetime
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -122,11 +123,18 @@ WRONG: list[tuple[Write, str, str | None, str]] = [
     (Patch(7, {"year": 2**63}), "invalid_value", "year", "got integer 9223372036854775808"),
     (Patch(7, {"score": "1"}), "invalid_value", "score", "expected a number, got string '1'"),
     (Patch(7, {"score": 10**400}), "invalid_value", "score", "expected a number, got integer 1000"),
-    (Patch(7, {"nsfw": 1}), "invalid_value", "nsfw", "expected true or false, got integer 1"),
+    (Patch(7, {"nsfw": 2}), "invalid_value", "nsfw", "expected true or false, got integer 2"),
+    (Patch(7, {"nsfw": 1.0}), "invalid_value", "nsfw", "expected true or false, got number 1.0"),
     (Patch(7, {"released": "20010531"}), "invalid_value", "released", 'a date such as "2001-05-31", got str'),
     (Patch(7, {"released": "2001-W05-1"}), "invalid_value", "released", "got string '2001-W05-1'"),
     (Patch(7, {"released": "2001-02-30"}), "invalid_value", "released", "got string '2001-02-30'"),
-    (Patch(7, {"released": datetime(2001, 5, 31)}), "invalid_value", "released", "got datetime"),
+    (Patch(7, {"released": datetime(2001, 5, 31, 12)}), "invalid_value", "released", "got datetime"),
+    (Patch(7, {"genres": ["war", None]}), "invalid_value", "genres", "got array with null at [1]"),
+    (Patch(7, {"genres": ["war", "x", 3]}), "invalid_value", "genres", "got array with integer 3 at [2]"),
+    (Patch(7, {"score": 2**53 + 1}), "invalid_value", "score", "expected a number, got integer 9007199254740993"),
+    (Patch(7, {"year": 10**5_000}), "invalid_value", "year", "got integer of 16610 bits"),
+    (upsert(vector=np.array([1j, 1])), "invalid_vector", None, "vector: expected numbers, got complex128"),
+    (upsert(vector=np.array([True, False])), "invalid_vector", None, "vector: expected numbers, got bool"),
 ]
 
 
@@ -136,6 +144,14 @@ def test_errors_name_the_part(films: Catalog, write: Write, code: str, field: st
         one(write, films)
     assert (caught.value.code, caught.value.field) == (code, field)
     assert message in str(caught.value)
+
+
+def test_an_unknown_name_of_any_length_is_answered_at_once(films: Catalog) -> None:
+    start = process_time()
+    with pytest.raises(WriteError) as caught:
+        one(Patch(7, {"yaer" * 1_000_000: 1}), films)
+    assert process_time() - start < 0.5  # comparing all of it takes seconds
+    assert len(str(caught.value)) < 300 and caught.value.field == "yaer" * 25
 
 
 def test_one_that_is_wrong_does_not_hinder_the_others(films: Catalog) -> None:

@@ -252,3 +252,29 @@ def test_folding_none_is_publishing_what_was_given() -> None:
     assert folded.items.to_pylist() == table.to_pylist()
     assert folded.vectors.tobytes() == vectors.tobytes()
     assert folded[2:] == Folded(table, vectors, Outcome(), None)[2:]
+
+
+def test_rows_of_newer_types_are_folded() -> None:
+    fields = "{c: {type: category, filter: false}, n: {type: float}, d: {type: date, filter: false}, b: {type: bool}}"
+    schema = Schema.parse(f"{{id: id, vector: {{dimension: 2, metric: ip}}, fields: {fields}}}")
+    views = pa.array(["a", "b", "c"]).cast(pa.string_view())
+    table = pa.table(
+        {
+            "id": views,
+            "c": pa.DictionaryArray.from_arrays(pa.array([2, 1, 0]), views),
+            "n": pa.array([1, 2, 3], pa.uint64()),
+            "d": pa.array([0, 86_400, -86_400]).cast(pa.timestamp("s")),
+            "b": pa.array([0, 1, 1], pa.int8()),
+            "vector": pa.array([[1, 2]] * 3, pa.list_view(pa.int32())),
+        }
+    )
+    writes = [Patch("b", {"c": "new", "n": 2.5}), Delete("a")]
+    found = fold(table, schema, None, writes, "here")
+    assert found.outcome == Outcome(patched=1, deleted=1)
+    assert found.items.to_pydict() == {
+        "id": ["b", "c"],
+        "c": ["new", "a"],
+        "n": [2.5, 3.0],
+        "d": [date(1970, 1, 2), date(1969, 12, 31)],
+        "b": [True, True],
+    }

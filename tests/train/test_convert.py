@@ -107,6 +107,57 @@ def test_times_can_be_timestamps(tmp_path: Path, unit: str) -> None:
     assert converted(tmp_path, rows).equals(requests)
 
 
+@pytest.mark.parametrize(
+    ("times", "got"),
+    [
+        ([1_600_000_000_000, 1_600_000_010_000], "1600000000000"),
+        ([1_600_000_000, 1_600_000_000_000_000], "1600000000000000"),
+        ([1_600_000_000, 1_600_000_000_000_000_000], "1600000000000000000"),
+        ([-1_600_000_000_000, 0], "-1600000000000"),
+        (pa.array([1_600_000_000, 1_600_000_000_000], pa.timestamp("s")), "1600000000000"),
+    ],
+)
+def test_milliseconds_are_not_taken_for_seconds(tmp_path: Path, times: Any, got: str) -> None:
+    rows = with_column(to_impressions(request_table(3), FORMAT).slice(0, 2), "time", times)
+    row = next(row for row, time in enumerate(pa.array(times).cast(pa.int64()).to_pylist()) if str(time) == got)
+    with pytest.raises(RequestError) as caught:
+        converted(tmp_path, rows)
+    message = (
+        f"column 'time', row {row}: expected seconds since 1970, of ten digits at most, got {got}; cast milliseconds"
+    )
+    assert message in str(caught.value)
+
+
+def test_times_of_the_same_day_in_any_form_are_one_request(tmp_path: Path) -> None:
+    rows = to_impressions(request_table(8), FORMAT).drop_columns(["request"]).slice(0, 2)
+    rows = with_column(rows, "user", [1, 1])
+    seconds = pa.array([1_600_000_000, 1_600_000_010])
+    for times in (
+        seconds,
+        seconds.cast(pa.uint64()),
+        pa.array([1_600_000_000_000, 1_600_000_010_000]).cast(pa.timestamp("ms", "Asia/Tokyo")),
+        seconds.cast(pa.timestamp("s")).dictionary_encode(),
+    ):
+        found = converted(tmp_path, with_column(rows, "time", times))
+        assert found.column("time").to_pylist() == [1_600_000_000]
+        (tmp_path / "out.parquet").unlink()
+    with pytest.raises(RequestError, match=r"column 'time': expected int64 or timestamp.* got duration"):
+        converted(tmp_path, with_column(rows, "time", seconds.cast(pa.duration("s"))))
+
+
+def test_columns_of_newer_types(tmp_path: Path) -> None:
+    requests = request_table(5)
+    rows = to_impressions(requests, FORMAT)
+    texts = rows.column("country").combine_chunks()
+    rows = with_column(rows, "country", texts.cast(pa.string_view()))
+    rows = with_column(rows, "city", rows.column("city").combine_chunks().cast(pa.large_string()).dictionary_encode())
+    rows = with_column(rows, "seen", pa.array(rows.column("seen").to_pylist(), pa.large_list(pa.int32())))
+    rows = with_column(rows, "item", rows.column("item").cast(pa.decimal128(20, 0)))
+    rows = with_column(rows, "age", rows.column("age").cast(pa.decimal128(6, 2)))
+    rows = with_column(rows, "liked", rows.column("liked").cast(pa.uint8()))
+    assert converted(tmp_path, rows).equals(requests)
+
+
 def test_labels_can_be_booleans_and_ids_narrow(tmp_path: Path) -> None:
     requests = request_table(5)
     rows = to_impressions(requests, FORMAT)

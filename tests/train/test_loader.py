@@ -202,6 +202,7 @@ BAD = 33
     [
         ("time", None, "expected a value, got null"),
         ("time", 5, "expected ascending times, got 5 after 1032"),
+        ("time", 1_600_000_000_000, "expected seconds since 1970, of ten digits at most, got 1600000000000; cast "),
         ("items", None, "expected a value, got null"),
         ("items", [], "expected at least one item, got none"),
         ("items", [10, None], "expected a list of values, got null in it"),
