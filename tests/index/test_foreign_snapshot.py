@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from catalogs import make_items, schema_text
+from catalogs import make_items, schema_text, write_set_wise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -134,6 +134,23 @@ def test_a_model_that_cannot_be_read_is_refused(model: dict[str, Any], copy: Pat
     seal(manifest | {"model": {"tasks": ["default"], "dimension": 16, **model}}, copy / MANIFEST)
     with pytest.raises(SnapshotError):
         Engine.open(copy)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"hidden": 2**40}, {"hidden": 8}, {"hidden": -8}, {"hidden": "x"}, {"other": 1}, [], 3]
+)
+def test_the_sizes_of_a_scorer_are_those_of_its_weights(sizes: Any, tmp_path: Path) -> None:
+    model = write_set_wise(tmp_path / "model", ("click", "like"))
+    table, vectors = make_items(20)
+    schema = Schema.parse(schema_text())
+    made = publish(table, schema, tmp_path, vectors=vectors, model=model, version="v", partitions=1, clusters=2).path
+    assert Engine.open(made).items == 20
+    manifest = json.loads((made / MANIFEST).read_bytes())
+    manifest["model"]["overarch"]["sizes"] = sizes
+    seal(manifest, made / MANIFEST)
+    with pytest.raises(SnapshotError, match="no usable scorer") as failure:
+        Engine.open(made)
+    assert str(failure.value).isprintable()
 
 
 def test_entries_of_later_releases_are_left_alone(copy: Path) -> None:
