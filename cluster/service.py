@@ -26,7 +26,7 @@ from silverray.router.quotas import check_quotas
 from silverray.shard.api import FormulaError, ShardTooLarge, SnapshotError
 from silverray.shard.engine import Engine
 from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import least_seq, newest_version
+from silverray.shard.index.snapshot import least_seq, version_folder
 from silverray.shard.model.tables import TablesTooLarge, TablesUnavailable
 from silverray.shard.value.valuer import Valuer
 
@@ -110,7 +110,7 @@ def start(
         ServiceError: an application failed, or it took too long; what was started is stopped.
     """
     tell = progress or (lambda _: None)
-    catalog = Catalog.open(config.snapshots / (config.version or newest_version(config.snapshots)))
+    catalog = Catalog.open(version_folder(config.snapshots, config.version))
     try:
         layout = Layout.spread(catalog.version, catalog.partitions, config.shards)
         Valuer(config.value, catalog.tasks, catalog.schema)

@@ -14,14 +14,15 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM end a block like Ctrl-C, with everything in it cleaned up."""
+    """Let SIGTERM end a block like Ctrl-C, with everything in it cleaned up; only the main thread can."""
 
     def interrupt(number: int, frame: FrameType | None) -> Never:
         raise KeyboardInterrupt
 
     with kept_handlers():
-        for number in _ENDING:
-            signal.signal(number, interrupt)
+        if threading.current_thread() is threading.main_thread():
+            for number in _ENDING:
+                signal.signal(number, interrupt)
         yield
 
 

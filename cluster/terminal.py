@@ -11,8 +11,10 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from silverray.shard.api import InvalidRequest, SearchError, SnapshotError
+from silverray.shard.printing import printable
 
 USER_MISTAKE = 2
 FAILURE = 1
@@ -53,6 +55,11 @@ def print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, default=str))
 
 
+def plain(value: object) -> Text:
+    """What a snapshot, an item or a user has said, as it is: neither a terminal nor Rich obeys it."""
+    return Text(printable(str(value)))
+
+
 def parse_duration(text: str) -> float:
     """Read a duration such as `30s`, `2m`, `500ms` or `1.5h`.
 
@@ -74,5 +81,6 @@ def parse_duration(text: str) -> float:
 
 
 def _exit(error: Exception, code: int) -> typer.Exit:
-    notes.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    message = printable(" ".join(str(error).splitlines()))
+    notes.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(code)

@@ -10,17 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.progress import TaskID
 
 from silverray.cluster.commands.memory import describe_memory, memory_tables
+from silverray.cluster.item_files import read_items, read_vectors
 from silverray.cluster.log.folding import fold_log
+from silverray.cluster.signals import stopped_by_signals
 from silverray.cluster.terminal import notes, print_json, progress_bar, results
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish, read_model
 from silverray.shard.index.catalog import CacheType
-from silverray.shard.index.snapshot import MANIFEST, SnapshotFiles, newest_version
+from silverray.shard.index.snapshot import SnapshotFiles, published, version_folder
 from silverray.shard.live.fold import Folded
 
 
@@ -63,13 +64,18 @@ class _Input(NamedTuple):
 
 
 def run_publish(publication: Publication, *, as_json: bool) -> None:
-    """Publish with a progress bar and say what was made, how long it took and the memory it needed."""
+    """Publish with a progress bar and say what was made, how long it took and the memory it needed.
+
+    SIGTERM ends it like Ctrl-C, and nothing is left behind.
+    """
+    with stopped_by_signals():
+        _run(publication, as_json=as_json)
+
+
+def _run(publication: Publication, *, as_json: bool) -> None:
     schema = Schema.load(publication.schema)
-    try:
-        table = pq.read_table(publication.items)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{publication.items}: not a readable Parquet file: {error}") from None
-    vectors = None if publication.vectors is None else _read_vectors(publication.vectors)
+    table = read_items(publication.items, schema, with_vectors=publication.vectors is None)
+    vectors = None if publication.vectors is None else read_vectors(publication.vectors)
     given = _follow_on(publication, table, schema, vectors)
     del table, vectors
     started = time.perf_counter()
@@ -133,7 +139,7 @@ def _follow_on(
     if not publication.from_live:
         if publication.log:
             raise ValueError("--log: expected with --from-live only")
-        if after is not None and publication.model is None and any(store.glob(f"[!.]*/{MANIFEST}")):
+        if after is not None and publication.model is None and published(store):
             space = space or _newest_manifest(store)["vector_space"]
         return _Input(items, vectors, after or 0, after or 0, space)
     newest = _newest_manifest(store)
@@ -147,7 +153,7 @@ def _follow_on(
 
 
 def _newest_manifest(store: Path) -> dict[str, Any]:
-    return SnapshotFiles.open(store / newest_version(store)).manifest
+    return SnapshotFiles.open(version_folder(store)).manifest
 
 
 def _tell(given: _Input, folded: Folded) -> None:
@@ -157,11 +163,3 @@ def _tell(given: _Input, folded: Folded) -> None:
     notes.print(f"live writes {given.items_seq + 1:,} to {given.seq:,}: {did or 'none'}", highlight=False)
     if folded.refusal:
         notes.print(f"warning: writes were left out, such as {folded.refusal}", style="yellow", markup=False)
-
-
-def _read_vectors(file: Path) -> NDArray[np.float32]:
-    try:
-        vectors: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: not a readable NumPy file: {error}") from None
-    return vectors

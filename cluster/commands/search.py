@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
-from silverray.cluster.terminal import notes, print_json, results
+from silverray.cluster.item_files import read_vectors
+from silverray.cluster.terminal import notes, plain, print_json, results
 from silverray.router.client import SearchClient
 from silverray.shard.api import InvalidRequest
 from silverray.shard.arguments import float32_array
@@ -57,10 +59,10 @@ def run_search(url: str, body: dict[str, Any], *, as_json: bool) -> None:
         print_json(reply)
         return
     fields = body.get("fields", [])
-    table = Table("", "id", "score", *fields)
+    table = Table("", "id", "score", *(escape(name) for name in fields))
     for place, item in enumerate(reply["items"], 1):
         values = [item["fields"].get(name) for name in fields]
-        table.add_row(str(place), str(item["id"]), f"{item['score']:.4f}", *(_text(value) for value in values))
+        table.add_row(str(place), plain(item["id"]), f"{item['score']:.4f}", *(plain(_text(value)) for value in values))
     results.print(table)
     coverage = reply["coverage"]
     if coverage["degraded"]:
@@ -71,9 +73,7 @@ def run_search(url: str, body: dict[str, Any], *, as_json: bool) -> None:
 
 def _vector(file: Path) -> dict[str, Any]:
     try:
-        values = float32_array(np.load(file, allow_pickle=False), f"--vector {file}")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--vector {file}: not a readable NumPy file of numbers: {error}") from None
+        values = float32_array(read_vectors(file), f"--vector {file}")
     except InvalidRequest as error:
         raise ValueError(str(error)) from None
     if not np.isfinite(values).all():

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from silverray.cluster.commands.memory import describe_memory, memory_tables
-from silverray.cluster.terminal import print_json, progress_bar, results
+from silverray.cluster.terminal import plain, print_json, progress_bar, results
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import SnapshotFiles
 
@@ -32,10 +32,10 @@ def run_inspect(snapshot: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({**document, "memory": memory})
         return
-    table = Table(title=str(snapshot), show_header=False, title_justify="left")
+    table = Table(title=plain(snapshot), show_header=False, title_justify="left")
     for key, value in document.items():
         if key != "fields":
-            table.add_row(key.replace("_", " "), str(value))
+            table.add_row(key.replace("_", " "), plain(value))
     for name, field in document["fields"].items():
         marks = [field["type"], *(mark for mark in ("nullable", "filter", "payload") if field[mark])]
         table.add_row(f"field {name}", ", ".join(marks))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from silverray.cluster.log.store import LogReader
 from silverray.cluster.sections import ConfigError
+from silverray.shard.index.documents import read_json
 
 CLAIM = "log.json"
 
@@ -29,8 +30,11 @@ def read_claim(store: Path) -> Claim | None:
     """
     file = store / CLAIM
     try:
-        claim = json.loads(file.read_text(encoding="utf-8"))
-        return Claim(*(claim[name] for name in Claim._fields))
+        document = read_json(file)
+        claim = Claim(*(document[name] for name in Claim._fields))
+        if not all(isinstance(text, str) and text.isprintable() for text in claim):
+            raise ValueError(f"expected printable text for {', '.join(Claim._fields)}")
+        return claim
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, LookupError) as error:

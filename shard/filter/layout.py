@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from silverray.shard.filter.planes import (
     choose_sliced,
     float_numbers,
 )
+from silverray.shard.filter.planes_check import planes_fault
 from silverray.shard.filter.schema import Field, Schema
 from silverray.shard.index.keys import hash_text
 
@@ -34,6 +35,9 @@ LIVE = 0
 
 MAX_EXACT_VALUES = 256
 """Most distinct values for which a category or tags field gets one plane a value."""
+
+MOST_ROWS = 1 << 24
+"""Most planes: 2 MiB of bits an item, far beyond what `choose` makes."""
 
 
 class PlaneSummary(NamedTuple):
@@ -136,6 +140,27 @@ class PlaneLayout:
             for name, field in self.fields.items()
         }
         return {"rows": self.rows, "fields": fields}
+
+    def check(self, schema: Schema) -> Self:
+        """Check a layout that was read: every field's planes are of its type and follow those of the field before.
+
+        Raises:
+            ValueError: they do not; the message names the field.
+        """
+        if list(self.fields) != list(schema.filterable):
+            raise ValueError(f"fields: expected {', '.join(schema.filterable) or 'none'}")
+        rows = LIVE + 1
+        for name, field in schema.filterable.items():
+            mine = self.fields[name]
+            if mine.has != (rows if field.nullable else None):
+                raise ValueError(f"fields.{name}.has: expected {rows if field.nullable else None}, got {mine.has}")
+            fault = planes_fault(mine.planes, rows + field.nullable, field.type)
+            if fault:
+                raise ValueError(f"fields.{name}.{fault}")
+            rows += field.nullable + mine.planes.count
+        if not rows == self.rows <= MOST_ROWS:
+            raise ValueError(f"rows: expected {rows}, at most {MOST_ROWS}, got {self.rows}")
+        return self
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PlaneLayout:

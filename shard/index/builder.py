@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -18,9 +19,22 @@ from torch import Tensor
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.schema import Schema
+from silverray.shard.index.arguments import (
+    Items,
+    Vectors,
+    as_name,
+    as_path,
+    as_schema,
+    as_table,
+    as_vectors,
+    as_version,
+    as_whole,
+)
 from silverray.shard.index.catalog import CACHE_TYPES, CacheType, Catalog
+from silverray.shard.index.documents import read_json
 from silverray.shard.index.keys import partition_of
 from silverray.shard.index.kmeans import Progress, assign, default_clusters, train_centroids
+from silverray.shard.index.manifest import MOST_PARTITIONS
 from silverray.shard.index.recall import RecallCurve, measure_recall_curve
 from silverray.shard.index.snapshot import (
     COLUMNS,
@@ -31,12 +45,12 @@ from silverray.shard.index.snapshot import (
     MODEL,
     PAYLOAD,
     SCORER_WEIGHTS,
-    new_snapshot,
     partition_folder,
     write_manifest,
     write_tensors,
 )
 from silverray.shard.index.source import Source, read_source
+from silverray.shard.index.store import new_snapshot
 from silverray.shard.index.vectors import BLOCK, ItemVectors
 from silverray.shard.index.workers import in_threads
 
@@ -47,12 +61,12 @@ _READ_BYTES = 1 << 20
 
 
 def publish(
-    items: pa.Table,
-    schema: Schema,
-    out: Path,
+    items: Items,
+    schema: Schema | Mapping[str, Any] | str | Path,
+    out: str | Path,
     *,
-    vectors: NDArray[np.float32] | None = None,
-    model: Path | None = None,
+    vectors: Vectors | None = None,
+    model: str | Path | None = None,
     partitions: int = DEFAULT_PARTITIONS,
     clusters: int | None = None,
     seed: int = 0,
@@ -66,10 +80,11 @@ def publish(
     """Build a snapshot and publish it as `out/version`, whole or not at all.
 
     Args:
-        items: a column per schema field, the id column and, unless `vectors` is given, a `vector` column.
-        schema: the items' schema.
+        items: a column per schema field, the id column and, unless `vectors` is given, a `vector` column; an Arrow
+            table, a data frame of pandas or polars, or a mapping of columns.
+        schema: the items' schema; a mapping is what its YAML would say, a path is its YAML file.
         out: the snapshot store, a directory of versions.
-        vectors: `[N, D]` float32 in row order.
+        vectors: `[N, D]` float32 in row order: an array, a tensor, or lists of numbers.
         model: directory of a trained user tower, or a scorer, or both, with their `module_info.json`; copied into the
             snapshot.
         partitions: number of partitions, the most shards that can serve the snapshot.
@@ -93,15 +108,18 @@ def publish(
     Cost:
         Beside the input, memory for the sample of `train_centroids`, the filterable values and one partition a thread.
     """
-    version = version or datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    if "/" in version or version.startswith("."):
-        raise ValueError(f"version: expected a plain name, got {version!r}")
-    if cache not in CACHE_TYPES:
+    version = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ") if version is None else as_version(version)
+    if cache not in tuple(CACHE_TYPES):
         raise ValueError(f"cache: expected one of {', '.join(CACHE_TYPES)}, got {cache!r}")
-    if not 1 <= partitions <= 65_536:
-        raise ValueError(f"partitions: expected 1 to 65536, got {partitions}")
+    partitions = as_whole("partitions", partitions, 1, MOST_PARTITIONS)
+    seq = as_whole("seq", seq, 0, 2**63 - 1)
+    items_seq = seq if items_seq is None else as_whole("items_seq", items_seq, 0, 2**63 - 1)
+    seed = as_whole("seed", seed, -(2**63), 2**63 - 1)
+    clusters = None if clusters is None else as_whole("clusters", clusters, 1, 2**31 - 1)
+    space = None if space is None else as_name("space", space)
+    schema, out, model = as_schema(schema), as_path("out", out), None if model is None else as_path("model", model)
     tell = progress or _tell_nobody
-    source = read_source(items, schema, vectors)
+    source = read_source(as_table(items), schema, None if vectors is None else as_vectors(vectors))
     info = None if model is None else read_model(model, schema)
     centroids, nearest, curve = _train(source.vectors, clusters, schema.vector.metric == "cosine", seed, tell)
     tell("partitions", 0, partitions)
@@ -134,7 +152,7 @@ def publish(
             "vector_space": space or (info["vector_space"] if info else version),
             "tasks": info["tasks"] if info else [DEFAULT_TASK],
             "model": info,
-            "build": {"seed": seed, "items_seq": seq if items_seq is None else items_seq},
+            "build": {"seed": seed, "items_seq": items_seq},
         }
         write_manifest(folder, facts)
     tell("seal", 1, 1)
@@ -153,11 +171,16 @@ def read_model(model: Path, schema: Schema) -> dict[str, Any]:
     """
     file = model / "module_info.json"
     try:
-        info: dict[str, Any] = json.loads(file.read_text())
+        info = read_json(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"model: {file} cannot be read: {error}") from error
+    if not isinstance(info, dict):
+        raise ValueError(f"model: {file}: expected an object")
     if info.get("dimension") != schema.vector.dimension:
         raise ValueError(f"model: {file} says dimension {info.get('dimension')}, the schema {schema.vector.dimension}")
+    tasks = info.get("tasks")
+    if not isinstance(tasks, list) or not tasks or len({as_name("model: task", task) for task in tasks}) < len(tasks):
+        raise ValueError(f"model: {file}: tasks: expected a list of names, each once")
     digest = sha256()
     # A scorer leaves the vectors as they are.
     for path in sorted(path for path in model.rglob("*.safetensors") if path.name != SCORER_WEIGHTS):

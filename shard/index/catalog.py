@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -15,6 +14,7 @@ from silverray.shard.filter.schema import Schema
 from silverray.shard.index.snapshot import LAYOUT, SnapshotFiles
 from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.overarch import SCORERS
+from silverray.shard.printing import printable
 
 IdType = Literal["int", "string"]
 CacheType = Literal["fp32", "bf16"]
@@ -77,8 +77,7 @@ class Catalog:
     def of(cls, files: SnapshotFiles) -> Self:
         """Read the description of an opened snapshot."""
         manifest = files.manifest
-        model = manifest["model"] or {}
-        scorer = SCORERS.get(model["overarch"]["scorer"]) if "overarch" in model else None
+        schema = Schema.model_validate(manifest["schema"])
         return cls(
             path=files.path,
             version=manifest["version"],
@@ -86,12 +85,12 @@ class Catalog:
             items=sum(manifest["partition_items"]),
             partition_items=tuple(manifest["partition_items"]),
             clusters=manifest["clusters"],
-            schema=Schema.model_validate(manifest["schema"]),
-            layout=PlaneLayout.from_json(json.loads(files.read(LAYOUT))),
+            schema=schema,
+            layout=_layout(files, schema),
             id_type=manifest["id_type"],
             tasks=tuple(manifest["tasks"]),
             user_features=_user_features(files),
-            set_wise=scorer is not None and not scorer.pointwise,
+            set_wise=_is_set_wise(files),
             cache=manifest["cache"],
             vector_space=manifest["vector_space"],
         )
@@ -133,11 +132,30 @@ class Catalog:
         return sum(self.partition_items[number] for number in partitions)
 
 
+def _layout(files: SnapshotFiles, schema: Schema) -> PlaneLayout:
+    document = files.json(LAYOUT)
+    try:
+        return PlaneLayout.from_json(document).check(schema)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"{files.path / LAYOUT}: not a layout of this schema: {printable(str(error))}") from error
+
+
+def _is_set_wise(files: SnapshotFiles) -> bool:
+    model = files.manifest["model"] or {}
+    if "overarch" not in model:
+        return False
+    try:
+        scorer = SCORERS.get(model["overarch"]["scorer"])
+    except (KeyError, TypeError) as error:
+        raise SnapshotError(f"{files.path}: its scorer's description is not readable: {error!r}") from error
+    return scorer is not None and not scorer.pointwise
+
+
 def _user_features(files: SnapshotFiles) -> UserFeatures | None:
     model = files.manifest["model"] or {}
     if "tower" not in model:
         return None
     try:
         return features_from(model)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnapshotError(f"{files.path}: its model's description is not readable: {error!r}") from error

@@ -14,6 +14,14 @@ from silverray.kernels.rows import aligned_planes, empty_rows
 from silverray.shard.api import SnapshotError
 from silverray.shard.filter.columns import Columns
 from silverray.shard.index.arrangement import Arrangement, count_spare_tags
+from silverray.shard.index.arrays import (
+    read_columns,
+    read_index,
+    read_items,
+    read_keys,
+    read_payload,
+    require_index_size,
+)
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.free_memory import free_bytes
 from silverray.shard.index.lists import Lists
@@ -21,7 +29,7 @@ from silverray.shard.index.memory import FreeBytes, MemoryPlan
 from silverray.shard.index.payload import Payload, spread_index, widen
 from silverray.shard.index.placement import Placement
 from silverray.shard.index.recall import RecallCurve
-from silverray.shard.index.snapshot import COLUMNS, INDEX, ITEMS, KEYS, PAYLOAD, SnapshotFiles, partition_folder
+from silverray.shard.index.snapshot import ITEMS, SnapshotFiles, partition_folder
 from silverray.shard.index.vectors import MAX_LENGTH, length_fault
 from silverray.shard.index.workers import in_threads
 
@@ -64,37 +72,37 @@ def load_partitions(
         The merged partitions; items are in (cluster, key) order whatever the order of `partitions`.
 
     Raises:
-        SnapshotError: a file is missing or altered, holds a vector that is too long for inner products (earlier
-            releases took those), or there is no such partition; the message names it.
+        SnapshotError: a file is missing, altered or not what it must be, holds a vector that is too long for inner
+            products (earlier releases took those), or there is no such partition; the message names it.
         ShardTooLarge: the partitions do not fit; nothing has been read of them.
 
     Cost:
         Beside what is returned, the `loading` of its plan.
     """
+    require_index_size(files, catalog)
     memory = MemoryPlan.of(files, catalog, partitions, placement, slack)
     memory.require(free)
-    index = files.tensors(INDEX)
-    folders = [partition_folder(number) for number in partitions]
-    parts = [files.tensors(f"{folder}/{KEYS}") for folder in folders]
+    index = read_index(files, catalog)
+    parts = [read_keys(files, catalog, number) for number in partitions]
     keys, clusters = (torch.cat([part[name] for part in parts]) for name in ("keys", "clusters"))
     arrangement = Arrangement.of(keys, clusters, catalog.clusters, slack)
     slots = torch.empty_like(arrangement.order)
     slots[arrangement.order] = arrangement.slots
     merged = _room(arrangement, catalog)
 
-    def load(part: tuple[str, Tensor]) -> tuple[Columns, pa.Table]:
+    def load(part: tuple[int, Tensor]) -> tuple[Columns, pa.Table]:
         """Put a partition's arrays into its slots, and give back the rest of it in its own order."""
-        folder, mine = part
-        arrays = files.tensors(f"{folder}/{ITEMS}")
-        if catalog.metric == "ip" and (fault := _too_long(arrays["vectors"])):
-            raise SnapshotError(f"{files.path / folder / ITEMS}: vectors, {fault}; publish anew without it")
-        for name, rows in arrays.items():
+        number, mine = part
+        items = read_items(files, catalog, number)
+        if catalog.metric == "ip" and (fault := _too_long(items["vectors"])):
+            file = files.path / partition_folder(number) / ITEMS
+            raise SnapshotError(f"{file}: vectors, {fault}; publish anew without it")
+        for name, rows in items.items():
             merged[name].index_copy_(0, mine, rows)
-        columns = Columns.from_tensors(files.tensors(f"{folder}/{COLUMNS}"), catalog.schema)
-        return columns, pa.ipc.open_file(pa.BufferReader(files.read(f"{folder}/{PAYLOAD}"))).read_all()
+        return read_columns(files, catalog, number), read_payload(files, catalog, number)
 
     pieces = torch.split(slots, [len(part["keys"]) for part in parts])
-    columns, tables = zip(*in_threads(load, zip(folders, pieces, strict=True)), strict=True)
+    columns, tables = zip(*in_threads(load, zip(partitions, pieces, strict=True)), strict=True)
     ordered = torch.full((arrangement.width,), -1).index_copy_(0, slots, keys)
     arrays = {
         "centroids": index["centroids"],

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from silverray.shard.api import SnapshotError
+from silverray.shard.filter.schema import describe_mistake
+from silverray.shard.index.documents import parse_json, read_json, require_short
+from silverray.shard.index.manifest import MOST, Manifest, checksum, plain_name
+from silverray.shard.printing import printable
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -59,20 +61,20 @@ class SnapshotFiles:
             SnapshotError: the manifest is missing or altered, a file is missing or has another size.
         """
         file = path / MANIFEST
+        manifest = _sealed(file)
+        if (found := manifest.get("format")) != FORMAT:
+            raise SnapshotError(f"{file}: has format {_said(found)}; this version reads format {FORMAT}")
         try:
-            manifest = json.loads(file.read_bytes())
-        except FileNotFoundError:
-            raise SnapshotError(f"{file}: not found; {path} is not a published snapshot") from None
-        except (OSError, ValueError) as error:
-            raise SnapshotError(f"{file}: cannot be read: {error}") from error
-        if not isinstance(manifest, dict) or manifest.get("checksum") != _checksum(manifest):
-            raise SnapshotError(f"{file}: altered or damaged (its checksum does not match)")
-        if manifest["format"] != FORMAT:
-            raise SnapshotError(f"{file}: has format {manifest['format']}; this version reads format {FORMAT}")
+            Manifest.model_validate(manifest)
+        except ValidationError as error:
+            mistakes = error.errors(include_url=False, include_context=False)
+            raise SnapshotError(f"{file}: {printable(describe_mistake(mistakes[0]))}") from None
+        for name in _names(len(manifest["partition_items"])):
+            if name not in manifest["files"]:
+                raise SnapshotError(f"{file}: files: {name} is missing")
+        folders: set[Path] = set()
         for name, entry in manifest["files"].items():
-            if not (path / name).is_file():
-                raise SnapshotError(f"{path / name}: missing")
-            if (size := (path / name).stat().st_size) != entry["bytes"]:
+            if (size := _plain_size(path, name, folders)) != entry["bytes"]:
                 raise SnapshotError(f"{path / name}: has {size} bytes, expected {entry['bytes']}")
         return cls(path, manifest)
 
@@ -103,9 +105,17 @@ class SnapshotFiles:
         """Read a safetensors file, checked as by `read`."""
         try:
             tensors: dict[str, Tensor] = load(self.read(name))
-        except SafetensorError as error:
-            raise SnapshotError(f"{self.path / name}: {error}") from error
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SnapshotError(f"{self.path / name}: no readable arrays: {error!r}") from error
         return tensors
+
+    def json(self, name: str) -> Any:
+        """Read a file of JSON, checked as by `read`."""
+        try:
+            require_short(self.bytes_of(name))
+            return parse_json(self.read(name))
+        except ValueError as error:
+            raise SnapshotError(f"{self.path / name}: {error}") from None
 
     def bytes_of(self, name: str) -> int:
         """Size of a file."""
@@ -113,10 +123,16 @@ class SnapshotFiles:
         return size
 
     def array_bytes(self, name: str) -> int:
-        """Size of the arrays of a safetensors file, whose content is not checked."""
+        """Size of the arrays of a safetensors file, whose content is not checked.
+
+        Raises:
+            SnapshotError: it has none.
+        """
         with (self.path / name).open("rb") as stream:
             header = int.from_bytes(stream.read(8), "little")
-        return self.bytes_of(name) - 8 - header
+        if (size := self.bytes_of(name) - 8 - header) < 0:
+            raise SnapshotError(f"{self.path / name}: no readable arrays: its header is longer than the file")
+        return size
 
     def verify(self) -> Iterator[str]:
         """Check every file, yielding its name once it is found good.
@@ -127,33 +143,6 @@ class SnapshotFiles:
         for name in self.manifest["files"]:
             self.read(name)
             yield name
-
-
-@contextmanager
-def new_snapshot(store: Path, version: str) -> Iterator[Path]:
-    """Give a temporary directory that becomes `store/version` when the block ends without an error.
-
-    Args:
-        store: directory of versions, made if need be.
-        version: name of the new one.
-
-    Yields:
-        The directory to fill; `write_manifest` is called on it last.
-
-    Raises:
-        SnapshotError: the version exists already.
-    """
-    if (store / version).exists():
-        raise SnapshotError(f"{store / version}: exists already; published versions are never changed")
-    store.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix=f".{version}-", dir=store))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.rename(store / version)
-        _sync(store)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
@@ -171,26 +160,73 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor() as pool:
         files = dict(zip(names, pool.map(_seal, (folder / name for name in names)), strict=True))
-    manifest = {"format": FORMAT, **facts, "files": files}
-    manifest["checksum"] = _checksum(manifest)
-    with (folder / MANIFEST).open("w") as stream:
-        json.dump(manifest, stream, indent=1)
+    seal({"format": FORMAT, **facts, "files": files}, folder / MANIFEST)
+    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        sync(path)
+
+
+def seal(manifest: Mapping[str, Any], file: Path) -> None:
+    """Write a manifest with its checksum, and flush it to disk."""
+    with file.open("w") as stream:
+        json.dump({**manifest, "checksum": checksum(manifest)}, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        _sync(path)
+
+
+def version_folder(store: Path, version: str | None = None) -> Path:
+    """The folder of a version, by default of the newest.
+
+    Raises:
+        SnapshotError: the name is none, or see `newest_version`.
+    """
+    if version is None:
+        return store / newest_version(store)
+    try:
+        return store / plain_name(version)
+    except ValueError as error:
+        raise SnapshotError(f"version: {error}") from None
 
 
 def newest_version(store: Path) -> str:
-    """Name of the version published last.
+    """Name of the version published last, as versions say themselves: copying them, or touching them, changes nothing.
+
+    Versions of earlier releases, which say nothing, come before all others.
 
     Raises:
-        SnapshotError: the store holds none.
+        SnapshotError: the store holds none, a manifest is damaged, or it cannot be told which is the newest.
     """
-    manifests = [(file.stat().st_mtime_ns, file.parent.name) for file in store.glob(f"[!.]*/{MANIFEST}")]
-    if not manifests:
+    numbers = {folder.name: number_of(folder) for folder in published(store)}
+    if not numbers:
         raise SnapshotError(f"{store}: holds no published snapshot")
-    return max(manifests)[1]
+    newest = sorted(name for name, number in numbers.items() if number == max(numbers.values()))
+    if len(newest) > 1:
+        reason = (
+            f"all have the number {numbers[newest[0]]}" if numbers[newest[0]] else "earlier releases did not note it"
+        )
+        raise SnapshotError(
+            f"{store}: cannot tell which of {', '.join(newest)} was published last ({reason}); name the version to"
+            " serve, or move the others elsewhere"
+        )
+    return newest[0]
+
+
+def number_of(version: Path) -> int:
+    """A version's place among those of its store; 0 where an earlier release published it.
+
+    Raises:
+        SnapshotError: its manifest is damaged.
+    """
+    number = _sealed(version / MANIFEST).get("number", 0)
+    if type(number) is not int or not 0 <= number <= MOST:
+        raise SnapshotError(f"{version / MANIFEST}: number: expected 1 to {MOST}, got {_said(number)}")
+    return number
+
+
+def published(store: Path) -> list[Path]:
+    """The folders of a store's versions, by name; a link to one of them is none."""
+    folders = sorted((file.parent for file in store.glob(f"[!.]*/{MANIFEST}")), key=lambda folder: folder.is_symlink())
+    versions = {folder.resolve(): folder for folder in reversed(folders)}
+    return sorted(versions.values())
 
 
 def least_seq(store: Path) -> int:
@@ -199,10 +235,55 @@ def least_seq(store: Path) -> int:
     Raises:
         SnapshotError: a version is damaged, or there is none.
     """
-    versions = [file.parent for file in store.glob(f"[!.]*/{MANIFEST}")]
-    if not versions:
+    if not (versions := published(store)):
         raise SnapshotError(f"{store}: holds no published snapshot")
     return min(int(SnapshotFiles.open(version).manifest["seq"]) for version in versions)
+
+
+def _sealed(file: Path) -> dict[str, Any]:
+    """A manifest that is as it was sealed, whatever it says."""
+    try:
+        manifest = read_json(file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SnapshotError(f"{file}: not found; {file.parent} is not a published snapshot") from None
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or not _is_as_sealed(manifest):
+        raise SnapshotError(f"{file}: altered or damaged (its checksum does not match)")
+    return manifest
+
+
+def _said(value: object) -> str:
+    """What a manifest says where a number was expected."""
+    return str(value) if type(value) is int and abs(value) <= MOST else f"another {type(value).__name__}"
+
+
+def _is_as_sealed(manifest: Mapping[str, Any]) -> bool:
+    try:
+        return bool(manifest.get("checksum") == checksum(manifest))
+    except RecursionError:  # writing JSON bears less nesting than reading it
+        return False
+
+
+def _names(partitions: int) -> Iterator[str]:
+    """The files that every snapshot has."""
+    yield from (INDEX, LAYOUT)
+    for number in range(partitions):
+        yield from (f"{partition_folder(number)}/{name}" for name in (KEYS, ITEMS, COLUMNS, PAYLOAD))
+
+
+def _plain_size(snapshot: Path, name: str, folders: set[Path]) -> int:
+    """Size of a regular file that no link leads to; `folders` are those that were seen already."""
+    file = snapshot / name
+    for parent in (snapshot / folder for folder in Path(name).parents if folder.parts):
+        if parent not in folders and parent.is_symlink():
+            raise SnapshotError(f"{parent}: expected a folder, got a link")
+        folders.add(parent)
+    if file.is_symlink():
+        raise SnapshotError(f"{file}: expected a file, got a link")
+    if not file.is_file():
+        raise SnapshotError(f"{file}: missing")
+    return file.stat().st_size
 
 
 def _seal(file: Path) -> dict[str, Any]:
@@ -213,12 +294,8 @@ def _seal(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 
-def _checksum(manifest: dict[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Flush a folder's list of files to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -55,6 +55,9 @@ def read_source(items: pa.Table, schema: Schema, vectors: NDArray[np.float32] | 
     wanted = [schema.id, *schema.fields]
     if missing := [name for name in wanted if name not in items.column_names]:
         raise ValueError(f"column {missing[0]!r} is missing; the table has {', '.join(items.column_names)}")
+    for name in [*wanted, *(["vector"] if vectors is None else [])]:
+        if (count := items.column_names.count(name)) > 1:
+            raise ValueError(f"column {name!r} stands {count} times")
     ids, keys, id_type = _ids(items.column(schema.id), schema.id)
     if vectors is None:
         if "vector" not in items.column_names:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from silverray.shard.api import SnapshotError
+from silverray.shard.index.documents import read_json
 from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.jagged import Jagged, features_of
@@ -84,12 +85,12 @@ class TowerEncoder:
         info_path, weights_path = model_dir / INFO_FILE, model_dir / WEIGHTS_FILE
         tables = read_tables(model_dir / TABLES_FOLDER)
         try:
-            info = json.loads(info_path.read_text(encoding="utf-8"))
+            info = read_json(info_path)
             features = features_from(info)
             shape = TowerShape(tables, **info["tower"])
             tasks, buckets = tuple(info["tasks"]), info["history_buckets"]
             layers = DenseLayers(shape)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise SnapshotError(f"{info_path}: not a readable model description: {error!r}") from error
         try:
             tensors = load_file(weights_path)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from silverray.shard.api import SnapshotError
+from silverray.shard.index.documents import read_json
 
 if TYPE_CHECKING:
     from torchrec import EmbeddingBagCollection
@@ -58,9 +59,9 @@ def read_tables(folder: Path) -> tuple[Table, ...]:
 
     path = folder / TABLES_FILE
     try:
-        documents = json.loads(path.read_text(encoding="utf-8"))
+        documents = read_json(path)
         return tuple(Table(**{**document, "features": tuple(document["features"])}) for document in documents)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise SnapshotError(f"{path}: not a readable list of tables: {error!r}") from error
 
 

@@ -59,3 +59,12 @@ def test_the_log_is_kept_for_the_oldest_version(store: Path, tmp_path: Path) -> 
     (tmp_path / "v1" / MANIFEST).write_text("{}")
     with pytest.raises(SnapshotError, match="altered or damaged"):
         least_seq(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[]", "3", '{"identity": 1, "path": "p", "node": "n"}', '{"identity": NaN}', "\xff"]
+)
+def test_a_claim_of_another_form_is_refused_by_its_file(content: str, tmp_path: Path) -> None:
+    (tmp_path / CLAIM).write_text(content, encoding="latin-1")
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/log\.json: "):
+        read_claim(tmp_path)

@@ -1,0 +1,161 @@
+"""What `publish` is given as files is read, or refused in one line that names the file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from silverray.cluster.item_files import read_items, read_vectors
+from silverray.shard.filter.schema import Schema
+
+SCHEMA = Schema.parse(
+    "{id: id, vector: {dimension: 4, metric: ip}, fields: {year: {type: int}, c: {type: category, nullable: true}}}"
+)
+ROWS = {"id": [0, 1, 2], "year": [2001] * 3, "c": ["a", None, "b"], "vector": [[1.0, 2, 3, 4]] * 3}
+
+
+def write(file: Path, **columns: object) -> Path:
+    """A file of `ROWS`, with other columns; None leaves one out."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({name: its for name, its in {**ROWS, **columns}.items() if its is not None}), file)
+    return file
+
+
+def read(path: Path, vectors: bool = True) -> pa.Table:
+    return read_items(path, SCHEMA, with_vectors=vectors)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ValueError) as failure:
+        read(path)
+    assert "\n" not in str(failure.value) and str(failure.value).startswith(str(path))
+    return str(failure.value)
+
+
+def test_a_partitioned_folder_is_read_whether_its_files_hold_the_column_or_not(tmp_path: Path) -> None:
+    write(tmp_path / "lake/year=2001/p.parquet")
+    assert read(tmp_path / "lake").to_pydict() == ROWS
+    write(tmp_path / "lake/year=2002/p.parquet", year=None)
+    assert read(tmp_path / "lake")["year"].to_pylist() == [2001] * 3 + [2002] * 3
+    write(tmp_path / "lake/year=2001/p.parquet", year=pa.array([2001] * 3, pa.int16()))
+    assert read(tmp_path / "lake")["year"].to_pylist() == [2001] * 3 + [2002] * 3
+
+
+def test_a_partition_is_read_as_its_field_has_it(tmp_path: Path) -> None:
+    write(tmp_path / "texts/c=2001/p.parquet", c=None)
+    write(tmp_path / "texts/c=a%2Fb/p.parquet", c=["a/b"] * 3)
+    write(tmp_path / "texts/c=__HIVE_DEFAULT_PARTITION__/p.parquet", c=None)
+    assert read(tmp_path / "texts")["c"].to_pylist() == ["2001"] * 3 + [None] * 3 + ["a/b"] * 3
+    file = write(tmp_path / "words/year=old/p.parquet", year=None)
+    with pytest.raises(ValueError, match=rf"^{file}: its folder says 'year=old', which is no int$"):
+        read(tmp_path / "words")
+
+
+def test_a_partition_that_its_file_contradicts_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "lake/year=2001/p.parquet", year=[2001, 2001, 1999])
+    with pytest.raises(ValueError, match=rf"^{file}: column 'year', row 2: holds 1999, but its folder says 2001$"):
+        read(tmp_path / "lake")
+
+
+def test_only_the_columns_of_the_schema_are_read(tmp_path: Path) -> None:
+    arrays = [pa.array(ROWS[name]) for name in ("id", "year", "c", "vector")]
+    twice = pa.Table.from_arrays([*arrays, arrays[0], arrays[1]], ["id", "year", "c", "vector", "x", "x"])
+    pq.write_table(twice, tmp_path / "unneeded.parquet")
+    assert read(tmp_path / "unneeded.parquet").column_names == ["id", "year", "c", "vector"]
+    assert read(tmp_path / "unneeded.parquet", vectors=False).column_names == ["id", "year", "c"]
+    pq.write_table(twice.rename_columns(["id", "year", "c", "vector", "c", "x"]), tmp_path / "needed.parquet")
+    assert "column 'c' stands 2 times" in refused(tmp_path / "needed.parquet")
+    write(tmp_path / "dots.parquet", **{"vector.x": [1, 2, 3]})
+    assert read(tmp_path / "dots.parquet").to_pydict() == ROWS
+    assert "column 'c' is missing; it has id, year, vector" in refused(write(tmp_path / "missing.parquet", c=None))
+
+
+def test_files_of_a_folder_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name, ids in {"b": [3, 4, 5], "a": [0, 1, 2], "_tmp/c": [9, 9, 9], ".c": [8, 8, 8]}.items():
+        write(tmp_path / f"folder/{name}.parquet", id=pa.array(ids, pa.int32() if name == "a" else pa.int64()))
+    assert read(tmp_path / "folder")["id"].to_pylist() == [0, 1, 2, 3, 4, 5]
+    file = write(tmp_path / "folder/z.parquet", id=["x", "y", "z"])
+    with pytest.raises(ValueError, match=rf"^{file}: does not fit the files before it: .*int64 vs string"):
+        read(tmp_path / "folder")
+    file.write_text("text")
+    with pytest.raises(ValueError, match=rf"^{file}: not a readable Parquet file"):
+        read(tmp_path / "folder")
+
+
+def test_no_rows_and_no_row_groups_are_an_empty_table(tmp_path: Path) -> None:
+    kind = pa.table(ROWS).schema
+    pq.write_table(kind.empty_table(), tmp_path / "rows.parquet")
+    pq.ParquetWriter(tmp_path / "groups.parquet", kind).close()
+    assert read(tmp_path / "rows.parquet").num_rows == read(tmp_path / "groups.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"id,year\n1,2\n" * 9, b"PAR1" + b"\xff" * 40 + b"PAR1"])
+def test_what_is_no_parquet_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(content)
+    assert "not a readable Parquet file" in refused(tmp_path / "x.parquet")
+
+
+def test_a_damaged_file_and_one_of_another_format_are_named(tmp_path: Path) -> None:
+    whole = write(tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "short.parquet").write_bytes(whole[:-50])
+    (tmp_path / "bent.parquet").write_bytes(whole[:30] + b"\xff" * 300 + whole[330:])
+    pyarrow.feather.write_feather(pa.table(ROWS), str(tmp_path / "feather.parquet"))
+    for name in ("short", "bent", "feather"):
+        assert "not a readable Parquet file" in refused(tmp_path / f"{name}.parquet")
+
+
+def test_a_path_of_no_files_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").mkdir()
+    assert refused(tmp_path / "x.parquet").endswith("holds no Parquet file")
+    assert refused(tmp_path / "nothing").endswith("no such file")
+    assert "only local paths are read" in refused(Path("s3://bucket/items.parquet"))
+    assert "only local paths are read" in refused(Path("hdfs://host:1/items"))
+    with pytest.raises(ValueError, match=r"^gs:/b/v\.npy: only local paths are read"):
+        read_vectors(Path("gs://b/v.npy"))
+
+
+VECTORS = np.arange(24, dtype=np.float32).reshape(6, 4)
+
+
+def test_vectors_are_mapped_in_either_order(tmp_path: Path) -> None:
+    for name, array in {"c": VECTORS, "f": np.asfortranarray(VECTORS), "none": VECTORS[:0]}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        read = read_vectors(tmp_path / f"{name}.npy")
+        assert read.dtype == np.float32 and np.array_equal(read, array)
+
+
+def npy(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    def write_changed(file: Path) -> None:
+        with file.open("wb") as stream:
+            np.save(stream, VECTORS)
+        file.write_bytes(change(file.read_bytes()))
+
+    return write_changed
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda file: np.savez(file.open("wb"), VECTORS), r"an archive \(\.npz, or a file of PyTorch\)"),
+        (lambda file: torch.save(torch.ones(6, 4), file), r"an archive \(\.npz, or a file of PyTorch\)"),
+        (lambda file: np.save(file.open("wb"), np.array([{}], object)), "objects"),
+        (lambda file: file.mkdir(), "expected a file"),
+        (lambda file: None, "no such file"),
+        (lambda file: file.write_bytes(b""), "expected one array"),
+        (lambda file: file.write_text("1 2 3"), "expected one array"),
+        (npy(lambda content: content[:-9]), "greater than file size"),
+        (npy(lambda content: content[:60]), "EOF"),
+        (npy(lambda content: content.replace(b"(6, 4)", b"(-6,4)")), "negative"),
+        (npy(lambda content: content.replace(b"{'descr'", b"(((((((((")), "EOF"),
+    ],
+)
+def test_what_is_no_array_is_named(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    make(tmp_path / "v")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/v: not a readable NumPy file: .*{message}") as failure:
+        read_vectors(tmp_path / "v")
+    assert "\n" not in str(failure.value)
