@@ -86,15 +86,21 @@ def serve(
     replicas: Annotated[int | None, typer.Option(min=1, help="Processes per shard, instead of the file's.")] = None,
     address: Address = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it answers and leave it running.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(parser=parse_duration, help="How long it may take to answer; by default while anything moves."),
+    ] = None,
 ) -> None:
     """Serve a snapshot until Ctrl-C; prints `ready URL` when it answers.
 
-    Without --address a Ray cluster is started on this machine, and ends with the service.
+    Without --address a Ray cluster is started on this machine, and ends with the service. Where a service of this name
+    runs, it is changed: the new version is checked first, and if it does not come up, or on Ctrl-C, what served before
+    is put back. Only the `serve` that started a service ends it; one that changed it returns once it answers.
     """
     with one_line_errors():
         from silverray.cluster.commands.serve import run_serve
 
-        run_serve(config, shards=shards, replicas=replicas, address=address, detach=detach)
+        run_serve(config, shards=shards, replicas=replicas, address=address, detach=detach, timeout_s=timeout)
 
 
 @app.command()
