@@ -61,15 +61,13 @@ def told_progress(what: str) -> Iterator[Callable[[str], None]]:
     when the stage changes (what comes before a colon), or `_LINE_S` after the line before.
 
     Args:
-        what: told first.
+        what: stands on a terminal until something is told.
     """
     if notes.is_terminal:
         with notes.status(what) as line:
             yield lambda text: line.update(text)
         return
-    lines = _Lines()
-    lines.tell(what)
-    yield lines.tell
+    yield _Lines().tell
 
 
 def print_json(document: Any) -> None:

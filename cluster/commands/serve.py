@@ -90,7 +90,8 @@ def _serve_in_background(file: Path, config: ServeConfig, timeout_s: float | Non
     counts = ["--shards", str(config.shards), "--replicas", str(config.replicas)]
     command = [sys.executable, "-P", "-m", "silverray.cluster.cli", "serve", str(file.resolve()), *counts]
     command += ["--timeout", f"{timeout_s}s"] if timeout_s else []
-    with log.open("w", encoding="utf-8") as output, told_progress(f"starting; log in {log}") as tell:
+    with log.open("w", encoding="utf-8") as output, told_progress("starting") as tell:
+        tell(f"starting; log in {log}")
         process = _spawn(command, output)
         try:
             while not (ours := [r for r in read_records() if r.pid == process.pid]):
