@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema
 
 from silverray.cluster.applications import belongs_to
@@ -81,7 +82,7 @@ class Change:
             return f"{served} was put back, but does not answer: {error}"
         except KeyboardInterrupt:
             return f"{served} was put back; it was not waited for"
-        except RayError as error:
+        except (RayError, RayServeException) as error:
             return f"{served} could not be put back: {type(error).__name__}"
         return f"{served} was put back and answers"
 

@@ -15,7 +15,7 @@ from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDe
 
 from silverray.cluster.config import ServeConfig
 from silverray.cluster.sections import ConfigError
-from silverray.cluster.serve_life import alive_nodes, check_host, end_serve, is_head, start_serve
+from silverray.cluster.serve_life import alive_nodes, check_address, check_host, end_serve, is_head, start_serve
 
 _LOCAL = "local"
 _PROXIES = "HeadOnly"
@@ -176,6 +176,7 @@ def connect_ray(address: str | None, cpus: float = 0.0) -> None:
     Raises:
         ConfigError: this process is connected already, or the cluster cannot be reached.
     """
+    check_address(address)
     if ray.is_initialized():
         raise ConfigError("this process is connected to a Ray cluster already")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

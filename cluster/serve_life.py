@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +18,7 @@ from silverray.cluster.sections import ConfigError
 _logger = logging.getLogger(__name__)
 
 _NAMESPACE = "serve"
+_CONNECT_S = 10.0  # a first packet that is lost is sent again after 1, 3 and 7 s
 _HEAD = "node:__internal_head__"
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -57,6 +60,24 @@ def end_serve() -> None:
         if actor["namespace"] == _NAMESPACE:
             with suppress(ValueError):  # it has just gone
                 ray.kill(ray.get_actor(actor["name"], _NAMESPACE))
+
+
+def check_address(address: str | None) -> None:
+    """Refuse an address where nothing listens; Ray would try for a minute, and say so in its own words.
+
+    Args:
+        address: of a Ray cluster; only HOST:PORT is looked at.
+
+    Raises:
+        ConfigError: nothing listens there.
+    """
+    match = re.fullmatch(r"\[?([^/]+?)\]?:(\d{1,5})", address or "")
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), _CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"address: expected a Ray cluster's HOST:PORT, got {address}: {error}") from None
 
 
 def check_host(host: str, nodes: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import ray
@@ -120,18 +122,21 @@ def start(
     with kept_handlers():
         instance = ServeInstance.connect(config, address)
     try:
-        change = Change(instance, config.name, catalog)
+        with _ray_errors():
+            change = Change(instance, config.name, catalog)
     except BaseException:
         instance.close(shut_down=instance.started)
         raise
     try:
-        _apply(change, instance, config, catalog, layout, tell, timeout_s)
+        with _ray_errors():
+            _apply(change, instance, config, catalog, layout, tell, timeout_s)
     except BaseException as error:
         if change.before:
             error.add_note(change.put_back(tell))
             instance.close(shut_down=False)
         else:
-            with put_off_signals():
+            tell("stopping what was started")
+            with put_off_signals(), _ray_errors():
                 change.undo()
                 withdraw(instance, config.name, end_serve=instance.started)
         raise
@@ -201,17 +206,23 @@ def _apply(
     tell: Progress,
     timeout_s: float | None,
 ) -> None:
+    if change.before:
+        _verify(catalog, tell)
+    if config.log:
+        _open_log(config, config.log, catalog)
+    change.declare(describe_applications(config, catalog, layout))
+    wait_until_ready(Readiness(instance, config.name, layout.tag), tell, timeout_s=timeout_s)
+    _settle_log(config)
+
+
+@contextmanager
+def _ray_errors() -> Iterator[None]:
+    """A cluster that is lost, or a Serve that ends, is no defect of this program."""
     try:
-        if change.before:
-            _verify(catalog, tell)
-        if config.log:
-            _open_log(config, config.log, catalog)
-        change.declare(describe_applications(config, catalog, layout))
-        wait_until_ready(Readiness(instance, config.name, layout.tag), tell, timeout_s=timeout_s)
-    except RayError as error:
+        yield
+    except (RayError, RayServeException) as error:
         lines = str(error).splitlines() or ["no message"]
         raise ServiceError(f"Ray failed meanwhile: {type(error).__name__}: {lines[0]}") from None
-    _settle_log(config)
 
 
 def _open_log(config: ServeConfig, settings: LogConfig, catalog: Catalog) -> None:

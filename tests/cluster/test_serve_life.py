@@ -7,8 +7,9 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RayServeException
 
 from silverray.cluster import serve_life
+from silverray.cluster.instance import connect_ray
 from silverray.cluster.sections import ConfigError
-from silverray.cluster.serve_life import ServeNotStarted, check_host, end_serve, start_serve
+from silverray.cluster.serve_life import ServeNotStarted, check_address, check_host, end_serve, start_serve
 
 
 class Serve:
@@ -80,6 +81,19 @@ def test_what_outlives_the_end_of_serve_is_killed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fake, "shutdown", lambda: (_ for _ in ()).throw(RayServeException("gone")))
     end_serve()
     assert killed == ["proxy"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "[::1]:9", "127.0.0.1:99999"])
+def test_an_address_where_nothing_listens_is_one_line(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        connect_ray(address)
+    assert str(caught.value).startswith(f"address: expected a Ray cluster's HOST:PORT, got {address}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "ray://127.0.0.1:9"])
+def test_other_forms_of_address_are_left_to_ray(address: str | None) -> None:
+    check_address(address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
