@@ -65,12 +65,21 @@ class ServeInstance:
             address: of the Ray cluster; None starts one on this machine that ends with this process.
 
         Raises:
-            ConfigError: the cluster cannot be reached, or a port is taken.
+            ConfigError: the cluster cannot be reached, a port is taken, or HTTP listens where routers cannot be reached.
+            ServeNotStarted: Serve did not start.
         """
         own = address is None
         if own:
             _check_port(config.http.host, config.http.port)
         connect_ray(address, _reserved_cpus(config))
+        try:
+            return cls._attach_or_start(config, address)
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    @classmethod
+    def _attach_or_start(cls, config: ServeConfig, address: str | None) -> ServeInstance:
         try:
             instance = cls.attach(address)
         except RayServeException:
