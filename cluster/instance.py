@@ -65,7 +65,7 @@ class ServeInstance:
             address: of the Ray cluster; None starts one on this machine that ends with this process.
 
         Raises:
-            ConfigError: the cluster cannot be reached, a port is taken, or HTTP listens where routers cannot be reached.
+            ConfigError: the cluster cannot be reached, a port is taken, or routers would be out of reach.
             ServeNotStarted: Serve did not start.
         """
         own = address is None
