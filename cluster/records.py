@@ -72,6 +72,16 @@ def is_held(name: str) -> bool:
         return False
 
 
+def check_free(name: str) -> None:
+    """Make sure that nobody serves under a name in the foreground.
+
+    Raises:
+        ConfigError: another process does.
+    """
+    if is_held(name):
+        raise _taken(name)
+
+
 class RecordHolder:
     """The record of the service that this process serves.
 
@@ -112,7 +122,7 @@ def hold_record(name: str, *, keep: bool = False) -> Iterator[RecordHolder]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         if not _lock(file):
-            raise ConfigError(f"name: service {name!r} is served by another process; stop it first")
+            raise _taken(name)
         holder, done = RecordHolder(file), False
         try:
             yield holder
@@ -120,6 +130,10 @@ def hold_record(name: str, *, keep: bool = False) -> Iterator[RecordHolder]:
         finally:
             if not (keep and done) and holder.read_detached() is None:
                 path.unlink(missing_ok=True)
+
+
+def _taken(name: str) -> ConfigError:
+    return ConfigError(f"name: service {name!r} is served by another process; stop it first")
 
 
 def _parse(text: str) -> ServiceRecord | None:

@@ -13,7 +13,7 @@ import httpx
 
 from silverray.cluster.config import ServeConfig
 from silverray.cluster.readiness import ServiceError
-from silverray.cluster.records import RecordHolder, ServiceRecord, hold_record, read_records, records_folder
+from silverray.cluster.records import RecordHolder, ServiceRecord, check_free, hold_record, read_records, records_folder
 from silverray.cluster.service import Service, start
 from silverray.cluster.signals import stopped_by_signals
 from silverray.cluster.terminal import notes, results, told_progress
@@ -84,6 +84,7 @@ def _throughput(url: str) -> bool:
 
 def _serve_in_background(file: Path, config: ServeConfig, timeout_s: float | None) -> None:
     """Start this command again as a process of its own, and wait until it answers."""
+    check_free(config.name)  # before the log of the one that runs is written over
     folder = records_folder()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{config.name}.log"
@@ -95,10 +96,12 @@ def _serve_in_background(file: Path, config: ServeConfig, timeout_s: float | Non
         process = _spawn(command, output)
         try:
             while not (ours := [r for r in read_records() if r.pid == process.pid]):
-                lines = log.read_text(encoding="utf-8").strip().splitlines() or ["starting"]
-                if process.poll() is not None:
-                    raise ServiceError(f"{lines[-1].removeprefix('error: ')} (log: {log})")
-                tell(lines[-1])
+                ended = process.poll() is not None  # asked first: then its last line is there
+                lines = log.read_text(encoding="utf-8").strip().splitlines() or [""]
+                if ended:
+                    raise ServiceError(f"{lines[-1].removeprefix('error: ') or 'no message'} (log: {log})")
+                if lines[-1]:
+                    tell(lines[-1])
                 time.sleep(_POLL_S)
         except KeyboardInterrupt:
             process.terminate()

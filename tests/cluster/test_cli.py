@@ -196,6 +196,19 @@ def test_records_of_dead_processes_are_forgotten() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_a_refused_serve_leaves_record_and_log_of_the_one_that_runs(tmp_path: Path, store: Path) -> None:
+    config, log = tmp_path / "c.yaml", records_folder() / "silverray.log"
+    config.write_text(f"snapshots: {store}\n")
+    record = ServiceRecord(name="silverray", url="http://127.0.0.1:9", address=None, pid=1, ends_serve=True)
+    refused = "error: name: service 'silverray' is served by another process; stop it first\n"
+    with hold_record("silverray") as holder:
+        holder.write(record)
+        log.write_text("ready\n")
+        assert run("serve", config) == run("serve", config, "--detach") == (2, "", refused)
+        assert read_records() == [record] and log.read_text() == "ready\n"
+
+
+@pytest.mark.usefixtures("home")
 def test_a_serve_that_fails_leaves_the_record_of_the_detached_service_that_runs() -> None:
     record = ServiceRecord(name="a", url="http://127.0.0.1:9", address="head:6379", pid=None, ends_serve=True)
     with hold_record("a", keep=True) as holder:
