@@ -31,7 +31,7 @@ from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.index.snapshot import MANIFEST, write_manifest
 from silverray.shard.searcher import ShardSearcher
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 FILTERS = [None, 'country = "US"', 'year >= 2000 and not genres any ("Drama")', "country is null", "year < 1900"]
 
@@ -178,7 +178,7 @@ def account(tmp_path: Path) -> dict[str, str]:
 
 
 def run(account: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=240)
 
 
 def test_serve_answers_until_it_is_told_to_stop(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
