@@ -90,15 +90,29 @@ def serve(
         bool,
         typer.Option("--insecure", help="Use a Ray cluster that asks for no tokens."),
     ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(parser=parse_duration, help="How long it may take to answer; by default while anything moves."),
+    ] = None,
 ) -> None:
     """Serve a snapshot until Ctrl-C; prints `ready URL` when it answers.
 
-    Without --address a Ray cluster is started on this machine, and ends with the service.
+    Without --address a Ray cluster is started on this machine, and ends with the service. Where a service of this name
+    runs, it is changed: the new version is checked first, and if it does not come up, or on Ctrl-C, what served before
+    is put back. Only the `serve` that started a service ends it; one that changed it returns once it answers.
     """
     with one_line_errors():
         from silverray.cluster.commands.serve import run_serve
 
-        run_serve(config, shards=shards, replicas=replicas, address=address, detach=detach, insecure=insecure)
+        run_serve(
+            config,
+            shards=shards,
+            replicas=replicas,
+            address=address,
+            detach=detach,
+            insecure=insecure,
+            timeout_s=timeout,
+        )
 
 
 @app.command()
@@ -110,7 +124,9 @@ def search(
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     fields: Annotated[str, typer.Option(help="Fields to show, separated by commas.")] = "",
     n_probe: Annotated[int | None, typer.Option(help="Clusters to scan; planned by default.")] = None,
-    deadline_ms: Annotated[float | None, typer.Option(help="Deadline in milliseconds.")] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Deadline in milliseconds; a person waits longer than a service.")
+    ] = 2_000.0,
     diversify: Annotated[float | None, typer.Option(help="Strength at which the list is diversified.")] = None,
     variant: Annotated[str | None, typer.Option(help="Name of the formula that values the items.")] = None,
     context: Annotated[str | None, typer.Option(help="What formulas read of the request, as JSON.")] = None,
@@ -137,14 +153,21 @@ def loadtest(
     report: Annotated[Path | None, typer.Option(help="Folder for report.json and latency.png.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the arrival times.")] = 0,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Most unanswered requests.")] = 2_000,
+    max_errors: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of errors above which it fails; without replies it always does.")
+    ] = 1.0,
+    min_recall: Annotated[float | None, typer.Option(min=0, max=1, help="Recall below which it fails.")] = None,
     json: Json = False,
 ) -> None:
-    """Load a service at Poisson times; latency counts from when a request should have left."""
+    """Load a service at Poisson times; latency counts from when a request should have left.
+
+    Ends with exit code 1 where it fails.
+    """
     with one_line_errors():
         from silverray.cluster.commands.loadtest import load, run_loadtest
 
         plan = load(queries, truth, url=url, rate=rate, duration_s=duration, seed=seed, max_in_flight=max_in_flight)
-        run_loadtest(plan, report, as_json=json)
+        run_loadtest(plan, report, as_json=json, max_errors=max_errors, min_recall=min_recall)
 
 
 @app.command()

@@ -8,10 +8,9 @@ import resource
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
-from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDeploySchema
@@ -19,6 +18,7 @@ from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDe
 from silverray.cluster.config import ServeConfig
 from silverray.cluster.ray_local import join_ray, private_folder, start_ray, takes_calls_from_anybody
 from silverray.cluster.sections import ConfigError
+from silverray.cluster.serve_life import alive_nodes, check_address, check_host, end_serve, is_head, start_serve
 
 _PROXIES = "HeadOnly"
 _MESSAGE_BYTES = 256 << 20
@@ -29,6 +29,21 @@ _NO_TOKENS = (
     "this Ray cluster asks for no tokens: whoever reaches its ports can run code on it. Start it with "
     "RAY_AUTH_MODE=token, or, if only machines that you trust reach them, give --insecure"
 )
+_PROXY_START_S = 120  # Serve's 5 s run out three times on a busy machine, and then it gives up
+
+
+class ApplicationState(NamedTuple):
+    """How an application does.
+
+    Attributes:
+        status: as Serve calls it: DEPLOYING, RUNNING, UNHEALTHY, DEPLOY_FAILED, DELETING.
+        reasons: what Serve says of it and of its deployments.
+        failed: whether a process of it failed to start, and is started again.
+    """
+
+    status: str
+    reasons: tuple[str, ...] = ()
+    failed: bool = False
 
 
 class ServeInstance:
@@ -58,25 +73,43 @@ class ServeInstance:
             insecure: whether a cluster may be used that asks for no tokens.
 
         Raises:
-            ConfigError: the cluster cannot be reached, asks for no tokens, or a port is taken.
+            ConfigError: the cluster cannot be reached, asks for no tokens, a port is taken, or routers would be out of
+                reach.
+            ServeNotStarted: Serve did not start.
         """
         own = address is None
         if own:
             _check_port(config.http.host, config.http.port)
         connect_ray(address, _reserved_cpus(config))
-        if takes_calls_from_anybody() and not insecure:
-            ray.shutdown()
-            raise ConfigError(_NO_TOKENS)
         try:
-            return cls.attach(address)
+            if takes_calls_from_anybody() and not insecure:
+                raise ConfigError(_NO_TOKENS)
+            return cls._attach_or_start(config, address)
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    @classmethod
+    def _attach_or_start(cls, config: ServeConfig, address: str | None) -> ServeInstance:
+        try:
+            instance = cls.attach(address)
         except RayServeException:
-            host, port = config.http.host, config.http.port or free_port()
-            serve.start(
-                proxy_location=_PROXIES,
-                http_options={"host": host, "port": port},
-                controller_options={"runtime_env": {"env_vars": _environment(config, own)}},
-            )
-            return cls(address, started=True)
+            return cls._start(config, address)
+        check_host(instance.host, alive_nodes())
+        return instance
+
+    @classmethod
+    def _start(cls, config: ServeConfig, address: str | None) -> ServeInstance:
+        host, port = config.http.host, config.http.port or free_port()
+        check_host(host, alive_nodes())
+        if address is not None and is_head():
+            _check_port(host, port)
+        start_serve(
+            proxy_location=_PROXIES,
+            http_options={"host": host, "port": port},
+            controller_options={"runtime_env": {"env_vars": _environment(config, address is None)}},
+        )
+        return cls(address, started=True)
 
     @classmethod
     def attach(cls, address: str | None) -> ServeInstance:
@@ -89,6 +122,12 @@ class ServeInstance:
         return cls(address, started=False)
 
     @property
+    def host(self) -> str:
+        """The interface that HTTP listens on."""
+        host: str = self._client.http_config.host
+        return host
+
+    @property
     def url(self) -> str:
         """Where HTTP is answered."""
         http = self._client.http_config
@@ -99,6 +138,21 @@ class ServeInstance:
         """All applications of the instance, other people's included."""
         details = self._client.get_serve_details()
         return {name: ApplicationDetails.model_validate(document) for name, document in details["applications"].items()}
+
+    def states(self) -> dict[str, ApplicationState]:
+        """How every application does; costs a fraction of `applications`."""
+        found = {}
+        for one in self._client.list_serve_statuses():
+            deployments = one.deployment_statuses
+            reasons = (one.app_status.message, *(deployment.message for deployment in deployments))
+            failed = any(deployment.status_trigger.value == "REPLICA_STARTUP_FAILED" for deployment in deployments)
+            found[one.name] = ApplicationState(one.app_status.status.value, reasons, failed)
+        return found
+
+    def declared(self, ours: Callable[[str], bool]) -> list[ServeApplicationSchema]:
+        """The applications of some names, as they were declared."""
+        configs = [details.deployed_app_config for name, details in self.applications().items() if ours(name)]
+        return [config for config in configs if config is not None]
 
     def declare(self, wanted: Sequence[ServeApplicationSchema], replaces: Callable[[str], bool]) -> None:
         """Make the declared applications be the wanted ones and those of others, which stay as they are.
@@ -128,7 +182,7 @@ class ServeInstance:
     def close(self, *, shut_down: bool) -> None:
         """Disconnect, which ends a cluster that this process started; before that end Serve, if asked to."""
         if shut_down:
-            serve.shutdown()
+            end_serve()
         ray.shutdown()
 
 
@@ -142,6 +196,7 @@ def connect_ray(address: str | None, cpus: float = 0.0) -> None:
     Raises:
         ConfigError: this process is connected already, or the cluster cannot be reached.
     """
+    check_address(address)
     if ray.is_initialized():
         raise ConfigError("this process is connected to a Ray cluster already")
     if address is None:
@@ -164,6 +219,8 @@ def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": _MESSAGE_BYTES,
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": _PROXY_START_S,
+        "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": _PROXY_START_S,
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": config.health.proxy_period_s,
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": config.health.proxy_timeout_s,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAINING_S,

@@ -71,6 +71,22 @@ class LoadReport:
             lateness=lateness,
         )
 
+    def shortfall(self, max_errors: float, min_recall: float = 0.0) -> str | None:
+        """Why the load was not answered well enough; None if it was.
+
+        Args:
+            max_errors: largest share of the requests that may end in errors; without any reply it is never enough.
+            min_recall: least mean recall; not looked at where none was measured.
+        """
+        errors = self.requests - self.replies
+        if errors and (not self.replies or errors / self.requests > max_errors):
+            kinds = ", ".join(f"{code}: {count:,}" for code, count in self.errors.items())
+            bound = f"at most {max_errors:.1%}" if self.replies else "replies"
+            return f"{errors:,} of {self.requests:,} requests failed ({kinds}); expected {bound}"
+        if self.recall is not None and self.recall < min_recall:
+            return f"recall {self.recall:.4f}, expected at least {min_recall:g}"
+        return None
+
     def to_document(self) -> dict[str, Any]:
         """The figures as a JSON document."""
         return asdict(self)

@@ -46,9 +46,11 @@ def read_records() -> list[ServiceRecord]:
     records = []
     for file in sorted(records_folder().glob("*.json")):
         try:
-            record = ServiceRecord(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue  # being written, or being removed
+            record = _parse(file.read_text(encoding="utf-8"))
+        except OSError:
+            continue  # being removed
+        if record is None:
+            continue  # being written
         if record.pid is not None and not is_held(record.name):
             file.unlink(missing_ok=True)
             continue
@@ -70,6 +72,16 @@ def is_held(name: str) -> bool:
         return False
 
 
+def check_free(name: str) -> None:
+    """Make sure that nobody serves under a name in the foreground.
+
+    Raises:
+        ConfigError: another process does.
+    """
+    if is_held(name):
+        raise _taken(name)
+
+
 class RecordHolder:
     """The record of the service that this process serves.
 
@@ -79,6 +91,12 @@ class RecordHolder:
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
+
+    def read_detached(self) -> ServiceRecord | None:
+        """The record of a service that runs without a process of its own; None where the file holds none."""
+        self._file.seek(0)
+        record = _parse(self._file.read())
+        return record if record is not None and record.pid is None else None
 
     def write(self, record: ServiceRecord) -> None:
         """Write or replace the record."""
@@ -94,7 +112,8 @@ def hold_record(name: str, *, keep: bool = False) -> Iterator[RecordHolder]:
 
     Args:
         name: the service.
-        keep: whether the record stays after a block that ends without an error.
+        keep: whether the record stays after a block that ends without an error; one of a detached service stays in
+            any case.
 
     Raises:
         ConfigError: another process serves under this name.
@@ -103,14 +122,25 @@ def hold_record(name: str, *, keep: bool = False) -> Iterator[RecordHolder]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         if not _lock(file):
-            raise ConfigError(f"name: service {name!r} is served by another process; stop it first")
-        done = False
+            raise _taken(name)
+        holder, done = RecordHolder(file), False
         try:
-            yield RecordHolder(file)
+            yield holder
             done = True
         finally:
-            if not (keep and done):
+            if not (keep and done) and holder.read_detached() is None:
                 path.unlink(missing_ok=True)
+
+
+def _taken(name: str) -> ConfigError:
+    return ConfigError(f"name: service {name!r} is served by another process; stop it first")
+
+
+def _parse(text: str) -> ServiceRecord | None:
+    try:
+        return ServiceRecord(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
 
 
 def _file(name: str) -> Path:

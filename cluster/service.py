@@ -4,65 +4,61 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
 
-import httpx
 import ray
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from silverray.cluster.applications import belongs_to, describe_applications
-from silverray.cluster.config import ServeConfig
+from silverray.cluster.change import Change
+from silverray.cluster.compiling import compile_kernels
+from silverray.cluster.config import LogConfig, ServeConfig
 from silverray.cluster.instance import ServeInstance, connect_ray
 from silverray.cluster.layout import Layout
 from silverray.cluster.log.actor import start_writer, stop_writer, trim_writer
 from silverray.cluster.log.claim import claim_store
+from silverray.cluster.readiness import Progress, Readiness, ServiceError, wait_until_ready
 from silverray.cluster.sections import ConfigError
-from silverray.cluster.signals import kept_handlers
+from silverray.cluster.signals import kept_handlers, put_off_signals
 from silverray.router.diversifier import check_spacing
 from silverray.router.log import LogUnavailable
 from silverray.router.quotas import check_quotas
-from silverray.shard.api import FormulaError, ShardTooLarge, SnapshotError
-from silverray.shard.engine import Engine
+from silverray.shard.api import FormulaError, SnapshotError
 from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import least_seq, version_folder
-from silverray.shard.model.tables import TablesTooLarge, TablesUnavailable
+from silverray.shard.index.snapshot import SnapshotFiles, least_seq, version_folder
 from silverray.shard.value.valuer import Valuer
-
-Progress = Callable[[str], None]
 
 _logger = logging.getLogger(__name__)
 
-_POLL_S = 0.1
+_POLL_S = 0.5
 _STOP_S = 60.0
-_HTTP_S = 5.0
-_REFUSALS = tuple(kind.__name__ for kind in (ShardTooLarge, TablesTooLarge, TablesUnavailable))
-
-
-class ServiceError(RuntimeError):
-    """A service did not come up, or did not go away."""
 
 
 class Service:
-    """A service that this process has started; a context manager that stops it.
+    """A service that answers; a context manager that stops it if this process has started it.
 
     Args:
         name: its name.
         layout: what it serves.
         instance: the Serve instance that it runs on.
+        started: whether nothing of this name ran before.
 
     Attributes:
         name: its name.
         layout: what it serves.
         instance: the Serve instance that it runs on.
+        started: whether nothing of this name ran before: only who started a service ends it.
         url: where it answers.
     """
 
-    def __init__(self, name: str, layout: Layout, instance: ServeInstance) -> None:
+    def __init__(self, name: str, layout: Layout, instance: ServeInstance, *, started: bool) -> None:
         self.name = name
         self.layout = layout
         self.instance = instance
+        self.started = started
         self.url = instance.url
 
     def __enter__(self) -> Service:
@@ -71,7 +67,10 @@ class Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if self.started:
+            self.stop()
+        else:
+            self.detach()
 
     def stop(self) -> None:
         """Stop the service, Serve if this process started it and nobody else uses it, and a cluster of its own."""
@@ -88,18 +87,20 @@ def start(
     *,
     insecure: bool = False,
     progress: Progress | None = None,
-    timeout_s: float = 600.0,
+    timeout_s: float | None = None,
 ) -> Service:
     """Serve a snapshot and wait until every shard answers.
 
-    A service of the same name on the cluster becomes this one; applications that do not change are left running.
+    A service of the same name on the cluster becomes this one; applications that do not change are left running. Every
+    file of the version is checked first, and where the new one does not come up or the change is interrupted, what
+    served before is put back; a note of the exception says what became of it.
 
     Args:
         config: what to serve and how.
         address: of a running Ray cluster; None starts one on this machine that ends with this process.
         insecure: whether a cluster may be used that asks for no tokens.
         progress: told what is being waited for whenever that changes.
-        timeout_s: how long it may take.
+        timeout_s: how long it may take; None for as long as anything moves.
 
     Returns:
         The service.
@@ -108,6 +109,7 @@ def start(
         ConfigError: the configuration does not fit the snapshot or the cluster.
         SnapshotError: there is no such snapshot, or it is damaged.
         ServiceError: an application failed, or it took too long; what was started is stopped.
+        ServeNotStarted: Ray Serve did not start.
     """
     tell = progress or (lambda _: None)
     catalog = Catalog.open(version_folder(config.snapshots, config.version))
@@ -121,27 +123,30 @@ def start(
     except FormulaError as error:
         raise ConfigError(f"value.{error}") from None
     if address is None:
-        # Once, so that the shards of this machine find the kernels compiled and do not all compile them at a time.
-        tell("compiling kernels")
-        Engine.open(catalog.path, (0,), device="cpu")
+        compile_kernels(catalog.path, tell)
     tell("connecting to Ray" if address else "starting Ray")
     with kept_handlers():
         instance = ServeInstance.connect(config, address, insecure=insecure)
-    service = Service(config.name, layout, instance)
     try:
-        _open_log(config, catalog)
+        with _ray_errors():
+            change = Change(instance, config.name, catalog)
     except BaseException:
-        if not any(belongs_to(application, config.name) for application in instance.applications()):
-            stop_writer(config.name)
-        instance.close(shut_down=instance.started)  # a service of this name that runs already goes on
+        instance.close(shut_down=instance.started)
         raise
     try:
-        instance.declare(describe_applications(config, catalog, layout), lambda name: belongs_to(name, config.name))
-        _wait_until_ready(service, tell, time.monotonic() + timeout_s)
-    except BaseException:
-        service.stop()
+        with _ray_errors():
+            _apply(change, instance, config, catalog, layout, tell, timeout_s)
+    except BaseException as error:
+        if change.before:
+            error.add_note(change.put_back(tell))
+            instance.close(shut_down=False)
+        else:
+            tell("stopping what was started")
+            with put_off_signals(), _ray_errors():
+                change.undo()
+                withdraw(instance, config.name, end_serve=instance.started)
         raise
-    return service
+    return Service(config.name, layout, instance, started=not change.before)
 
 
 def withdraw(instance: ServeInstance, name: str, *, end_serve: bool) -> bool:
@@ -162,15 +167,15 @@ def withdraw(instance: ServeInstance, name: str, *, end_serve: bool) -> bool:
         instance.close(shut_down=False)
         return True
     deadline = time.monotonic() + _STOP_S
-    found = any(belongs_to(application, name) for application in instance.applications())
+    found = any(belongs_to(application, name) for application in instance.states())
     stop_writer(name)
     if found:
         instance.declare([], lambda application: belongs_to(application, name))
-        while any(belongs_to(application, name) for application in instance.applications()):
+        while any(belongs_to(application, name) for application in instance.states()):
             if time.monotonic() > deadline:
                 raise ServiceError(f"service {name!r} is still stopping after {_STOP_S:.0f} s")
             time.sleep(_POLL_S)
-    instance.close(shut_down=end_serve and not instance.applications())
+    instance.close(shut_down=end_serve and not instance.states())
     return found
 
 
@@ -190,72 +195,65 @@ def withdraw_from(address: str, name: str, *, end_serve: bool) -> bool:
         ray.shutdown()
 
 
-def _open_log(config: ServeConfig, catalog: Catalog) -> None:
-    """Start the writer of the service's log, if it has one, and end one that it no longer has."""
-    if config.log is None:
-        stop_writer(config.name)
-        return
-    node = config.log.node or ray.util.get_node_ip_address()
+def _verify(catalog: Catalog, tell: Progress) -> None:
+    """Read every file of a version before it replaces one that serves."""
+    files = SnapshotFiles.open(catalog.path)
+    total = len(files.manifest["files"])
+    for done, _ in enumerate(files.verify(), 1):
+        tell(f"verifying {catalog.version}: {done:,} of {total:,} files")
+
+
+def _apply(
+    change: Change,
+    instance: ServeInstance,
+    config: ServeConfig,
+    catalog: Catalog,
+    layout: Layout,
+    tell: Progress,
+    timeout_s: float | None,
+) -> None:
+    if change.before:
+        _verify(catalog, tell)
+    if config.log:
+        _open_log(config, config.log, catalog)
+    change.declare(describe_applications(config, catalog, layout))
+    wait_until_ready(Readiness(instance, config.name, layout.tag), tell, timeout_s=timeout_s)
+    _settle_log(config)
+
+
+@contextmanager
+def _ray_errors() -> Iterator[None]:
+    """A cluster that is lost, or a Serve that ends, is no defect of this program."""
+    try:
+        yield
+    except (RayError, RayServeException) as error:
+        lines = str(error).splitlines() or ["no message"]
+        raise ServiceError(f"Ray failed meanwhile: {type(error).__name__}: {lines[0]}") from None
+
+
+def _open_log(config: ServeConfig, settings: LogConfig, catalog: Catalog) -> None:
+    """Start the writer of the service's log, unless it runs, and make the store the log's."""
+    node = settings.node or ray.util.get_node_ip_address()
     nodes = [entry["NodeManagerAddress"] for entry in ray.nodes() if entry["Alive"]]
     if node not in nodes:
         raise ConfigError(f"log.node: expected a node of the Ray cluster ({', '.join(nodes)}), got {node}")
     try:
-        log = start_writer(config.name, config.log.path, catalog.seq, node, config.snapshots, config.log.max_bytes)
+        log = start_writer(config.name, settings.path, catalog.seq, node, config.snapshots, settings.max_bytes)
     except LogUnavailable as error:
         raise ServiceError(error.message) from None
-    if log["path"] != str(config.log.path):
+    if log["path"] != str(settings.path):
         raise ConfigError(f"log.path: service {config.name!r} runs with {log['path']}; stop it to use another")
     claim_store(config.snapshots, log)
     if "error" in log:
         _logger.warning("serving without the update log, which refuses writes: %s", log["error"])
+
+
+def _settle_log(config: ServeConfig) -> None:
+    """Once what served before is gone: forget old records, or end a writer that the service no longer has."""
+    if config.log is None:
+        stop_writer(config.name)
         return
     try:
         trim_writer(config.name, least_seq(config.snapshots) + 1)
     except (LogUnavailable, SnapshotError) as error:
         _logger.warning("the update log is not trimmed: %s", error)
-
-
-def _wait_until_ready(service: Service, tell: Progress, deadline: float) -> None:
-    said = ""
-    with httpx.Client(base_url=service.url, timeout=_HTTP_S, trust_env=False) as client:
-        while (waiting := _waiting_for(service, client)) is not None:
-            if waiting != said:
-                tell(said := waiting)
-            if time.monotonic() > deadline:
-                raise ServiceError(f"not ready in time: {waiting}")
-            time.sleep(_POLL_S)
-
-
-def _waiting_for(service: Service, client: httpx.Client) -> str | None:
-    """What is not there yet; None when the service answers with its layout."""
-    loading = []
-    for name, details in service.instance.applications().items():
-        if not belongs_to(name, service.name):
-            continue
-        reasons = [details.message, *(d.message for d in details.deployments.values())]
-        # Serve starts a replica three times before it gives up; what cannot be now cannot be later.
-        hopeless = any(refusal in reason for refusal in _REFUSALS for reason in reasons)
-        if hopeless or details.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise ServiceError(f"{name}: {_last_line(reasons)}")
-        if details.status != "RUNNING":
-            loading.append(name)
-    if loading:
-        return f"loading {', '.join(sorted(loading))}"
-    try:
-        status = client.get("/v1/status")
-        if status.status_code != 200 or _tag(status.json()) != service.layout.tag:
-            return "waiting for the router"
-        ready = client.get("/readyz")
-    except (httpx.TransportError, ValueError):
-        return "waiting for HTTP"
-    return None if ready.status_code == 200 else "waiting for the shards' first answers"
-
-
-def _tag(document: Any) -> str | None:
-    layout = document.get("layout") if isinstance(document, dict) else None
-    return layout.get("tag") if isinstance(layout, dict) else None
-
-
-def _last_line(messages: list[str]) -> str:
-    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else "failed without a message"

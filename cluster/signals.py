@@ -38,3 +38,18 @@ def kept_handlers() -> Iterator[None]:
     finally:
         for number, handler in zip(_ENDING, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def put_off_signals() -> Iterator[None]:
+    """Let a block run to its end; a signal that came meanwhile ends what follows it."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with kept_handlers():
+        for number in _ENDING:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    if came:
+        signal.raise_signal(came[0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +24,7 @@ FAILURE = 1
 results = Console()
 notes = Console(stderr=True)
 
+_LINE_S = 10.0
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
@@ -32,6 +35,10 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        for note in getattr(error, "__notes__", ()):
+            notes.print(f"interrupted; {note}", markup=False, highlight=False, soft_wrap=True)
+        raise
     except (InvalidRequest, ValueError) as error:
         raise _exit(error, USER_MISTAKE) from None
     except (SearchError, SnapshotError, OSError, RuntimeError) as error:
@@ -48,6 +55,21 @@ def progress_bar() -> Progress:
         console=notes,
         disable=not notes.is_terminal,
     )
+
+
+@contextmanager
+def told_progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Give a function that tells what is being done: in place on a terminal, and elsewhere, such as in a log, a line
+    when the stage changes (what comes before a colon), or `_LINE_S` after the line before.
+
+    Args:
+        what: stands on a terminal until something is told.
+    """
+    if notes.is_terminal:
+        with notes.status(what) as line:
+            yield lambda text: line.update(text)
+        return
+    yield _Lines().tell
 
 
 def print_json(document: Any) -> None:
@@ -80,7 +102,23 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+class _Lines:
+    """Lines of progress, few enough for a log."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._at = -math.inf
+
+    def tell(self, text: str) -> None:
+        now, stage = time.monotonic(), text.partition(":")[0]
+        if text == self._last or (stage == self._last.partition(":")[0] and now - self._at < _LINE_S):
+            return
+        self._last, self._at = text, now
+        notes.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _exit(error: Exception, code: int) -> typer.Exit:
-    message = printable(" ".join(str(error).splitlines()))
+    said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    message = printable(" ".join(said.splitlines()))
     notes.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(code)

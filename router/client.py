@@ -114,7 +114,7 @@ class HttpSearcher:
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"the server did not answer in time ({type(error).__name__})") from None
         except httpx.TransportError as error:
-            raise Unavailable(f"the server cannot be reached: {error}") from None
+            raise Unavailable(f"{self._client.base_url}: the server cannot be reached: {error}") from None
         return response, _document(response, MESSAGE_PACK)
 
 
@@ -170,7 +170,7 @@ class SearchClient:
         try:
             response = self._client.request(method, path, json=body, timeout=_LONGEST_S + _NETWORK_S)
         except httpx.TransportError as error:
-            raise Unavailable(f"the server cannot be reached: {error}") from None
+            raise Unavailable(f"{self._client.base_url}: the server cannot be reached: {error}") from None
         document = _document(response, JSON)
         if response.status_code != 200 or not isinstance(document, dict):
             raise from_document(document, response.status_code)

@@ -68,10 +68,17 @@ class LogPage(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """Who reads: a replica and the shard that it is of."""
+    """Who reads: a replica and the shard that it is of.
+
+    Attributes:
+        shard: name of the shard's application.
+        replica: name of the replica.
+        starting: whether it has yet to catch up; `UpdateLog.applied` does not wait for it.
+    """
 
     shard: str
     replica: str
+    starting: bool = False
 
 
 class UpdateLog(Protocol):

@@ -14,6 +14,10 @@ from silverray.cluster.truth import read_truths
 from silverray.router.client import SearchClient
 
 
+class LoadFailed(RuntimeError):
+    """A load was not answered as well as was asked for."""
+
+
 def load(queries: Path, truth: Path | None, **options: Any) -> LoadPlan:
     """Read the files of a load test.
 
@@ -29,12 +33,25 @@ def load(queries: Path, truth: Path | None, **options: Any) -> LoadPlan:
     return LoadPlan(bodies=bodies, truths=read_truths(truth, bodies) if truth else None, **options)
 
 
-def run_loadtest(plan: LoadPlan, folder: Path | None, *, as_json: bool) -> LoadReport:
+def run_loadtest(
+    plan: LoadPlan, folder: Path | None, *, as_json: bool, max_errors: float = 1.0, min_recall: float | None = None
+) -> None:
     """Load a service with a progress bar, print what was found and, where asked for, write it.
+
+    Args:
+        plan: what load to make.
+        folder: where to write the report; None writes none.
+        as_json: whether to print JSON.
+        max_errors: largest share of the requests that may end in errors.
+        min_recall: least mean recall.
 
     Raises:
         SearchError: there is no service at the URL.
+        ValueError: a recall is asked for, but no truth is given.
+        LoadFailed: no request was answered, more than `max_errors` were not, or recall is too low.
     """
+    if min_recall is not None and plan.truths is None:
+        raise ValueError("--min-recall: expected --truth, which recall is measured by")
     report, outcomes = measure(plan)
     if folder is not None:
         report.write(folder, outcomes)
@@ -43,7 +60,8 @@ def run_loadtest(plan: LoadPlan, folder: Path | None, *, as_json: bool) -> LoadR
         print_json(report.to_document())
     else:
         results.print(report.to_table())
-    return report
+    if (shortfall := report.shortfall(max_errors, min_recall or 0.0)) is not None:
+        raise LoadFailed(f"load test: {shortfall}")
 
 
 def measure(plan: LoadPlan) -> tuple[LoadReport, list[Outcome]]:

@@ -12,28 +12,38 @@ from typing import IO
 import httpx
 
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.records import RecordHolder, ServiceRecord, hold_record, read_records, records_folder
-from silverray.cluster.service import Service, ServiceError, start
+from silverray.cluster.readiness import ServiceError
+from silverray.cluster.records import RecordHolder, ServiceRecord, check_free, hold_record, read_records, records_folder
+from silverray.cluster.service import Service, start
 from silverray.cluster.signals import stopped_by_signals
-from silverray.cluster.terminal import notes, results
+from silverray.cluster.terminal import notes, results, told_progress
 
 _POLL_S = 0.1
 
 
 def run_serve(
-    file: Path, *, shards: int | None, replicas: int | None, address: str | None, detach: bool, insecure: bool
+    file: Path,
+    *,
+    shards: int | None,
+    replicas: int | None,
+    address: str | None,
+    detach: bool,
+    insecure: bool,
+    timeout_s: float | None = None,
 ) -> None:
-    """Serve until a signal ends it, or, detached, until it answers."""
+    """Serve until a signal ends it; detached, or where a running service was changed, until it answers."""
     config = ServeConfig.load(file, shards=shards, replicas=replicas)
     if detach and address is None:
-        _serve_in_background(file, config, insecure)
+        _serve_in_background(file, config, insecure, timeout_s)
         return
     with stopped_by_signals(), hold_record(config.name, keep=detach) as holder:
-        with notes.status("starting") as line:
-            service = start(config, address, insecure=insecure, progress=lambda what: line.update(what))
-        if detach:
+        with told_progress("starting") as tell:
+            service = start(config, address, insecure=insecure, progress=tell, timeout_s=timeout_s)
+        if detach or not service.started:
             _announce(service, holder, pid=None)
             service.detach()
+            if not detach:
+                notes.print(f"{config.name} ran before: it was changed, and goes on without this command")
             return
         try:
             _announce(service, holder, pid=os.getpid())
@@ -46,14 +56,14 @@ def run_serve(
 
 
 def _announce(service: Service, holder: RecordHolder, pid: int | None) -> None:
-    instance = service.instance
+    instance, before = service.instance, holder.read_detached()
     holder.write(
         ServiceRecord(
             name=service.name,
             url=service.url,
             address=instance.address,
             pid=pid,
-            ends_serve=instance.started,
+            ends_serve=instance.started or (before is not None and before.ends_serve),
         )
     )
     if not _throughput(service.url):
@@ -73,21 +83,27 @@ def _throughput(url: str) -> bool:
     return bool(document.get("throughput_optimized", True))
 
 
-def _serve_in_background(file: Path, config: ServeConfig, insecure: bool) -> None:
+def _serve_in_background(file: Path, config: ServeConfig, insecure: bool, timeout_s: float | None) -> None:
     """Start this command again as a process of its own, and wait until it answers."""
+    check_free(config.name)  # before the log of the one that runs is written over
     folder = records_folder()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{config.name}.log"
     counts = ["--shards", str(config.shards), "--replicas", str(config.replicas)]
     command = [sys.executable, "-P", "-m", "silverray.cluster.cli", "serve", str(file.resolve()), *counts]
     command += ["--insecure"] if insecure else []
-    with log.open("w", encoding="utf-8") as output, notes.status(f"starting; log in {log}"):
+    command += ["--timeout", f"{timeout_s}s"] if timeout_s else []
+    with log.open("w", encoding="utf-8") as output, told_progress("starting") as tell:
+        tell(f"starting; log in {log}")
         process = _spawn(command, output)
         try:
             while not (ours := [r for r in read_records() if r.pid == process.pid]):
-                if process.poll() is not None:
-                    lines = log.read_text(encoding="utf-8").strip().splitlines() or ["no message"]
-                    raise ServiceError(f"{lines[-1].removeprefix('error: ')} (log: {log})")
+                ended = process.poll() is not None  # asked first: then its last line is there
+                lines = log.read_text(encoding="utf-8").strip().splitlines() or [""]
+                if ended:
+                    raise ServiceError(f"{lines[-1].removeprefix('error: ') or 'no message'} (log: {log})")
+                if lines[-1]:
+                    tell(lines[-1])
                 time.sleep(_POLL_S)
         except KeyboardInterrupt:
             process.terminate()

@@ -13,6 +13,12 @@ from silverray.router.client import SearchClient
 from silverray.shard.api import SearchError
 from silverray.shard.index.memory import format_bytes
 
+_FACTS = (
+    *("service", "url", "version", "shards", "kernels", "memory of a shard"),
+    *("requests", "degraded", "p99", "state"),
+)
+_WIDE = 140  # columns; a usual row has 120 to 140
+
 
 def run_status(url: str | None, *, as_json: bool) -> None:
     """Print the state of one service, or of all that were started from here.
@@ -30,14 +36,28 @@ def run_status(url: str | None, *, as_json: bool) -> None:
     if not documents:
         results.print("no service was started from here")
         return
-    place = ("service", Column("url", no_wrap=True), "version", "shards", "kernels", "memory of a shard")
-    table = Table(*place, "requests", "degraded", "p99", "state")
-    for document in documents:
-        table.add_row(*_row(document))
-    results.print(table)
+    for table in [_wide(documents)] if results.width >= _WIDE else map(_narrow, documents):
+        results.print(table)
     for document in documents:
         if encoder := document.get("encoder"):
             results.print(_tables(document, encoder["tables"]))
+
+
+def _wide(documents: list[dict[str, Any]]) -> Table:
+    """A row a service."""
+    table = Table(*(Column(name, no_wrap=name == "url") for name in _FACTS))
+    for document in documents:
+        table.add_row(*_row(document))
+    return table
+
+
+def _narrow(document: dict[str, Any]) -> Table:
+    """A line a fact, for a terminal where a row would be cut into letters."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in zip(_FACTS, _row(document), strict=True):
+        if value:
+            table.add_row(name, value)
+    return table
 
 
 def _ask(record: ServiceRecord) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import os
 import signal
 import time
 
+from silverray.cluster.readiness import ServiceError
 from silverray.cluster.records import ServiceRecord, is_held, read_records, remove_record
-from silverray.cluster.service import ServiceError, withdraw_from
+from silverray.cluster.service import withdraw_from
 from silverray.cluster.terminal import notes
 
 _STOP_S = 90.0
@@ -39,7 +40,7 @@ def _choose(name: str | None, records: list[ServiceRecord]) -> ServiceRecord:
     names = ", ".join(record.name for record in records) or "none"
     chosen = [record for record in records if name in (None, record.name)]
     if not chosen:
-        raise ValueError(f"no service {name or ''!r} was started from here (running: {names})")
+        raise ValueError(f"no service{f' {name!r}' if name else ''} was started from here (running: {names})")
     if len(chosen) > 1:
         raise ValueError(f"several services run, name one: {names}")
     return chosen[0]

@@ -110,11 +110,13 @@ def start_writer(
         "num_cpus": 0,
         "resources": {f"node:{node}": _PINNED},
     }
+    ran = _find(service) is not None
     actor = ray.remote(LogWriter).options(**options).remote(path, start, snapshots, max_bytes)
     try:
         state: dict[str, Any] = ray.get(actor.describe.remote(), timeout=_START_S)
     except RayError as error:
-        ray.kill(actor)
+        if not ran:  # one that others write to may be slow, it is not ours to end
+            ray.kill(actor)
         raise LogUnavailable(f"the log's writer does not run on node {node}: {type(error).__name__}") from None
     return state | {"node": node}
 
@@ -132,13 +134,35 @@ def trim_writer(service: str, keep_from: int) -> None:
         raise LogUnavailable(f"the log could not be trimmed: {error}") from None
 
 
+def describe_writer(service: str) -> dict[str, Any] | None:
+    """What a service's writer says of itself; nothing where it does not answer now, None where there is none."""
+    if (actor := _find(service)) is None:
+        return None
+    try:
+        state: dict[str, Any] = ray.get(actor.describe.remote(), timeout=_ASK_S)
+    except RayError:
+        return {}
+    return state
+
+
+def read_positions(service: str) -> dict[str, tuple[int, int]]:
+    """Of every shard of a service that still catches up with the log: where it is, and the log's last number."""
+    state = describe_writer(service) or {}
+    behind = [reader for reader in state.get("starting", ()) if reader["lag"]]
+    return {reader["shard"]: (reader["applied"], state["last"]) for reader in behind}
+
+
 def stop_writer(service: str) -> None:
     """End a service's writer, if it has one; what it has acknowledged is in its file."""
+    if (actor := _find(service)) is not None:
+        ray.kill(actor)
+
+
+def _find(service: str) -> Any:
     try:
-        actor = ray.get_actor(_name(service), NAMESPACE)
+        return ray.get_actor(_name(service), NAMESPACE)
     except ValueError:
-        return
-    ray.kill(actor)
+        return None
 
 
 def _name(service: str) -> str:

@@ -68,6 +68,11 @@ def claim_store(store: Path, log: dict[str, Any]) -> None:
         )
 
 
+def withdraw_claim(store: Path) -> None:
+    """Take a claim back that was just made, of a log that holds nothing."""
+    (store / CLAIM).unlink(missing_ok=True)
+
+
 def open_claimed(store: Path, path: Path | None = None) -> LogReader:
     """Open the log that a store's updates are in, beside its writer.
 

@@ -97,8 +97,8 @@ class LogFollower:
 
     async def _step(self) -> None:
         """Read and apply one page."""
-        # Known as a reader only when it is near the end: on its way there it must not hold up `UpdateLog.applied`.
-        known = self._reader if self._near else None
+        # On its way to the end it must not hold up `UpdateLog.applied`.
+        known = self._reader._replace(starting=not self._near)
         wait_s = _POLL_S if self._caught_up else 0.0
         page = await self._log.read(self._applied, _LIMIT, wait_s, known)
         self._last = page.last
@@ -112,7 +112,7 @@ class LogFollower:
                     self._note(error)
                 raise
         if self._applied >= page.last:
-            if known is not None:
+            if not known.starting:
                 self._caught_up = True
                 self._settled.set()
             self._near = True

@@ -27,19 +27,22 @@ class Readers:
 
     def note(self, reader: Reader, applied: int) -> None:
         """Note that a reader has applied all up to a number, and is there."""
+        self._places.pop(reader._replace(starting=not reader.starting), None)
         self._places[reader] = _Place(applied, time.monotonic())
 
     def have_applied(self, seq: int, shards: Sequence[str]) -> bool:
         """Whether every shard has a reader, and every reader of these shards has applied a number."""
         places = self._present()
-        asked = [[place.applied for reader, place in places.items() if reader.shard == shard] for shard in shards]
+        settled = {reader: place for reader, place in places.items() if not reader.starting}
+        asked = [[place.applied for reader, place in settled.items() if reader.shard == shard] for shard in shards]
         return all(asked) and all(applied >= seq for its in asked for applied in its)
 
-    def describe(self, last: int) -> list[dict[str, Any]]:
-        """One entry a reader, for a status reply; `last` is the number of the log's last write."""
+    def describe(self, last: int, *, starting: bool = False) -> list[dict[str, Any]]:
+        """One entry a reader that has caught up, or is starting; `last` is the number of the log's last write."""
         return [
-            {**reader._asdict(), "applied": place.applied, "lag": last - place.applied}
+            {"shard": reader.shard, "replica": reader.replica, "applied": place.applied, "lag": last - place.applied}
             for reader, place in sorted(self._present().items())
+            if reader.starting == starting
         ]
 
     def _present(self) -> dict[Reader, _Place]:

@@ -131,6 +131,7 @@ class LogWriter:
             "last": state.last,
             "commits": self._commits,
             "readers": self._readers.describe(state.last),
+            "starting": self._readers.describe(state.last, starting=True),
         }
 
     async def close(self) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from silverray.cluster import terminal
 from silverray.cluster.cli import app
 from silverray.cluster.commands.search import make_body
+from silverray.cluster.load_report import LoadReport
+from silverray.cluster.loadtest import LoadPlan, Outcome
 from silverray.cluster.records import ServiceRecord, hold_record, is_held, read_records, records_folder
 
 pytestmark = pytest.mark.timeout(90)
@@ -62,8 +66,9 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, store: Path) -> None:
     assert run("search", "-k", 3) == (2, "", "error: expected either --vector FILE.npy or --user JSON\n")
     assert run("search", "--user", "[1")[0] == 2
     code, _, err = run("search", "--url", "http://127.0.0.1:9", "--user", "{}")
-    assert code == 1 and "cannot be reached" in err
-    assert run("stop") == (2, "", "error: no service '' was started from here (running: none)\n")
+    assert code == 1 and "http://127.0.0.1:9: the server cannot be reached" in err
+    assert run("stop") == (2, "", "error: no service was started from here (running: none)\n")
+    assert run("stop", "a") == (2, "", "error: no service 'a' was started from here (running: none)\n")
 
 
 def test_publish_verify_inspect(tmp_path: Path, films: Any) -> None:
@@ -143,6 +148,36 @@ def test_loadtest_reports(tmp_path: Path, echo: str) -> None:
     assert run("loadtest", *given, "--duration", "soon")[0] == 2
 
 
+def test_loadtest_fails_as_it_was_told_to(tmp_path: Path, echo: str) -> None:
+    (tmp_path / "q.jsonl").write_text('{"k": 1}\n')
+    given = ["loadtest", "--url", echo, "--queries", tmp_path / "q.jsonl", "--rate", 50, "--duration", "500ms"]
+    truth = ["--truth", tmp_path / "t.jsonl", "--min-recall", 0.5]
+    (tmp_path / "t.jsonl").write_text('{"ids": [1], "scores": [0.5]}\n')
+    assert run(*given, "--max-errors", 0, *truth)[0] == 0
+    (tmp_path / "t.jsonl").write_text('{"ids": [1], "scores": [0.9]}\n')
+    code, out, err = run(*given, *truth)
+    assert (code, err) == (1, "error: load test: recall 0.0000, expected at least 0.5\n")
+    assert "rate asked / achieved" in out
+    expected = "error: --min-recall: expected --truth, which recall is measured by\n"
+    assert run(*given, "--min-recall", 0.5) == (2, "", expected)
+
+
+@pytest.mark.parametrize(
+    ("failed", "max_errors", "expected"),
+    [
+        (0, 0.0, None),
+        (5, 0.05, None),
+        (6, 0.05, "6 of 100 requests failed (deadline_exceeded: 6); expected at most 5.0%"),
+        (99, 1.0, None),
+        (100, 1.0, "100 of 100 requests failed (deadline_exceeded: 100); expected replies"),
+    ],
+)
+def test_a_load_fails_by_its_share_of_errors(failed: int, max_errors: float, expected: str | None) -> None:
+    outcomes = [Outcome(0.0, 0.1, "deadline_exceeded" if number < failed else None) for number in range(100)]
+    report = LoadReport.of(LoadPlan(url="http://x", bodies=[b"{}"]), outcomes)
+    assert report.shortfall(max_errors) == expected
+
+
 @pytest.mark.usefixtures("home")
 def test_records_of_dead_processes_are_forgotten() -> None:
     record = ServiceRecord(name="a", url="http://127.0.0.1:9", address=None, pid=1, ends_serve=True)
@@ -158,6 +193,61 @@ def test_records_of_dead_processes_are_forgotten() -> None:
     assert (records_folder() / "b.json").exists()
     assert read_records() == [] and not (records_folder() / "b.json").exists()
     assert run("status")[1] == "no service was started from here\n"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_refused_serve_leaves_record_and_log_of_the_one_that_runs(tmp_path: Path, store: Path) -> None:
+    config, log = tmp_path / "c.yaml", records_folder() / "silverray.log"
+    config.write_text(f"snapshots: {store}\n")
+    record = ServiceRecord(name="silverray", url="http://127.0.0.1:9", address=None, pid=1, ends_serve=True)
+    refused = "error: name: service 'silverray' is served by another process; stop it first\n"
+    with hold_record("silverray") as holder:
+        holder.write(record)
+        log.write_text("ready\n")
+        assert run("serve", config) == run("serve", config, "--detach") == (2, "", refused)
+        assert read_records() == [record] and log.read_text() == "ready\n"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_serve_that_fails_leaves_the_record_of_the_detached_service_that_runs() -> None:
+    record = ServiceRecord(name="a", url="http://127.0.0.1:9", address="head:6379", pid=None, ends_serve=True)
+    with hold_record("a", keep=True) as holder:
+        assert holder.read_detached() is None
+        holder.write(record)
+    with pytest.raises(RuntimeError), hold_record("a") as holder:
+        assert holder.read_detached() == record
+        raise RuntimeError
+    assert read_records() == [record]
+    with hold_record("a") as holder:  # one that starts it anew and ends it
+        holder.write(replace(record, pid=1))
+    assert read_records() == [] and not (records_folder() / "a.json").exists()
+    with pytest.raises(RuntimeError), hold_record("a", keep=True):
+        raise RuntimeError
+    assert not (records_folder() / "a.json").exists()
+
+
+def test_progress_is_a_line_a_stage_where_standard_error_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
+    monkeypatch.setattr(terminal, "notes", Console(stderr=True))
+    with terminal.told_progress("starting") as tell:
+        for second in range(25):
+            now = float(second)
+            tell(f"compiling kernels: {second} done")
+        tell("waiting for HTTP")
+        tell("waiting for HTTP")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"compiling kernels: {second} done" for second in (0, 10, 20)] + ["waiting for HTTP"]
+
+
+def test_an_interrupt_says_what_became_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt = KeyboardInterrupt()
+    interrupt.add_note("what served before (v1/2) was put back and answers")
+    with pytest.raises(KeyboardInterrupt), terminal.one_line_errors():
+        raise interrupt
+    assert capsys.readouterr().err == "interrupted; what served before (v1/2) was put back and answers\n"
 
 
 def test_a_search_says_how_it_is_diversified() -> None:

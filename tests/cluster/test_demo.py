@@ -3,10 +3,15 @@
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from processes import descendants, gone
 
+from silverray.cluster import demo
+from silverray.cluster.commands.loadtest import LoadFailed
+from silverray.cluster.loadtest import LoadPlan
 from silverray.cluster.movielens import MovieLensError, fetch
 
 
@@ -43,3 +48,28 @@ def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
     assert "Everything that was started has been stopped" in output
     assert len(started) > 5
     assert gone(started)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_demo_whose_load_fails_says_so_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans: list[LoadPlan] = []
+
+    def fail(plan: LoadPlan, folder: None, *, as_json: bool, max_errors: float) -> None:
+        assert (len(plans), max_errors) == (1, 0.05)
+        raise LoadFailed("load test: 649 of 978 requests failed")
+
+    for step in ("_get_data", "_train", "_publish", "_ask_all"):
+        monkeypatch.setattr(demo, step, lambda *_: None)
+    rater = SimpleNamespace(age=30, gender="F", occupation="writer")
+    asker = demo.Asker(rater, liked=[1], rated=set(), later=set())  # type: ignore[arg-type]
+    monkeypatch.setattr(demo, "_askers", lambda _: [asker])
+    monkeypatch.setattr(demo, "_serve", lambda _: nullcontext(SimpleNamespace(url="http://demo")))
+    monkeypatch.setattr(demo, "measure", plans.append)
+    monkeypatch.setattr(demo, "run_loadtest", fail)
+    with pytest.raises(LoadFailed):
+        demo.run_demo()
+    assert [(plan.duration_s, plan.rate) for plan in plans] == [(3.0, 100.0)]
+    told = capsys.readouterr().out
+    assert "649 of 978 requests failed" in told and "Everything that was started has been stopped" in told

@@ -20,7 +20,8 @@ from towers import save_tower
 from silverray.cluster.config import EncoderConfig, HttpConfig, ServeConfig, TableGroupConfig
 from silverray.cluster.instance import free_port
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
-from silverray.cluster.service import Service, ServiceError, start
+from silverray.cluster.readiness import ServiceError
+from silverray.cluster.service import Service, start
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 from silverray.shard.local import LocalSearcher

@@ -95,6 +95,23 @@ async def test_a_reader_waits_at_the_end(path: Path) -> None:
     await log.close()
 
 
+async def test_a_reader_that_starts_is_told_of_and_not_waited_for(path: Path) -> None:
+    log = LogWriter(path)
+    for body in (b"a", b"b", b"c"):
+        await log.append(body, 1, 10)
+    await log.read(3, 10, 0, A)
+    await log.read(1, 10, 0, B._replace(starting=True))
+    assert await log.applied(3, ["shard-0"], 0)
+    state = await log.describe()
+    assert [reader["replica"] for reader in state["readers"]] == ["a"]
+    assert state["starting"] == [{"shard": "shard-0", "replica": "b", "applied": 1, "lag": 2}]
+    await log.read(2, 10, 0, B)
+    assert not await log.applied(3, ["shard-0"], 0.05)
+    state = await log.describe()
+    assert ([reader["replica"] for reader in state["readers"]], state["starting"]) == (["a", "b"], [])
+    await log.close()
+
+
 async def test_all_readers_of_all_shards_must_have_applied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, shards = LogWriter(path), ["shard-0", "shard-1"]
     for body in (b"a", b"b"):

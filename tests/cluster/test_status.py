@@ -36,9 +36,9 @@ def document(tables: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def printed(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> list[str]:
+def printed(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], width: int = 400) -> list[str]:
     """Lines, without what draws the tables."""
-    console = Console(width=400, record=True)
+    console = Console(width=width, record=True)
     monkeypatch.setattr(status, "results", console)
     monkeypatch.setattr(SearchClient, "get", lambda *_: said)
     status.run_status("http://films", as_json=False)
@@ -59,6 +59,13 @@ def test_status_shows_what_is_wrong_with_updates(monkeypatch: pytest.MonkeyPatch
     )
     said["replicas"] = {"one": None, "two": replica | {"updates": well}}
     assert any(line.endswith("running") for line in printed(monkeypatch, said))
+
+
+def test_a_narrow_terminal_gets_a_line_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert printed(monkeypatch, document(None), width=80) == [
+        *("service films", "url http://films", "version v1", "shards 0"),
+        *("requests 7", "degraded 0", "p99 1.5 ms", "state running"),
+    ]
 
 
 @pytest.mark.parametrize(
