@@ -60,7 +60,7 @@ class Backlog(Generic[Waiter]):
 
     def remove(self, waiter: Waiter) -> None:
         """Remove a waiter that has left by itself, if it is still there."""
-        self._entries = deque(entry for entry in self._entries if entry.waiter is not waiter)
+        self._entries = deque(entry for entry in self._entries if entry.waiter != waiter)
         self._note_empty()
 
     def patience_s(self, now: float) -> float:
@@ -68,9 +68,9 @@ class Backlog(Generic[Waiter]):
         stands = self._stands_since is not None and now - self._stands_since > self._patience_s
         return SHORT * self._patience_s if stands else self._patience_s
 
-    def next_s(self, now: float) -> float | None:
-        """Seconds until somebody may have to be given up; None while nobody waits."""
-        return max(0.0, self._entries[0].since + self.patience_s(now) - now) if self._entries else None
+    def next_s(self, now: float) -> float:
+        """Seconds until somebody may have to be given up; somebody waits."""
+        return max(0.0, self._entries[0].since + self.patience_s(now) - now)
 
     def _note_empty(self) -> None:
         if not self._entries:

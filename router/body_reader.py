@@ -67,7 +67,7 @@ class BodyReader:
                     part = message.get("body", b"")
                     if size + len(part) > self._longest:
                         raise BodyTooLarge(f"expected at most {self._longest} bytes, got more")
-                    self._check_room(len(part))
+                    self._check_room(len(part), own=size)
                     parts.append(part)
                     size += len(part)
                     self._held += len(part)
@@ -80,6 +80,7 @@ class BodyReader:
         finally:
             self._held -= size
 
-    def _check_room(self, size: int) -> None:
-        if self._held and self._held + size > self._most:
-            raise Overloaded(f"{self._held:,} bytes of other requests are waiting already")
+    def _check_room(self, size: int, own: int = 0) -> None:
+        others = self._held - own
+        if others and self._held + size > self._most:  # one body alone is always taken
+            raise Overloaded(f"{others:,} bytes of other requests are waiting already")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_CUT = 0.9
+_LEAST_CUT, _LARGEST_CUT = 0.9, 0.5
 _STEP = 1.0
 
 
@@ -11,7 +11,8 @@ class Concurrency:
 
     More queries at a time make larger batches, until the shards' time is used up and more only wait longer. Where that
     is depends on the catalog, k, the machine and what else it does, so it is not configured: the limit grows by a
-    query for each answer in time, and loses a tenth for one that was slow, at most once in the time that it took.
+    query for each answer in time, and is cut for a slow one by as much as that was slower (a tenth to a half), at most
+    once in the time that it took.
 
     Args:
         target_s: how long an answer may take from when its work begins.
@@ -43,5 +44,6 @@ class Concurrency:
             if full:
                 self._limit = min(self._limit + _STEP, self._most)
         elif began >= self._cut_at:  # what began before the last cut tells of the time before it
-            self._limit = max(_CUT * self._limit, self._least)
+            cut = min(max(self._target_s / (ended - began), _LARGEST_CUT), _LEAST_CUT)
+            self._limit = max(cut * self._limit, self._least)
             self._cut_at = ended

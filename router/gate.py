@@ -12,18 +12,22 @@ from silverray.router.concurrency import Concurrency
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 
-_WORK_SHARE = 0.5
-"""Of the default deadline: how long a body may wait here, and how long the work may take before there is too much."""
+_SHARE = 0.5
+"""Of the default deadline: how long a body may wait here, and how long its work may take before there is too much."""
 _LEAST = 8
+"""Queries that are always worked on at a time, however slow: a body of the usual kind, so that none is shut out."""
+A_TURN = 8
+"""Bodies that enter in a turn of the event loop: some ms of decoding, which a busy loop still comes to often enough."""
 _START_BATCHES = 2
+"""Batches per slot at the beginning: one in flight and one that fills meanwhile."""
 
 
 class Gate:
     """Lets bodies in to be decoded, checked and searched; belongs to one event loop.
 
     Inside are as many queries as can be answered soon (`Concurrency`); other bodies wait in front, undecoded
-    (`Backlog`). One body enters in a turn of the event loop, so that health checks, replies and refusals never stand
-    behind a row of bodies.
+    (`Backlog`). A few bodies enter in a turn of the event loop, so that health checks, replies and refusals never stand
+    behind a long row of bodies.
 
     Args:
         settings: limits and the default deadline.
@@ -31,12 +35,11 @@ class Gate:
     """
 
     def __init__(self, settings: RouterSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        patience_s = _WORK_SHARE * settings.deadline_s
         self._most = settings.max_pending
         self._clock = clock
-        self._backlog: Backlog[asyncio.Future[None]] = Backlog(patience_s)
+        self._backlog: Backlog[asyncio.Future[None]] = Backlog(_SHARE * settings.deadline_s)
         self._concurrency = Concurrency(
-            patience_s,
+            _SHARE * settings.deadline_s,
             least=max(_LEAST, settings.slots),
             start=_START_BATCHES * settings.slots * settings.max_batch,
             most=self._most,
@@ -47,16 +50,21 @@ class Gate:
         self._pump_due = False
         self._sweep: asyncio.TimerHandle | None = None
 
+    @property
+    def inside(self) -> int:
+        """Queries inside, and bodies that are being decoded."""
+        return self._inside
+
     def check(self) -> None:
         """Refuse a body that has not been read.
 
         Raises:
             Overloaded: as many as may wait or be in flight do.
         """
-        open_ = self._inside + len(self._backlog)
-        if open_ >= self._most:
+        taken = self._inside + len(self._backlog)
+        if taken >= self._most:
             self._refused += 1
-            raise Overloaded(f"{open_} of {self._most} requests are waiting already")
+            raise Overloaded(f"{taken} of {self._most} requests are waiting already")
 
     async def enter(self) -> Visit:
         """Wait for a body's turn; what it returns must be left.
@@ -70,14 +78,26 @@ class Gate:
         self._schedule()
         try:
             await turn
-        except BaseException:
+        except asyncio.CancelledError:
             if turn.cancelled():
                 self._backlog.remove(turn)
-            elif turn.exception() is None:  # its caller left in the very turn in which it was let in
-                self._inside -= 1
-                self._schedule()
+            else:  # its caller left after it was let in
+                self.free(1)
             raise
         return Visit(self, self._clock())
+
+    def occupy(self, queries: int) -> None:
+        """Count queries that are worked on from now on."""
+        self._inside += queries
+
+    def free(self, queries: int) -> None:
+        """Count queries that are worked on no more."""
+        self._inside -= queries
+        self._schedule()
+
+    def learn(self, began: float) -> None:
+        """Take notice of an answer whose work began then; see `Concurrency`."""
+        self._concurrency.learn(began, self._clock(), full=len(self._backlog) > 0)
 
     def to_document(self) -> dict[str, Any]:
         """The state of the gate and its counts, as in a status reply."""
@@ -89,37 +109,26 @@ class Gate:
             "given_up": self._given_up,
         }
 
-    @property
-    def open(self) -> bool:
-        """Whether there is room inside."""
-        return self._inside < self._concurrency.limit
-
-    def _weigh(self, queries: int) -> None:
-        self._inside += queries
-
-    def _left(self, queries: int, began: float | None) -> None:
-        if began is not None:
-            self._concurrency.learn(began, self._clock(), full=not self.open or len(self._backlog) > 0)
-        self._inside -= queries
-        self._schedule()
-
     def _schedule(self) -> None:
         if self._pump_due or not self._backlog:
             return
         loop = asyncio.get_running_loop()
-        if self.open:
+        if self._inside < self._concurrency.limit:
             self._pump_due = True
             loop.call_soon(self._pump)
         elif self._sweep is None:
-            wait_s = self._backlog.next_s(self._clock())
-            self._sweep = loop.call_later(wait_s or 0.0, self._give_up)
+            self._sweep = loop.call_later(self._backlog.next_s(self._clock()), self._give_up)
 
     def _pump(self) -> None:
         self._pump_due = False
         self._drop()
-        if self._backlog and self.open:
-            self._inside += 1
-            self._backlog.take(self._clock()).set_result(None)
+        let_in = 0
+        while self._backlog and let_in < A_TURN and self._inside < self._concurrency.limit:
+            turn = self._backlog.take(self._clock())
+            if not turn.done():  # its caller may have left in this very turn
+                self.occupy(1)
+                turn.set_result(None)
+                let_in += 1
         self._schedule()
 
     def _give_up(self) -> None:
@@ -128,37 +137,36 @@ class Gate:
         self._schedule()
 
     def _drop(self) -> None:
-        now = self._clock()
-        for turn in self._backlog.give_up(now):
-            self._given_up += 1
+        for turn in self._backlog.give_up(self._clock()):
             if not turn.done():
-                turn.set_exception(Overloaded("the request waited too long for its turn and was not read"))
+                self._given_up += 1
+                turn.set_exception(Overloaded("the request waited too long for its turn and was given up"))
 
 
 class Visit:
     """A body inside the gate; a context manager that leaves it.
 
     Args:
-        gate: the gate.
+        gate: the gate, which counts it as one query until it is decoded.
         began: when it entered.
     """
 
     def __init__(self, gate: Gate, began: float) -> None:
         self._gate = gate
-        self._began: float | None = began
-        self._queries = 1
+        self._began = began
+        self._weight = 1
 
     def __enter__(self) -> Visit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._gate._left(self._queries, self._began)
+        self._gate.free(self._weight)
 
-    def weigh(self, queries: int) -> None:
-        """Say how many queries the body holds, once that is known."""
-        self._gate._weigh(queries - self._queries)
-        self._queries = queries
+    def decoded(self) -> None:
+        """Say that the body's queries count by themselves from here on."""
+        self._gate.occupy(-self._weight)
+        self._weight = 0
 
-    def waits(self) -> None:
-        """Say that the time it takes tells nothing of load: it waits for a write to be applied."""
-        self._began = None
+    def answered(self) -> None:
+        """Let the gate learn from how long it took."""
+        self._gate.learn(self._began)

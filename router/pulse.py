@@ -48,7 +48,7 @@ class Pulse:
         now = self._clock()
         assert self._due is not None, "a beat is due"
         self._lag_s = max(0.0, now - self._due)
-        if now - self._asked > _STOPS_AFTER_S:
+        if now - self._asked - self._lag_s > _STOPS_AFTER_S:
             self._due, self._lag_s = None, 0.0
         else:
             self._schedule(now)

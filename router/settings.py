@@ -56,9 +56,12 @@ class RouterSettings:
         slots: batches in flight at a time; a batch takes what is queued when a slot frees.
         max_batch: most requests in a batch.
         max_batch_items: most items that a batch may ask for: its requests times the largest k of its group.
-        max_pending: most requests that may wait or be in flight; more are refused at once.
+        max_pending: most requests that may wait or be in flight; more are refused at once, before they are read.
+        max_waiting: most requests that may wait for a write (`min_seq`); they do not count as pending meanwhile.
         max_queries: most queries in an HTTP body.
         max_body_bytes: longest HTTP body.
+        max_waiting_bytes: most bytes of HTTP bodies that are there and not answered, of searches and of writes each.
+        body_timeout_s: time that a client has to send an HTTP body.
         diversity: how lists are diversified.
         rerank: how lists are re-ranked.
         quotas: by task, places of every list that are kept for what the task predicts best.
@@ -71,8 +74,11 @@ class RouterSettings:
     max_batch: int = 64
     max_batch_items: int = 64_000
     max_pending: int = 1_024
+    max_waiting: int = 1_024
     max_queries: int = 256
     max_body_bytes: int = 16 << 20
+    max_waiting_bytes: int = 128 << 20
+    body_timeout_s: float = 10.0
     diversity: DiversitySettings = field(default_factory=DiversitySettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     quotas: dict[str, int] = field(default_factory=dict)
