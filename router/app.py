@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from silverray.router.body_reader import BodyReader
 from silverray.router.endpoint import RankEndpoint, SearchEndpoint
 from silverray.router.errors import to_document
 from silverray.router.item_endpoint import ItemsEndpoint
@@ -34,9 +35,10 @@ def create_app(router: Router, status: Status | None = None, items: ItemWriter |
         An application with `/v1/search`, `/v1/rank`, `/v1/items`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and
         `/docs`. Every error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
     """
+    reader = BodyReader(router.settings)
     endpoints: dict[str, ASGIApp] = {
-        "/v1/search": SearchEndpoint(router),
-        "/v1/rank": RankEndpoint(router),
+        "/v1/search": SearchEndpoint(router, reader),
+        "/v1/rank": RankEndpoint(router, reader),
         "/v1/items": ItemsEndpoint(items, router.settings),
     }
     app = _Application(endpoints)

@@ -30,11 +30,12 @@ class SearchEndpoint:
 
     Args:
         router: answers the searches.
+        reader: reads the bodies, within bounds that it may share with other endpoints.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, reader: BodyReader) -> None:
         self._router = router
-        self._reader = BodyReader(router.settings)
+        self._reader = reader
         self._pulse = Pulse()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
