@@ -12,14 +12,19 @@ from silverray.router.concurrency import Concurrency
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 
-_SHARE = 0.5
-"""Of the default deadline: how long a body may wait here, and how long its work may take before there is too much."""
+_SHARE = 0.4
+"""Of the default deadline: how long a body may wait here, and how long its work may take before there is too much. What
+is left of the deadline is for a limit that has just grown a little too far."""
 _LEAST = 8
 """Queries that are always worked on at a time, however slow: a body of the usual kind, so that none is shut out."""
 A_TURN = 8
 """Bodies that enter in a turn of the event loop: some ms of decoding, which a busy loop still comes to often enough."""
 _START_BATCHES = 2
 """Batches per slot at the beginning: one in flight and one that fills meanwhile."""
+
+
+_SLACK_S = 0.001
+"""So that a timer does not fire just before somebody's time is up, and at once again."""
 
 
 class Gate:
@@ -117,7 +122,7 @@ class Gate:
             self._pump_due = True
             loop.call_soon(self._pump)
         elif self._sweep is None:
-            self._sweep = loop.call_later(self._backlog.next_s(self._clock()), self._give_up)
+            self._sweep = loop.call_later(self._backlog.next_s(self._clock()) + _SLACK_S, self._give_up)
 
     def _pump(self) -> None:
         self._pump_due = False

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import MutableMapping
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
@@ -32,7 +30,7 @@ class Clock:
 
 
 def gate(clock: Clock, **given: Any) -> Gate:
-    settings: dict[str, Any] = {"deadline_s": 2.0, "max_pending": 64, "slots": 1, "max_batch": 4} | given
+    settings: dict[str, Any] = {"deadline_s": 2.5, "max_pending": 64, "slots": 1, "max_batch": 4} | given
     return Gate(RouterSettings(**settings), clock)
 
 
@@ -87,7 +85,7 @@ async def test_a_full_house_refuses_before_anything() -> None:
     assert one.to_document()["refused"] == 1
 
 
-async def test_who_has_waited_half_a_deadline_is_given_up() -> None:
+async def test_who_has_waited_too_long_is_given_up() -> None:
     clock = Clock()
     one = gate(clock)
     one.occupy(8)
@@ -214,30 +212,3 @@ async def test_what_came_too_late_is_not_admitted(make_house: Any, monkeypatch: 
     assert not admitted
     patient = orjson.dumps(GOOD | {"deadline_ms": 5_000})
     assert (await house.client.post("/v1/search", content=patient, headers=JSON)).status_code == 200
-
-
-async def test_goodput_stays_at_three_times_what_shards_can_do(make_house: Any) -> None:
-    """Shards that take 20 ms for a batch of four, so 200 bodies a second; 600 a second come for a second and a half."""
-    house = make_house(deadline_s=0.6, slots=1, max_batch=4)
-    for shard in house.shards:
-        shard.delay_s = 0.02
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    body = orjson.dumps(GOOD)
-
-    async def ask() -> httpx.Response:
-        response: httpx.Response = await house.client.post("/v1/search", content=body, headers=JSON)
-        return response
-
-    tasks = []
-    while (now := loop.time() - began) < 1.5:
-        while len(tasks) < 600 * now:
-            tasks.append(asyncio.create_task(ask()))
-        await asyncio.sleep(0.005)
-    responses = await asyncio.gather(*tasks)
-    codes = Counter(response.status_code for response in responses)
-    # However slow the machine: what shards were given to do was answered in time, and the rest was refused.
-    sent = sum(map(len, house.shards[0].batches))
-    assert codes[200] >= 0.8 * sent > 0
-    assert set(codes) <= {200, 503, 504} and codes[503] > codes[504]
-    assert (await ask()).status_code == 200
