@@ -39,6 +39,22 @@ def test_a_router_gets_the_diversity_and_the_window_of_the_configuration(store: 
     assert (settings.diversity, settings.rerank.window) == (diversity, 30)
 
 
+def test_a_router_gets_the_limits_of_the_configuration_and_longer_to_answer_health_checks(store: Path) -> None:
+    catalog, layout = Catalog.open(store / "v1"), Layout.spread("v1", 16, 2)
+    limits = {"max_pending": 7, "max_waiting": 8, "max_waiting_bytes": 9, "body_timeout_s": 1.5}
+    document = {
+        "snapshots": store,
+        "shards": 2,
+        "limits": limits,
+        "health": {"timeout_s": 3.0, "router_timeout_s": 20.0},
+    }
+    shard, _, router = describe_applications(ServeConfig.model_validate(document), catalog, layout)
+    settings = RouterArgs.model_validate(router.args).settings
+    assert {name: getattr(settings, name) for name in limits} == limits
+    timeouts = [one.deployments[0].health_check_timeout_s for one in (shard, router)]
+    assert timeouts == [3.0, 20.0]
+
+
 def test_spacing_of_an_unknown_category_is_refused_before_anything_starts(store: Path) -> None:
     config = ServeConfig(snapshots=store, diversity=DiversitySettings(spacing={"genres": 0.5}))
     with pytest.raises(ConfigError, match=r"diversity\.spacing\.genres: expected a filterable category .* \(country\)"):
