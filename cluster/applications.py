@@ -11,7 +11,7 @@ from silverray.cluster.config import ServeConfig
 from silverray.cluster.deployments import ROUTER_DEPLOYMENT, SHARD_DEPLOYMENT, RouterArgs, ShardArgs
 from silverray.cluster.encoders import ENCODER_DEPLOYMENT, EncoderArgs
 from silverray.cluster.layout import Layout
-from silverray.router.gate import Gate
+from silverray.router.callers import Callers
 from silverray.router.settings import RouterSettings
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.snapshot import MODEL
@@ -106,13 +106,16 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
             max_batch=batching.max_batch,
             max_batch_items=batching.max_batch_items,
             max_pending=limits.max_pending,
+            max_waiting=limits.max_waiting,
             max_queries=limits.max_queries,
             max_body_bytes=limits.max_body_bytes,
             max_reply_bytes=limits.max_reply_bytes,
             sizes=ItemSizes(
                 max_field_bytes=limits.max_field_bytes, max_tags=limits.max_tags, max_dimension=limits.max_dimension
             ),
-            gate=Gate.of(config.http.host, config.http.hosts, config.http.origins),
+            callers=Callers.of(config.http.host, config.http.hosts, config.http.origins),
+            max_waiting_bytes=limits.max_waiting_bytes,
+            body_timeout_s=limits.body_timeout_s,
             diversity=config.diversity,
             rerank=config.rerank,
             quotas=config.quotas,
@@ -121,10 +124,11 @@ def _router(config: ServeConfig, catalog: Catalog, layout: Layout, names: list[s
     options = {
         "num_replicas": config.routers,
         # The router refuses by itself what is over its own bound; Serve's bounds stand behind it.
-        "max_ongoing_requests": 2 * limits.max_pending,
+        "max_ongoing_requests": 2 * limits.max_pending + limits.max_waiting,
         "max_queued_requests": limits.max_pending,
         "backpressure_config": {"status_code": 503, "retry_after_s": 1},
         "ray_actor_options": {"num_cpus": config.reserve.router_cpus},
+        "health_check_timeout_s": config.health.router_timeout_s,
     }
     return _application(
         config, f"{config.name}-router", "/", f"{_DEPLOYMENTS}:router_application", args, ROUTER_DEPLOYMENT, options
@@ -159,7 +163,7 @@ def _application(
         "route_prefix": route_prefix,
         "import_path": builder,
         "args": args.model_dump(mode="json"),
-        "deployments": [{"name": deployment, **options, **health, **quiet}],
+        "deployments": [{"name": deployment, **health, **options, **quiet}],
     }
     schema: ServeApplicationSchema = ServeApplicationSchema.model_validate(document)
     return schema

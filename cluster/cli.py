@@ -263,7 +263,10 @@ def inspect(snapshot: Snapshot, json: Json = False) -> None:
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(help="scan, filter, build, http, glove, roo, tables, value, diversity or ranking.")
+        str,
+        typer.Argument(
+            help="scan, filter, build, http, overload, glove, roo, tables, value, diversity, ranking or live."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")] = Path("benchmarks/results"),
     work: Annotated[Path, typer.Option(help="Folder that keeps data and indexes between runs.")] = Path("data/bench"),

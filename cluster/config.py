@@ -53,6 +53,7 @@ class LimitsConfig(Section):
         max_deadline_ms: longest deadline that a request may ask for.
         min_coverage: least fraction of the items that an answer must rest on when its body names none.
         max_pending: most requests that may wait or be in flight in one router.
+        max_waiting: most requests that may wait for a write (`min_seq`) in one router, besides those.
         max_queries: most queries in a body.
         max_body_bytes: longest body.
         max_reply_bytes: longest reply, and most payload that a shard sends to a router for a batch: four of the longest
@@ -60,17 +61,22 @@ class LimitsConfig(Section):
         max_field_bytes: most bytes of text in a field of an item that is written, of all its tags together.
         max_tags: most tags in a field of an item that is written.
         max_dimension: most numbers of a vector of another space than the served one.
+        max_waiting_bytes: most bytes of bodies that a router holds, of searches and of writes each; one alone is taken.
+        body_timeout_s: time that a client has to send a body.
     """
 
     max_deadline_ms: Positive = 60_000.0
     min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_pending: Count = 1_024
+    max_waiting: Count = 1_024
     max_queries: Count = 256
     max_body_bytes: Count = 16 << 20
     max_reply_bytes: Count = 64 << 20
     max_field_bytes: Count = 64 << 10
     max_tags: Count = 1_000
     max_dimension: Count = 8_192
+    max_waiting_bytes: Count = 128 << 20
+    body_timeout_s: Positive = 10.0
 
 
 class BatchingConfig(Section):
@@ -92,13 +98,16 @@ class HealthConfig(Section):
 
     Attributes:
         period_s: time between two checks of a replica.
-        timeout_s: time that a replica has to answer a check.
+        timeout_s: time that a replica has to answer a check; the third miss in a row ends it. A process that has died
+            is noticed at once, however long this is.
+        router_timeout_s: likewise for a router, which serves everybody: busy is better than gone.
         proxy_period_s: time between two checks of an HTTP proxy; only for a Serve instance that `serve` starts.
         proxy_timeout_s: time that a proxy has to answer a check; likewise.
     """
 
     period_s: Positive = 2.0
     timeout_s: Positive = 5.0
+    router_timeout_s: Positive = 10.0
     proxy_period_s: Positive = 2.0
     proxy_timeout_s: Positive = 5.0
 

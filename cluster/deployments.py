@@ -221,8 +221,10 @@ class RouterReplica:
         ]
         self._encoder = EncoderCaller(args.encoder, catalog.version) if args.encoder else None
         admission = Admission(catalog, Valuer(args.value, catalog.tasks, catalog.schema))
-        self._router = Router(catalog, backends, self._encoder, settings=args.settings, admission=admission)
         self._log = ActorLog(args.name) if args.takes_writes else None
+        self._router = Router(
+            catalog, backends, self._encoder, settings=args.settings, admission=admission, log=self._log
+        )
         self._count = ItemCount(self._held) if self._log else None
         self._items = (
             ItemWriter(catalog, self._log, args.applications, self._count, args.max_items) if self._log else None

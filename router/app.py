@@ -12,10 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from silverray.router.body_reader import BodyReader
+from silverray.router.callers import Callers
 from silverray.router.counting import ItemCount
 from silverray.router.endpoint import RankEndpoint, SearchEndpoint
 from silverray.router.errors import to_document
-from silverray.router.gate import Gate
 from silverray.router.item_endpoint import ItemsEndpoint
 from silverray.router.item_writer import ItemWriter
 from silverray.router.manual import MANUAL_HEADERS, render_manual
@@ -42,12 +43,13 @@ def create_app(
         An application with `/v1/search`, `/v1/rank`, `/v1/items`, `/v1/schema`, `/v1/status`, `/healthz`, `/readyz` and
         `/docs`. Every error, also of an unknown path, has the form `{"error": {"code", "message", "where"}}`.
     """
+    reader = BodyReader(router.settings)
     endpoints: dict[str, ASGIApp] = {
-        "/v1/search": SearchEndpoint(router),
-        "/v1/rank": RankEndpoint(router),
+        "/v1/search": SearchEndpoint(router, reader),
+        "/v1/rank": RankEndpoint(router, reader),
         "/v1/items": ItemsEndpoint(items, router.settings),
     }
-    app = _Application(endpoints, router.settings.gate)
+    app = _Application(endpoints, router.settings.callers)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
     _add_reports(app, router, status, items, count)
@@ -59,14 +61,17 @@ def create_app(
 class _Application(FastAPI):
     """FastAPI for all but searches and writes, which go past it: its routing costs more than half a search."""
 
-    def __init__(self, endpoints: Mapping[str, ASGIApp], gate: Gate) -> None:
+    def __init__(self, endpoints: Mapping[str, ASGIApp], callers: Callers) -> None:
         super().__init__(title="Silverray", docs_url=None, redoc_url=None, separate_input_output_schemas=False)
         self._endpoints = endpoints
-        self._gate = gate
+        self._callers = callers
         self._inside: ASGIApp = self._dispatch
-        if gate.origins:  # their pages must be able to read the answers, and to ask beforehand whether they may send
+        if callers.origins:  # their pages must be able to read the answers, and to ask beforehand whether they may send
             self._inside = CORSMiddleware(
-                self._dispatch, allow_origins=sorted(gate.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+                self._dispatch,
+                allow_origins=sorted(callers.origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
             )
         # First, since Serve tries the routes in order to name each request's in its metrics.
         self.router.routes[:0] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
@@ -74,7 +79,7 @@ class _Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._gate.check(scope["method"], dict(scope["headers"]))
+                self._callers.check(scope["method"], dict(scope["headers"]))
             except SearchError as error:
                 await _error_response(Request(scope), error, error.status)(scope, receive, send)
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -106,8 +107,11 @@ class Batcher:
         group = min(heads)[1]
         queue = self._queues[group]
         batch: list[Ticket] = []
+        now = time.monotonic()
         while queue and len(batch) < self._sizes[group]:
             ticket = queue.popleft()
+            if not ticket.done and ticket.deadline <= now:  # its timer is late, as the loop is
+                ticket.expire()
             if not ticket.done:
                 batch.append(ticket)
         return batch

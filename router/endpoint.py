@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 from starlette.types import Receive, Scope, Send
 
+from silverray.router.body_reader import BodyReader
 from silverray.router.exchange import exchange
+from silverray.router.gate import Visit
 from silverray.router.parsing import SearchCall, parse_rank, parse_search
+from silverray.router.pulse import Pulse
 from silverray.router.router import Router
 from silverray.router.wire import Codec, encode_outcomes, encode_ranking
 from silverray.shard.api import DeadlineExceeded, InvalidRequest, SearchError, SearchReply, SearchRequest
@@ -21,31 +24,53 @@ _INLINE_REPLY_ITEMS = 2_000
 class SearchEndpoint:
     """Serves `POST /v1/search`.
 
-    A request's deadline counts from when its headers arrived. Long bodies and replies are decoded and encoded
-    in a thread, so that they do not hold up the others.
+    A request's deadline counts from when its headers arrived. What is too much is refused before its body is read;
+    other bodies are decoded when their turn comes (`Gate`), and not searched for where their time is up by then. Long
+    bodies and replies are decoded and encoded in a thread, so that they do not hold up the others.
 
     Args:
         router: answers the searches.
+        reader: reads the bodies, within bounds that it may share with other endpoints.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, reader: BodyReader) -> None:
         self._router = router
+        self._reader = reader
+        self._pulse = Pulse()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        received = time.monotonic()
+        received = self._pulse.arrived()
         deadline: float | None = None
 
         async def answer(request_form: Codec, reply_form: Codec, body: bytes) -> bytes:
             nonlocal deadline
-            call, admitted = await self._admit(request_form, reply_form, body, received)
-            deadline = received + max(request.timeout_s or 0.0 for request in call.requests)
-            outcomes = await self._answer(admitted, call.wheres, received)
-            return await _encode(outcomes, reply_form, call, self._router.settings.max_reply_bytes)
+            with await self._enter() as visit:
+                call, admitted = await self._admit(request_form, reply_form, body, received)
+                deadline = received + _longest_s(call.requests)
+                visit.decoded()
+                outcomes = await self._answer(admitted, call.wheres, received)
+                if not any(request.min_seq for request in call.requests):  # the others have waited for writes
+                    visit.answered()
+                return await _encode(outcomes, reply_form, call, self._router.settings.max_reply_bytes)
 
-        await exchange(scope, receive, send, self._router.settings.max_body_bytes, answer)
+        await exchange(scope, receive, send, self._reader, answer, self._check)
         if deadline is not None:
             self._router.metrics.left(time.monotonic(), received, deadline)
+
+    def _check(self) -> None:
+        try:
+            self._router.gate.check()
+        except SearchError as error:
+            self._router.metrics.answered(error)
+            raise
+
+    async def _enter(self) -> Visit:
+        try:
+            return await self._router.gate.enter()
+        except SearchError as error:
+            self._router.metrics.answered(error)
+            raise
 
     async def _answer(
         self, admitted: Sequence[SearchRequest | DeadlineExceeded], wheres: Sequence[str], received: float
@@ -67,6 +92,8 @@ class SearchEndpoint:
                 call = await asyncio.get_running_loop().run_in_executor(None, self._parse, request_form, body)
             if call.columns and not reply_form.columnar:
                 raise InvalidRequest("a columnar reply needs Accept: application/msgpack", "columns")
+            if received + _longest_s(call.requests) <= time.monotonic():
+                raise DeadlineExceeded("the time was up before the search began")
             admitted: list[SearchRequest | DeadlineExceeded] = []
             for entry in await self._router.admit(call.requests, call.wheres, received):
                 if isinstance(entry, SearchError) and not isinstance(entry, DeadlineExceeded):
@@ -90,6 +117,10 @@ class RankEndpoint(SearchEndpoint):
     def _parse(self, codec: Codec, body: bytes) -> SearchCall:
         catalog = self._router.catalog
         return parse_rank(codec.decode(body), catalog.dimension, catalog.id_type, self._router.settings)
+
+
+def _longest_s(requests: Sequence[SearchRequest]) -> float:
+    return max(request.timeout_s or 0.0 for request in requests)
 
 
 async def _encode(outcomes: Sequence[SearchReply | SearchError], codec: Codec, call: SearchCall, limit: int) -> bytes:

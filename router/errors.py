@@ -41,6 +41,13 @@ class BodyTooLarge(InvalidRequest):
     status = 413
 
 
+class BodyTimeout(InvalidRequest):
+    """The body was not sent in time."""
+
+    code = "body_timeout"
+    status = 408
+
+
 class UnsupportedMediaType(InvalidRequest):
     """The body is in a form that the server does not read."""
 
@@ -88,6 +95,7 @@ _BY_CODE: dict[str, type[SearchError]] = {
         Unavailable,
         MalformedBody,
         BodyTooLarge,
+        BodyTimeout,
         UnsupportedMediaType,
         ForeignHost,
         ForeignOrigin,

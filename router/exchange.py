@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.errors import BodyTooLarge, UnsupportedMediaType, to_document
+from silverray.router.body_reader import BodyReader
+from silverray.router.errors import BodyTimeout, UnsupportedMediaType, to_document
 from silverray.router.wire import JSON, Codec, reply_codec, request_codec
 from silverray.shard.api import Overloaded, SearchError
 
@@ -16,21 +18,32 @@ Answer = Callable[[Codec, Codec, bytes], Awaitable[bytes]]
 
 _logger = logging.getLogger(__name__)
 
-_DIGITS = 20
 _RETRY_AFTER = (b"retry-after", b"%d" % Overloaded.RETRY_AFTER_S)
+_CLOSE = (b"connection", b"close")
 
 
 async def exchange(
-    scope: Scope, receive: Receive, send: Send, limit: int, answer: Answer, *, untyped: Codec | None = JSON
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    reader: BodyReader,
+    answer: Answer,
+    check: Callable[[], Any] = lambda: None,
+    *,
+    untyped: Codec | None = JSON,
 ) -> None:
     """Read a request and reply to it; errors become replies, and a client that has gone gets none.
+
+    What can be refused by the headers is refused before the body is asked for: the server passes over what of it still
+    comes, and the connection stays of use.
 
     Args:
         scope: of the request.
         receive: gives its body.
         send: takes the reply.
-        limit: most bytes that a body may have.
+        reader: reads the body.
         answer: makes the reply of the form of the body, the form that is wanted, and the body; may raise `SearchError`.
+        check: called before the body is read; likewise.
         untyped: the form of a body without a type; None refuses it.
     """
     headers = dict(scope["headers"])
@@ -40,7 +53,10 @@ async def exchange(
         form = request_codec(_text(headers, b"content-type"), untyped)
         _refuse_encoded(_text(headers, b"content-encoding"))
         codec = reply_codec(accept, form)
-        status, content = 200, await answer(form, codec, await _read(headers, receive, limit))
+        check()
+        reader.check(headers)
+        async with reader.body(receive) as body:
+            status, content = 200, await answer(form, codec, body)
     except SearchError as error:
         status, content = error.status, codec.dumps(to_document(error))
     except ClientDisconnect:
@@ -51,6 +67,8 @@ async def exchange(
     reply = [(b"content-type", codec.media_type.encode()), (b"content-length", b"%d" % len(content))]
     if status == 503:
         reply.append(_RETRY_AFTER)
+    if status == BodyTimeout.status:  # the rest of the body may never come
+        reply.append(_CLOSE)
     await send({"type": "http.response.start", "status": status, "headers": reply})
     await send({"type": "http.response.body", "body": content})
 
@@ -60,25 +78,6 @@ def _refuse_encoded(encoding: str) -> None:
     if encoding.strip().lower() not in ("", "identity"):
         message = f"compressed bodies are not read: expected none or identity, got {encoding[:100]!r}"
         raise UnsupportedMediaType(message, "Content-Encoding")
-
-
-async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    length = _text(headers, b"content-length")
-    # More digits than any length has are not read: Python refuses thousands.
-    if length.isdecimal() and (len(length) > _DIGITS or int(length) > limit):
-        raise BodyTooLarge(f"expected at most {limit} bytes, got {length[:_DIGITS]}")
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise BodyTooLarge(f"expected at most {limit} bytes, got more")
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:

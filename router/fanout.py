@@ -108,6 +108,12 @@ class Fanout:
         task.add_done_callback(self._flights.discard)
         await flight.landed.wait()
 
+    async def seq_of(self, name: str, request: SearchRequest) -> int | None:
+        """Number of the last write that a replica of a shard has applied, by a small request; None if it is silent."""
+        (lane,) = (lane for lane in self._lanes if lane.backend.name == name)
+        (outcome,) = await lane.call([request])
+        return outcome.seq if isinstance(outcome, SearchReply) and outcome.version == self._version else None
+
     async def close(self) -> None:
         """Cut every open call; tickets still open are answered with what is there."""
         flights = list(self._flights)
@@ -208,7 +214,7 @@ class _Flight:
         requests = [replace(t.request, timeout_s=max(0.0, t.deadline - sent)) for t in self._tickets]
         left_out: Outcomes = [Unavailable("not asked while it hangs")] * len(requests)
         self._said = {lane: left_out for lane in self._lanes if lane not in self._asked}
-        calls = {asyncio.create_task(lane.call(lane.part_of(requests))): lane for lane in self._asked}
+        calls = {asyncio.create_task(self._ask(lane, requests)): lane for lane in self._asked}
         waiting = deque(sorted(enumerate(self._tickets), key=lambda place: place[1].deadline))
         try:
             while waiting and calls:
@@ -225,6 +231,19 @@ class _Flight:
                 call.cancel()
             self._resolve(waiting)
             self.landed.set()
+
+    async def _ask(self, lane: _Lane, requests: Sequence[SearchRequest]) -> Outcomes:
+        """What a shard makes of the requests that it has not replied to in an earlier flight."""
+        name = lane.backend.name
+        places = [place for place, ticket in enumerate(self._tickets) if name not in ticket.kept]
+        if len(places) == len(requests):
+            return await lane.call(lane.part_of(requests))
+        said: dict[int, SearchReply | SearchError] = {
+            place: ticket.kept[name] for place, ticket in enumerate(self._tickets) if name in ticket.kept
+        }
+        if places:
+            said.update(zip(places, await lane.call(lane.part_of([requests[p] for p in places])), strict=True))
+        return [said[place] for place in range(len(requests))]
 
     def _expire(self, waiting: deque[tuple[int, Ticket]], late: Collection[_Lane], sent: float) -> None:
         now = time.monotonic()
@@ -251,8 +270,10 @@ class _Flight:
         for lane in self._lanes:
             said = self._said.get(lane)
             name, held = lane.backend.name, lane.backend.items
-            for (place, _), its in zip(due, shares, strict=True):
-                outcome = said[place] if said else None
+            for (place, ticket), its in zip(due, shares, strict=True):
+                outcome = ticket.kept.get(name) or (said[place] if said else None)
+                if ticket.request.min_seq:
+                    ticket.hear(name, outcome, self._version)
                 its.append(Share(name, held, outcome))
                 if isinstance(outcome, SearchReply):
                     items += len(outcome.keys)

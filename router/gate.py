@@ -1,91 +1,177 @@
-"""Who may ask: the names that a request may call the service by, and the web pages that may send it bodies.
-
-A browser sends what a foreign page asks it to. Without a check, any page could write to a service that listens on
-loopback, and one whose own name is made to point there (DNS rebinding) could read as well.
-"""
+"""The way into the router: what is refused before it is read, and what waits before it is decoded."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Collection
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
 
-from silverray.router.errors import ForeignHost, ForeignOrigin
+from silverray.router.backlog import Backlog
+from silverray.router.concurrency import Concurrency
+from silverray.router.settings import RouterSettings
+from silverray.shard.api import Overloaded
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
-_SHOWN = 100
+_SHARE = 0.4
+"""Of the default deadline: how long a body may wait here, and how long its work may take before there is too much. What
+is left of the deadline is for a limit that has just grown a little too far."""
+_LEAST = 8
+"""Queries that are always worked on at a time, however slow: a body of the usual kind, so that none is shut out."""
+A_TURN = 8
+"""Bodies that enter in a turn of the event loop: some ms of decoding, which a busy loop still comes to often enough."""
+_START_BATCHES = 2
+"""Batches per slot at the beginning: one in flight and one that fills meanwhile."""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether nothing outside this machine reaches what listens at `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+_SLACK_S = 0.001
+"""So that a timer does not fire just before somebody's time is up, and at once again."""
 
 
-@dataclass(frozen=True, slots=True)
 class Gate:
-    """Refuses requests that a foreign web page may have sent; those of other programs pass.
+    """Lets bodies in to be decoded, checked and searched; belongs to one event loop.
 
-    Attributes:
-        hosts: names without a port that `Host` may have; None takes every name.
-        origins: pages that may send bodies besides the service's own, such as `https://films.example`.
+    Inside are as many queries as can be answered soon (`Concurrency`); other bodies wait in front, undecoded
+    (`Backlog`). A few bodies enter in a turn of the event loop, so that health checks, replies and refusals never stand
+    behind a long row of bodies.
+
+    Args:
+        settings: limits and the default deadline.
+        clock: tells the time.
     """
 
-    hosts: frozenset[str] | None = None
-    origins: frozenset[str] = frozenset()
+    def __init__(self, settings: RouterSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = settings.max_pending
+        self._clock = clock
+        self._backlog: Backlog[asyncio.Future[None]] = Backlog(_SHARE * settings.deadline_s)
+        self._concurrency = Concurrency(
+            _SHARE * settings.deadline_s,
+            least=max(_LEAST, settings.slots),
+            start=_START_BATCHES * settings.slots * settings.max_batch,
+            most=self._most,
+        )
+        self._inside = 0
+        self._refused = 0
+        self._given_up = 0
+        self._pump_due = False
+        self._sweep: asyncio.TimerHandle | None = None
 
-    @classmethod
-    def of(cls, listens: str, hosts: Collection[str] | None, origins: Collection[str]) -> Gate:
-        """Make the gate of a service.
+    @property
+    def inside(self) -> int:
+        """Queries inside, and bodies that are being decoded."""
+        return self._inside
 
-        Args:
-            listens: the interface where it listens.
-            hosts: names that it has besides those of loopback; None takes every name, unless it listens on loopback.
-            origins: pages that may send it bodies.
-        """
-        named = frozenset(name.lower() for name in hosts or ()) | _LOOPBACK
-        bounded = hosts is not None or is_loopback(listens)
-        return cls(named | {_bracketed(listens)} if bounded else None, frozenset(map(str.lower, origins)))
-
-    def check(self, method: str, headers: dict[bytes, bytes]) -> None:
-        """Look at a request before anything else is done with it.
-
-        Args:
-            method: GET and HEAD are only asked for their `Host`: browsers keep what they return from foreign pages.
-            headers: by lower-case name.
+    def check(self) -> None:
+        """Refuse a body that has not been read.
 
         Raises:
-            ForeignHost: it calls the service by another name.
-            ForeignOrigin: a page of another origin has sent it.
+            Overloaded: as many as may wait or be in flight do.
         """
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        # Browsers always send a Host; one without is a health check or a script.
-        if self.hosts is not None and host and _name(host) not in self.hosts:
-            raise ForeignHost(
-                f"Host: this service is not called {host[:_SHOWN]!r}; names are added with http.hosts", "Host"
-            )
-        if method in ("GET", "HEAD") or b"origin" not in headers:
+        taken = self._inside + len(self._backlog)
+        if taken >= self._most:
+            self._refused += 1
+            raise Overloaded(f"{taken} of {self._most} requests are waiting already")
+
+    async def enter(self) -> Visit:
+        """Wait for a body's turn; what it returns must be left.
+
+        Raises:
+            Overloaded: it has waited too long, or as many as may wait or be in flight do.
+        """
+        self.check()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._backlog.put(turn, self._clock())
+        self._schedule()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._backlog.remove(turn)
+            else:  # its caller left after it was let in
+                self.free(1)
+            raise
+        return Visit(self, self._clock())
+
+    def occupy(self, queries: int) -> None:
+        """Count queries that are worked on from now on."""
+        self._inside += queries
+
+    def free(self, queries: int) -> None:
+        """Count queries that are worked on no more."""
+        self._inside -= queries
+        self._schedule()
+
+    def learn(self, began: float) -> None:
+        """Take notice of an answer whose work began then; see `Concurrency`."""
+        self._concurrency.learn(began, self._clock(), full=len(self._backlog) > 0)
+
+    def to_document(self) -> dict[str, Any]:
+        """The state of the gate and its counts, as in a status reply."""
+        return {
+            "limit": self._concurrency.limit,
+            "inside": self._inside,
+            "waiting": len(self._backlog),
+            "refused": self._refused,
+            "given_up": self._given_up,
+        }
+
+    def _schedule(self) -> None:
+        if self._pump_due or not self._backlog:
             return
-        origin = headers[b"origin"].decode("latin-1").lower()
-        if origin not in self.origins and not _same(origin, host):
-            message = f"Origin: pages of {origin[:_SHOWN]!r} may not send here; http.origins names those that may"
-            raise ForeignOrigin(message, "Origin")
+        loop = asyncio.get_running_loop()
+        if self._inside < self._concurrency.limit:
+            self._pump_due = True
+            loop.call_soon(self._pump)
+        elif self._sweep is None:
+            self._sweep = loop.call_later(self._backlog.next_s(self._clock()) + _SLACK_S, self._give_up)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        self._drop()
+        let_in = 0
+        while self._backlog and let_in < A_TURN and self._inside < self._concurrency.limit:
+            turn = self._backlog.take(self._clock())
+            if not turn.done():  # its caller may have left in this very turn
+                self.occupy(1)
+                turn.set_result(None)
+                let_in += 1
+        self._schedule()
+
+    def _give_up(self) -> None:
+        self._sweep = None
+        self._drop()
+        self._schedule()
+
+    def _drop(self) -> None:
+        for turn in self._backlog.give_up(self._clock()):
+            if not turn.done():
+                self._given_up += 1
+                turn.set_exception(Overloaded("the request waited too long for its turn and was given up"))
 
 
-def _name(host: str) -> str:
-    """A Host without its port."""
-    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+class Visit:
+    """A body inside the gate; a context manager that leaves it.
 
+    Args:
+        gate: the gate, which counts it as one query until it is decoded.
+        began: when it entered.
+    """
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]".lower() if ":" in host and not host.startswith("[") else host.lower()
+    def __init__(self, gate: Gate, began: float) -> None:
+        self._gate = gate
+        self._began = began
+        self._weight = 1
 
+    def __enter__(self) -> Visit:
+        return self
 
-def _same(origin: str, host: str) -> bool:
-    """Whether a page's origin is the service that it calls by `host`; a proxy before it may speak TLS."""
-    scheme, _, authority = origin.partition("://")
-    port = _DEFAULT_PORTS.get(scheme)
-    return port is not None and authority.removesuffix(f":{port}") == host.removesuffix(f":{port}")
+    def __exit__(self, *_: object) -> None:
+        self._gate.free(self._weight)
+
+    def decoded(self) -> None:
+        """Say that the body's queries count by themselves from here on."""
+        self._gate.occupy(-self._weight)
+        self._weight = 0
+
+    def answered(self) -> None:
+        """Let the gate learn from how long it took."""
+        self._gate.learn(self._began)

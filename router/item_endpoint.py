@@ -7,23 +7,23 @@ import time
 
 from starlette.types import Receive, Scope, Send
 
+from silverray.router.body_reader import BodyReader
 from silverray.router.errors import WritesDisabled
 from silverray.router.exchange import exchange
 from silverray.router.item_writer import ItemWriter
 from silverray.router.items import ItemsCall, parse_items
 from silverray.router.settings import RouterSettings
 from silverray.router.wire import Codec
-from silverray.shard.api import Overloaded
 from silverray.shard.live.writes import encode
 
-_MAX_OPEN = 32
 _INLINE_BODY = 4 << 10
 
 
 class ItemsEndpoint:
     """Serves `POST /v1/items`.
 
-    Longer bodies are decoded and checked in a thread, so that searches do not wait for them.
+    Bodies are bounded by their bytes in all, once they are there; the log's writer has a bound of its own behind that.
+    Longer ones are decoded and checked in a thread, so that searches do not wait for them.
 
     Args:
         items: takes the writes; None refuses them.
@@ -33,26 +33,24 @@ class ItemsEndpoint:
     def __init__(self, items: ItemWriter | None, settings: RouterSettings) -> None:
         self._items = items
         self._settings = settings
-        self._open = 0
+        self._reader = BodyReader(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         received = time.monotonic()
 
         async def answer(request_form: Codec, reply_form: Codec, body: bytes) -> bytes:
-            if self._items is None:
-                raise WritesDisabled("this service takes no writes: its configuration names no log")
-            if self._open > _MAX_OPEN:
-                raise Overloaded(f"{_MAX_OPEN} bodies are being written already")
-            call, writes = await self._read(self._items, request_form, body)
-            return reply_form.dumps((await self._items.write(call, writes, received)).to_document())
+            items = self._writer()
+            call, writes = await self._read(items, request_form, body)
+            return reply_form.dumps((await items.write(call, writes, received)).to_document())
 
-        self._open += 1
-        try:
-            # A page of any origin may have a browser send a body without a type, unasked.
-            await exchange(scope, receive, send, self._settings.max_body_bytes, answer, untyped=None)
-        finally:
-            self._open -= 1
+        # A page of any origin may have a browser send a body without a type, unasked.
+        await exchange(scope, receive, send, self._reader, answer, self._writer, untyped=None)
+
+    def _writer(self) -> ItemWriter:
+        if self._items is None:
+            raise WritesDisabled("this service takes no writes: its configuration names no log")
+        return self._items
 
     async def _read(self, items: ItemWriter, form: Codec, body: bytes) -> tuple[ItemsCall, bytes]:
         def read() -> tuple[ItemsCall, bytes]:

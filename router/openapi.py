@@ -53,6 +53,7 @@ its configuration says otherwise (`http.origins`, `http.hosts`)."""
 _ERRORS = {
     400: "`malformed_body`: not JSON or MessagePack",
     403: "`foreign_origin`, `foreign_host`: a web page of elsewhere may have sent it",
+    408: "`body_timeout`: the body was not sent in time",
     413: "`body_too_large`",
     415: "`unsupported_media_type`: neither JSON nor MessagePack, or compressed",
     422: "`invalid_request`, `invalid_filter`: `where` names the place. `reply_too_large`: ask for less.",
@@ -61,7 +62,7 @@ _ERRORS = {
     504: "`deadline_exceeded`: no shard, or no user vector, in time",
 }
 _WRITE_ERRORS = {
-    **{status: _ERRORS[status] for status in (400, 413, 415, 500)},
+    **{status: _ERRORS[status] for status in (400, 408, 413, 415, 500)},
     403: "`writes_disabled`: the service has no update log. `foreign_origin`, `foreign_host`",
     422: "`invalid_request`: the body as a whole is wrong, or names an id twice. Nothing was written.",
     503: "`log_unavailable`, `overloaded`: the log cannot take writes now; write them again later. `log_full`,"

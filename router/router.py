@@ -15,6 +15,10 @@ from silverray.router.diversifier import Diversifier
 from silverray.router.encoding import UserEncoding
 from silverray.router.errors import at
 from silverray.router.fanout import Backend, Fanout
+from silverray.router.gate import Gate
+from silverray.router.lag import LagWatch
+from silverray.router.log import UpdateLog
+from silverray.router.log_end import LogEnd
 from silverray.router.metrics import RouterMetrics
 from silverray.router.quotas import Quotas
 from silverray.router.reranker import Reranker
@@ -37,8 +41,6 @@ if TYPE_CHECKING:
 
 _INLINE_ADMISSIONS = 16
 _PROBE_S = 1.0
-_LAG_S = 0.005
-_LONGEST_LAG_S = 0.04
 
 
 class Router:
@@ -53,6 +55,7 @@ class Router:
         encoder: turns user features into vectors; None when the snapshot has no user tower.
         settings: limits and defaults.
         admission: checks requests and compiles filters; None makes one for the catalog.
+        log: says which writes have been made; None where none can be.
 
     Raises:
         ValueError: the settings do not fit the catalog.
@@ -62,6 +65,7 @@ class Router:
         catalog: the snapshot.
         settings: limits and defaults.
         metrics: what has been counted and measured so far.
+        gate: counts what is worked on, and holds up or refuses HTTP bodies that are too much.
     """
 
     def __init__(
@@ -72,10 +76,12 @@ class Router:
         *,
         settings: RouterSettings = RouterSettings(),  # noqa: B008 (immutable)
         admission: Admission | None = None,
+        log: UpdateLog | None = None,
     ) -> None:
         self.catalog = catalog
         self.settings = settings
         self.metrics = RouterMetrics()
+        self.gate = Gate(settings)
         self._admission = admission or Admission(catalog)
         self._compiler = FilterCompiler(self._admission)
         self._fanout = Fanout(backends, catalog.version, catalog.partitions)
@@ -87,7 +93,9 @@ class Router:
         self._diversifier = Diversifier(settings.diversity, catalog)
         self._quotas = Quotas(settings.quotas, catalog)
         self._reranker = Reranker(settings.rerank, catalog, self._admission.valuer) if catalog.set_wise else None
-        self._pending = 0
+        self._log_end = LogEnd(catalog.seq, log)
+        self._lag = LagWatch(self._seq_of)
+        self._waiting = 0
         self._probing = asyncio.Lock()
 
     @property
@@ -132,7 +140,16 @@ class Router:
         """
         deadlines = [received + self._allowed_s(request) for request in requests]
         compiled = await self._compiler.compile(requests, wheres, deadlines)
-        if len(requests) <= _INLINE_ADMISSIONS:
+        beyond = await self._log_end.refuse_beyond(request.min_seq for request in requests)
+        admitted = await self._admitted(compiled, wheres)
+        for place, error in beyond.items():
+            admitted[place] = at(wheres[place], error)
+        return admitted
+
+    async def _admitted(
+        self, compiled: Sequence[SearchRequest | SearchError], wheres: Sequence[str]
+    ) -> list[SearchRequest | SearchError]:
+        if len(compiled) <= _INLINE_ADMISSIONS:
             return self._admit_all(compiled, wheres)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, self._admit_all, compiled, wheres)
@@ -155,8 +172,8 @@ class Router:
         """
         if not requests:
             return []
-        if self._pending + len(requests) > self.settings.max_pending:
-            error = Overloaded(f"{self._pending} of {self.settings.max_pending} requests are waiting already")
+        if self.gate.inside + len(requests) > self.settings.max_pending:
+            error = Overloaded(f"{self.gate.inside} of {self.settings.max_pending} requests are waiting already")
             for _ in requests:
                 self.metrics.answered(error)
             raise error
@@ -167,12 +184,12 @@ class Router:
             Ticket(request, received + self._allowed_s(request), where)
             for request, where in zip(self._quotas.widened(asked), wheres, strict=True)
         ]
-        self._pending += len(tickets)
+        self.gate.occupy(len(tickets))
         try:
             self._searches.put(ticket for ticket in tickets if ticket.request.vectors is not None)
             self._encodings.put(ticket for ticket in tickets if ticket.request.vectors is None)
             outcomes = [await ticket.future for ticket in tickets]
-            await self._ask_again(tickets, outcomes)
+            await self._wait_for_writes(tickets, outcomes)
             if self._quotas:
                 outcomes = self._quotas.fill(asked, outcomes)
             if self._reranker:
@@ -181,7 +198,7 @@ class Router:
             if diversified:
                 outcomes = await self._diversifier.choose(requests, wheres, outcomes)
         finally:
-            self._pending -= len(tickets)
+            self.gate.free(len(tickets))
             for ticket in tickets:
                 ticket.abandon()
         for outcome in outcomes:
@@ -203,13 +220,16 @@ class Router:
         """Counters, measurements and the state of the backends, as in a status reply."""
         return {
             "version": self.catalog.version,
-            "pending": self._pending,
+            "pending": self.gate.inside,
+            "waiting_for_writes": self._waiting,
+            "gate": self.gate.to_document(),
             "backends": self._fanout.to_document(),
             **self.metrics.to_document(),
         }
 
     async def close(self) -> None:
         """Stop: what is in flight is answered with what is there, what is queued when its deadline comes."""
+        await self._lag.close()
         await self._encodings.close()
         await self._searches.close()
         await self._fanout.close()
@@ -218,27 +238,48 @@ class Router:
         if self._reranker:
             self._reranker.close()
 
-    async def _ask_again(self, tickets: list[Ticket], outcomes: list[SearchReply | SearchError]) -> None:
-        """Ask shards again that had not reached a `min_seq`, until they have or the time is up.
+    async def _wait_for_writes(self, tickets: list[Ticket], outcomes: list[SearchReply | SearchError]) -> None:
+        """Where shards had not reached a `min_seq`, ask those again once they have, or until the time is up.
 
-        The router waits and not the shards, which would hold up the others of a batch for one that waits.
+        The router waits and not the shards, which would hold up the others of a batch for one that waits. Who waits is
+        not worked on, so that it takes nobody's place.
         """
-        pause_s = _LAG_S
-        while late := [
-            place
-            for place, ticket in enumerate(tickets)
-            if isinstance(outcomes[place], SequenceNotReached) and ticket.deadline - time.monotonic() > 2 * pause_s
-        ]:
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_LAG_S)
+        late = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, SequenceNotReached)]
+        if not late:
+            return
+        if self._waiting + len(late) > self.settings.max_waiting:
             for place in late:
-                ticket = tickets[place]
-                tickets[place] = Ticket(ticket.request, ticket.deadline, ticket.where)
-            self._searches.put(tickets[place] for place in late)
-            for place in late:
-                outcome = await tickets[place].future
-                if not isinstance(outcome, DeadlineExceeded):
-                    outcomes[place] = outcome
+                message = f"{self._waiting} of {self.settings.max_waiting} requests wait for a write already"
+                outcomes[place] = at(tickets[place].where, Overloaded(message, "min_seq"))
+            return
+        self._waiting += len(late)
+        self.gate.free(len(late))
+        try:
+            waiting = (self._caught_up(tickets[place], outcomes[place]) for place in late)
+            for place, outcome in zip(late, await asyncio.gather(*waiting), strict=True):
+                outcomes[place] = outcome
+        finally:
+            self._waiting -= len(late)
+            self.gate.occupy(len(late))
+
+    async def _caught_up(self, ticket: Ticket, outcome: SearchReply | SearchError) -> SearchReply | SearchError:
+        """Wait for the shards that lag and ask them again; `outcome` is what there is without them."""
+        while isinstance(outcome, SequenceNotReached) and ticket.lagging:
+            if not await self._lag.reached(ticket.lagging, ticket.request.min_seq, ticket.deadline):
+                break
+            ticket = Ticket(ticket.request, ticket.deadline, ticket.where, ticket.kept)
+            try:
+                self._searches.put([ticket])
+                answer = await ticket.future
+            finally:
+                ticket.abandon()
+            if isinstance(answer, DeadlineExceeded):
+                break
+            outcome = answer
+        return outcome
+
+    async def _seq_of(self, shard: str) -> int | None:
+        return await self._fanout.seq_of(shard, self._small())
 
     def _batcher(self, send: Callable[[list[Ticket]], Awaitable[None]]) -> Batcher:
         settings = self.settings
@@ -282,9 +323,12 @@ class Router:
         self._searches.put(await self._encoding.encode(batch))
 
     async def _probe(self) -> None:
-        tasks, dimension = len(self.catalog.tasks), self.catalog.dimension
-        vectors = np.full((tasks, dimension), dimension**-0.5, dtype=np.float32)
-        request = self._admission.admit(SearchRequest(vectors=vectors, k=1, n_probe=1))
-        ticket = Ticket(request, time.monotonic() + _PROBE_S)
+        ticket = Ticket(self._small(), time.monotonic() + _PROBE_S)
         await self._fanout.send([ticket])
         await ticket.future
+
+    def _small(self) -> SearchRequest:
+        """A search that takes next to nothing."""
+        tasks, dimension = len(self.catalog.tasks), self.catalog.dimension
+        vectors = np.full((tasks, dimension), dimension**-0.5, dtype=np.float32)
+        return self._admission.admit(SearchRequest(vectors=vectors, k=1, n_probe=1, timeout_s=_PROBE_S))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from silverray.router.gate import Gate
+from silverray.router.callers import Callers
 from silverray.shard.api import MAX_STRENGTH, MAX_TRAITS_K
 from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.model.diversity import MAX_WINDOW
@@ -58,12 +58,15 @@ class RouterSettings:
         slots: batches in flight at a time; a batch takes what is queued when a slot frees.
         max_batch: most requests in a batch.
         max_batch_items: most items that a batch may ask for: its requests times the largest k of its group.
-        max_pending: most requests that may wait or be in flight; more are refused at once.
+        max_pending: most requests that may wait or be in flight; more are refused at once, before they are read.
+        max_waiting: most requests that may wait for a write (`min_seq`); they do not count as pending meanwhile.
         max_queries: most queries in an HTTP body.
         max_body_bytes: longest HTTP body.
         max_reply_bytes: longest HTTP reply.
         sizes: how large what is written may be.
-        gate: who may ask over HTTP.
+        callers: who may ask over HTTP.
+        max_waiting_bytes: most bytes of HTTP bodies that are there and not answered, of searches and of writes each.
+        body_timeout_s: time that a client has to send an HTTP body.
         diversity: how lists are diversified.
         rerank: how lists are re-ranked.
         quotas: by task, places of every list that are kept for what the task predicts best.
@@ -76,11 +79,14 @@ class RouterSettings:
     max_batch: int = 64
     max_batch_items: int = 64_000
     max_pending: int = 1_024
+    max_waiting: int = 1_024
     max_queries: int = 256
     max_body_bytes: int = 16 << 20
     max_reply_bytes: int = 64 << 20
     sizes: ItemSizes = field(default_factory=ItemSizes)
-    gate: Gate = field(default_factory=Gate)
+    callers: Callers = field(default_factory=Callers)
+    max_waiting_bytes: int = 128 << 20
+    body_timeout_s: float = 10.0
     diversity: DiversitySettings = field(default_factory=DiversitySettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     quotas: dict[str, int] = field(default_factory=dict)

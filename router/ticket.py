@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
-from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest
+from silverray.shard.api import DeadlineExceeded, SearchError, SearchReply, SearchRequest, SequenceNotReached
 
 
 class Ticket:
@@ -18,17 +19,26 @@ class Ticket:
         request: the admitted request.
         deadline: when it must be answered, on the clock of `time.monotonic`.
         where: path of the request in its body, such as `queries[3]`; empty for a request alone.
+        kept: replies of shards that need not be asked again, by the shard's name.
+
+    Attributes:
+        kept: as given, and what else shards have replied that had reached the request's `min_seq`.
+        lagging: names of the shards that had not.
     """
 
-    __slots__ = ("_timer", "deadline", "future", "request", "where")
+    __slots__ = ("_timer", "deadline", "future", "kept", "lagging", "request", "where")
 
-    def __init__(self, request: SearchRequest, deadline: float, where: str = "") -> None:
+    def __init__(
+        self, request: SearchRequest, deadline: float, where: str = "", kept: Mapping[str, SearchReply] | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.request = request
         self.deadline = deadline
         self.where = where
+        self.kept: dict[str, SearchReply] = dict(kept or {})
+        self.lagging: set[str] = set()
         self.future: asyncio.Future[SearchReply | SearchError] = loop.create_future()
-        self._timer: asyncio.TimerHandle | None = loop.call_later(deadline - time.monotonic(), self._expire)
+        self._timer: asyncio.TimerHandle | None = loop.call_later(deadline - time.monotonic(), self.expire)
 
     @property
     def done(self) -> bool:
@@ -52,6 +62,17 @@ class Ticket:
         self.take_over()
         self.future.cancel()
 
-    def _expire(self) -> None:
+    def hear(self, shard: str, outcome: SearchReply | SearchError | None, version: str) -> None:
+        """Note what a shard has made of a request with a `min_seq`."""
+        if isinstance(outcome, SearchReply) and outcome.version == version:
+            if outcome.seq >= self.request.min_seq:
+                self.kept[shard] = outcome
+            else:
+                self.lagging.add(shard)
+        elif isinstance(outcome, SequenceNotReached):
+            self.lagging.add(shard)
+
+    def expire(self) -> None:
+        """Answer the request, which was not sent in time."""
         what = "no query vector was had" if self.request.vectors is None else "the request was not sent"
         self.resolve(DeadlineExceeded(f"{what} in time", self.where or None))

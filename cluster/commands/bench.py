@@ -12,7 +12,10 @@ from silverray.benchmarks.report import Report
 from silverray.cluster.terminal import notes, results
 
 WIDTH = 130
-BENCHMARKS = ("scan", "filter", "build", "http", "glove", "roo", "tables", "value", "diversity", "ranking", "live")
+BENCHMARKS = (
+    *("scan", "filter", "build", "http", "overload", "glove", "roo", "tables", "value", "diversity", "ranking"),
+    "live",
+)
 
 
 def run_bench(name: str, out: Path, work: Path, *, quick: bool, peers: str | None, data: str | None) -> None:

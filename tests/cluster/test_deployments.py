@@ -12,7 +12,7 @@ from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica, w
 from silverray.cluster.layout import Layout
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.service import start
-from silverray.router.gate import Gate
+from silverray.router.callers import Callers
 from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached
@@ -57,7 +57,7 @@ def test_routers_and_shards_get_the_bounds_of_the_configuration(store: Path) -> 
     assert ShardArgs.model_validate(shard.args).max_reply_bytes == args.settings.max_reply_bytes == 1
     assert args.settings.sizes == ItemSizes(max_field_bytes=2, max_tags=3, max_dimension=4)
     names = {"localhost", "127.0.0.1", "[::1]", "films.example"}
-    assert args.settings.gate == Gate(frozenset(names), frozenset({"https://films.example"}))
+    assert args.settings.callers == Callers(frozenset(names), frozenset({"https://films.example"}))
     assert args.max_items == 5
     *_, router = describe_applications(ServeConfig(snapshots=store, shards=2), catalog, layout)
     assert RouterArgs.model_validate(router.args).max_items is None
@@ -66,6 +66,22 @@ def test_routers_and_shards_get_the_bounds_of_the_configuration(store: Path) -> 
 def test_status_does_not_tell_where_the_log_lies() -> None:
     state = {"path": "/var/lib/u.db", "identity": "7f", "last": 4, "error": "/var/lib/u.db: not found", "other": False}
     assert without_place(state) == {"last": 4, "error": "u.db: not found", "other": False}
+
+
+def test_a_router_gets_the_limits_of_the_configuration_and_longer_to_answer_health_checks(store: Path) -> None:
+    catalog, layout = Catalog.open(store / "v1"), Layout.spread("v1", 16, 2)
+    limits = {"max_pending": 7, "max_waiting": 8, "max_waiting_bytes": 9, "body_timeout_s": 1.5}
+    document = {
+        "snapshots": store,
+        "shards": 2,
+        "limits": limits,
+        "health": {"timeout_s": 3.0, "router_timeout_s": 20.0},
+    }
+    shard, _, router = describe_applications(ServeConfig.model_validate(document), catalog, layout)
+    settings = RouterArgs.model_validate(router.args).settings
+    assert {name: getattr(settings, name) for name in limits} == limits
+    timeouts = [one.deployments[0].health_check_timeout_s for one in (shard, router)]
+    assert timeouts == [3.0, 20.0]
 
 
 def test_spacing_of_an_unknown_category_is_refused_before_anything_starts(store: Path) -> None:

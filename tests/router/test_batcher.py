@@ -118,6 +118,19 @@ async def test_a_ticket_expires_while_it_waits() -> None:
     assert gate.batches == [[1]]
 
 
+async def test_what_is_past_its_deadline_is_not_sent_even_if_its_timer_is_late() -> None:
+    gate = Gate()
+    queue = batcher(gate)
+    late, good = ticket(1, 0.01), ticket(2)
+    queue.put([late, good])
+    time.sleep(0.03)  # the loop is busy, and takes the batch before it looks at its timers
+    await asyncio.sleep(0)
+    assert isinstance(await late.future, DeadlineExceeded)
+    gate.open.set()
+    await good.future
+    assert gate.batches == [[2]]
+
+
 @pytest.mark.parametrize(("raised", "code"), [(Overloaded("full"), "overloaded"), (KeyError("x"), "internal")])
 async def test_what_send_raises_answers_the_batch_and_frees_the_slot(raised: Exception, code: str) -> None:
     calls = 0

@@ -14,11 +14,11 @@ import orjson
 import pytest
 
 from silverray.router.app import create_app
+from silverray.router.callers import Callers
 from silverray.router.client import HttpSearcher
 from silverray.router.counting import ItemCount
 from silverray.router.duplicates import loads_unique
 from silverray.router.errors import MalformedBody, Unavailable
-from silverray.router.gate import Gate
 from silverray.router.item_writer import ItemWriter
 from silverray.router.reply_sizes import bounded
 from silverray.router.wire import JSON, MESSAGE_PACK, reply_codec
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
 TYPE = {"content-type": "application/json"}
 GOOD: dict[str, Any] = {"vector": [1.0] * 8}
-LOCAL = Gate.of("127.0.0.1", None, [])
+LOCAL = Callers.of("127.0.0.1", None, [])
 
 
 async def ask(house: Any, method: str, path: str, headers: dict[str, str], body: Any = None) -> httpx.Response:
@@ -93,7 +93,7 @@ def test_the_form_that_a_client_would_rather_have(accept: str, form: Any) -> Non
 
 
 async def test_errors_too_have_the_form_that_is_wanted(make_house: Any) -> None:
-    house = make_house(gate=LOCAL)
+    house = make_house(callers=LOCAL)
     accept = {"accept": "application/json;q=0.1, application/msgpack", "host": "localhost"}
     for response, status in [
         (await ask(house, "POST", "/v1/search", TYPE | accept, GOOD | {"k": 0}), 422),
@@ -134,8 +134,8 @@ async def test_writes_say_what_they_are(make_house: Any) -> None:
     ],
 )
 async def test_pages_of_elsewhere_may_not_send(make_house: Any, host: str, origin: str | None, status: int) -> None:
-    gate = Gate.of("127.0.0.1", ["films.example"], ["https://films.example"])
-    house = make_house(gate=gate)
+    callers = Callers.of("127.0.0.1", ["films.example"], ["https://films.example"])
+    house = make_house(callers=callers)
     headers = TYPE | {"host": host} | ({} if origin is None else {"origin": origin})
     response = await ask(house, "POST", "/v1/search", headers, GOOD)
     assert response.status_code == status
@@ -145,20 +145,20 @@ async def test_pages_of_elsewhere_may_not_send(make_house: Any, host: str, origi
 
 
 async def test_a_name_that_is_made_to_point_here_reads_nothing(make_house: Any) -> None:
-    house = make_house(gate=LOCAL)
+    house = make_house(callers=LOCAL)
     for path in ("/v1/schema", "/v1/status", "/docs", "/healthz"):
         response = await ask(house, "GET", path, {"host": "evil.example:8000"})
         assert (response.status_code, response.json()["error"]["code"]) == (403, "foreign_host")
         assert (await ask(house, "GET", path, {"host": "localhost:8000"})).status_code == 200
-    open_to_all = make_house(gate=Gate.of("0.0.0.0", None, []))
+    open_to_all = make_house(callers=Callers.of("0.0.0.0", None, []))
     assert (await ask(open_to_all, "GET", "/v1/schema", {"host": "films.example"})).status_code == 200
-    named = make_house(gate=Gate.of("0.0.0.0", ["films.example"], []))
+    named = make_house(callers=Callers.of("0.0.0.0", ["films.example"], []))
     assert (await ask(named, "GET", "/v1/schema", {"host": "evil.example"})).status_code == 403
 
 
 async def test_pages_that_are_named_may_read_too(make_house: Any) -> None:
     page = "https://films.example"
-    house = make_house(gate=Gate.of("0.0.0.0", None, [page]))
+    house = make_house(callers=Callers.of("0.0.0.0", None, [page]))
     asks = {"origin": page, "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     before = await ask(house, "OPTIONS", "/v1/search", asks)
     answer = await ask(house, "POST", "/v1/search", TYPE | {"origin": page}, GOOD)

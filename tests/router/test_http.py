@@ -397,7 +397,7 @@ async def test_the_description(make_house: Any) -> None:
     house = make_house()
     document = (await house.client.get("/openapi.json")).json()
     search = document["paths"]["/v1/search"]["post"]
-    assert set(search["responses"]) == {"200", "400", "403", "413", "415", "422", "500", "503", "504"}
+    assert set(search["responses"]) == {"200", "400", "403", "408", "413", "415", "422", "500", "503", "504"}
     assert set(search["requestBody"]["content"]) == {"application/json", "application/msgpack"}
     schemas = document["components"]["schemas"]
     assert schemas["SearchBody"]["additionalProperties"] is False

@@ -14,7 +14,6 @@ import numpy as np
 import orjson
 import pytest
 
-from silverray.router import item_endpoint
 from silverray.router.app import create_app
 from silverray.router.client import HttpSearcher, SearchClient
 from silverray.router.errors import Unavailable, WritesDisabled
@@ -250,15 +249,55 @@ async def test_a_log_that_cannot_be_written_is_a_503_and_searches_go_on(door: Do
     assert (await door.post({"delete": [1, 2]})).json()["seq"] == 2
 
 
-async def test_too_many_bodies_at_a_time_are_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_endpoint, "_MAX_OPEN", 1)
+async def test_too_many_bytes_at_a_time_are_refused(make_house: Callable[..., Any]) -> None:
+    door = Door(make_house(max_waiting_bytes=50))
     waiting = asyncio.create_task(door.post({"delete": [1], "wait": True}))
     while not door.log.records:
         await asyncio.sleep(0.01)
-    refused = await door.post({"delete": [2]})
+    refused = await door.post({"delete": [2], "deadline_ms": 1_000})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    assert "bytes of other requests are waiting already" in refused.json()["error"]["message"]
+    body = orjson.dumps({"vector": [1.0] * 8, "k": 3})
+    assert (await door.client.post("/v1/search", content=body, headers=JSON)).status_code == 200
     door.log.reached.set()
     assert (await waiting).status_code == 200
+    assert (await door.post({"delete": list(range(30))})).status_code == 200, "alone a body of any length is taken"
+    await door.client.aclose()
+
+
+async def test_half_sent_bodies_refuse_nobodys_writes(make_house: Callable[..., Any]) -> None:
+    door = Door(make_house(body_timeout_s=0.3))
+    never = asyncio.Event()
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b"{"
+        await never.wait()
+
+    halves = [asyncio.create_task(door.client.post("/v1/items", content=half(), headers=JSON)) for _ in range(40)]
+    await asyncio.sleep(0.05)
+    assert (await door.post({"delete": [1]})).json()["accepted"] == 1
+    for response in await asyncio.gather(*halves):
+        assert (response.status_code, response.json()["error"]["code"]) == (408, "body_timeout")
+    await door.client.aclose()
+
+
+async def test_fifty_writers_at_once_are_all_taken(door: Door) -> None:
+    bodies = [{"upsert": [GOOD | {"id": 100 * n + i} for i in range(100)]} for n in range(50)]
+    responses = await asyncio.gather(*(door.post(body) for body in bodies))
+    assert {response.status_code for response in responses} == {200}
+    assert sum(response.json()["accepted"] for response in responses) == 5_000
+
+
+async def test_without_a_log_a_body_is_not_read(make_house: Callable[..., Any]) -> None:
+    asked = False
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal asked
+        asked = True
+        yield b"{}"
+
+    response = await make_house().client.post("/v1/items", content=body(), headers=JSON)
+    assert response.status_code == 403 and not asked
 
 
 async def test_without_a_log_writes_are_refused(make_house: Callable[..., Any]) -> None:
@@ -314,4 +353,4 @@ async def test_the_description_names_the_bodies(door: Door) -> None:
     assert body["upsert"]["items"] == {"$ref": "#/components/schemas/UpsertItem"}
     assert schemas["UpsertItem"]["required"] == ["id", "vector"]
     assert schemas["PatchItem"]["required"] == ["id", "fields"]
-    assert set(write["responses"]) == {"200", "400", "403", "413", "415", "422", "500", "503"}
+    assert set(write["responses"]) == {"200", "400", "403", "408", "413", "415", "422", "500", "503"}

@@ -221,6 +221,69 @@ async def test_min_seq_is_waited_for_without_holding_up_others(make_house: Any, 
     assert [(reply.seq, len(reply.keys)) for reply in outcomes] == [(4, 3), (3, 2)] * 30
 
 
+async def test_a_min_seq_that_nobody_can_have_is_refused_at_once(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    error = await failure(house, ask(query, min_seq=2**62, timeout_s=60))
+    assert isinstance(error, InvalidRequest) and error.where == "min_seq"
+    assert "has not reached sequence number 4611686018427387904: expected at most 7" in error.message
+    assert not any(shard.batches for shard in house.shards)
+    body = {"queries": [{"vector": query.tolist()}, {"vector": query.tolist(), "min_seq": 8}]}
+    response = await house.client.post("/v1/search", json=body)
+    assert (response.status_code, response.json()["error"]["where"]) == (422, "queries[1].min_seq")
+
+
+async def test_only_shards_that_lag_are_asked_again(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    house.shards[2].seq = 3
+    late = asyncio.create_task(answer(house, ask(query, min_seq=4, k=400, timeout_s=5)))
+    while len(house.shards[2].batches) < 4:  # the search, and three small questions
+        await asyncio.sleep(0.005)
+    assert [len(house.shards[i].batches) for i in (0, 1, 3)] == [1, 1, 1]
+    assert [request.k for batch in house.shards[2].batches[1:] for request in batch] == [1, 1, 1]
+    house.shards[2].seq = 4
+    reply = await late
+    np.testing.assert_array_equal(reply.keys, house.best(query, 400).keys)
+    assert (reply.seq, reply.coverage.answered) == (4, 4)
+    assert [len(house.shards[i].batches) for i in (0, 1, 3)] == [1, 1, 1]
+
+
+async def test_many_that_wait_are_one_question_and_take_no_places(make_house: Any, query: Vector) -> None:
+    house = make_house(max_pending=64, max_waiting=200)
+    house.shards[2].seq = 3
+    late = []
+    for _ in range(4):
+        late.append(asyncio.create_task(house.router.search([ask(query, min_seq=4, timeout_s=30)] * 50)))
+        while house.router.to_document()["waiting_for_writes"] < 50 * len(late):
+            await asyncio.sleep(0.005)
+    assert house.router.to_document()["pending"] == 0
+    asked = len(house.shards[2].batches)
+    await asyncio.sleep(0.2)
+    questions = house.shards[2].batches[asked:]
+    assert len(questions) <= 8 and all(len(batch) == 1 for batch in questions)
+    assert len((await answer(house, ask(query))).keys) == 10
+    (refused,) = await house.router.search([ask(query, min_seq=4)])
+    assert isinstance(refused, Overloaded) and "200 of 200 requests wait for a write" in refused.message
+    house.shards[2].seq = 4
+    for outcomes in await asyncio.gather(*late):
+        assert [reply.seq for reply in outcomes] == [4] * 50
+    assert house.router.to_document()["waiting_for_writes"] == house.router.to_document()["pending"] == 0
+
+
+async def test_a_caller_that_leaves_while_it_waits_for_a_write_leaves_nothing(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    house.shards[2].seq = 3
+    task = asyncio.create_task(house.router.search([ask(query, min_seq=4)] * 3))
+    while not house.router.to_document()["waiting_for_writes"]:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert house.router.to_document()["waiting_for_writes"] == house.router.to_document()["pending"] == 0
+    await asyncio.sleep(0.1)
+    asked = len(house.shards[2].batches)
+    await asyncio.sleep(0.1)
+    assert len(house.shards[2].batches) == asked, "nobody is asked any more"
+
+
 async def test_a_shard_that_falls_silent_does_not_hide_that_it_lags(make_house: Any, query: Vector) -> None:
     house = make_house()
     house.shards[2].seq = 3
