@@ -70,7 +70,7 @@ def test_half_floats_and_integers_are_queries_too(local: LocalSearcher) -> None:
         ([[*range(DIMENSION - 1), None]], "expected numbers, got other values"),
         ({"vector": [1]}, "expected numbers, got other values"),
         (np.zeros((1, DIMENSION), "M8[D]"), "expected numbers, got datetime64[D]"),
-        ([[1.0, 2.0], [1.0]], "expected rows of numbers, all of one length, got list"),
+        ([[1.0, 2.0], [1.0]], "expected rows of numbers, all of one length, got array"),
         (None, "expected numbers, got other values"),
         ([], "expected [B, 16], got [0]"),
         (3.0, "expected [B, 16], got []"),
@@ -84,16 +84,16 @@ def test_what_holds_no_numbers_is_no_query(local: LocalSearcher, given: Any, got
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"k": 1.5}, "k: expected 1 to 10000, got 1.5"),
     ({"k": "10"}, "k: expected 1 to 10000, got '10'"),
-    ({"k": True}, "k: expected 1 to 10000, got True"),
+    ({"k": True}, "k: expected 1 to 10000, got true"),
     ({"k": None}, "k: expected 1 to 10000, got None"),
     ({"k": np.float32(2)}, "k: expected 1 to 10000, got 2.0"),
     ({"n_probe": 1.5}, "n_probe: expected 1 to 2^63 - 1, got 1.5"),
     ({"n_probe": "4"}, "n_probe: expected 1 to 2^63 - 1, got '4'"),
-    ({"n_probe": False}, "n_probe: expected 1 to 2^63 - 1, got False"),
+    ({"n_probe": False}, "n_probe: expected 1 to 2^63 - 1, got false"),
     ({"mode": "fuzzy"}, "mode: expected 'exact' or 'bloom', got 'fuzzy'"),
-    ({"mode": ["exact"]}, "mode: expected 'exact' or 'bloom', got list"),
+    ({"mode": ["exact"]}, "mode: expected 'exact' or 'bloom', got array"),
     ({"refine": "some"}, "refine: expected None or 'all', got 'some'"),
-    ({"refine": True}, "refine: expected None or 'all', got True"),
+    ({"refine": True}, "refine: expected None or 'all', got true"),
 ]
 
 
@@ -138,8 +138,8 @@ def test_numbers_of_numpy_are_whole_numbers(local: LocalSearcher) -> None:
     ("filters", "message"),
     [
         (3, "filters: expected a text, None or one for each query, got 3"),
-        (b"live_show", "filters: expected a text, None or one for each query, got bytes"),
-        ({"live_show": True}, "filters: expected a text, None or one for each query, got dict"),
+        (b"live_show", "filters: expected a text, None or one for each query, got bin"),
+        ({"live_show": True}, "filters: expected a text, None or one for each query, got object"),
         ([None, 1], "queries[1].filter: expected a text or None, got 1"),
     ],
 )

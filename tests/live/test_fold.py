@@ -152,7 +152,7 @@ def test_other_types_are_taken_where_a_client_might_send_them() -> None:
     rows = {row["id"]: row for row in folded.items.to_pylist()}
     assert rows[a]["price"] == 3.0 and rows[b]["released"] == date(2001, 5, 31)
     assert folded.outcome == Outcome(patched=2, refused=1)
-    assert folded.refusal == f"item {c}: fields.rank: expected an integer of at most 64 bits, got float 2.0"
+    assert folded.refusal == f"item {c}: fields.rank: expected an integer of at most 64 bits, got number 2.0"
 
 
 @pytest.mark.parametrize("metric", ["ip", "cosine"])

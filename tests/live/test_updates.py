@@ -111,7 +111,7 @@ def test_a_write_that_the_schema_does_not_allow_is_refused_alone(
     assert outcome_of(live) == {"inserted": 2, "refused": 4}
     assert [record.args[0] for record in caplog.records] == [40_000, 40_001, 40_002, 40_010]  # type: ignore[index]
     assert live.updates is not None
-    assert live.updates.status().refusal == "item 40010: fields.live_show: expected true or false, got int 3"
+    assert live.updates.status().refusal == "item 40010: fields.live_show: expected true or false, got integer 3"
     assert live.applied == 6
 
 
