@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from silverray.cluster.sections import ConfigError
 _OBJECT_STORE_BYTES = 512 << 20
 _TOKEN_WARNINGS = "ray._private.authentication.authentication_token_setup"
 _PRIVATE = 0o077
+_REACH_S = 1.0
+LOOPBACK = "127.0.0.1"
 # Ray decides by this whether a node may be addressed as 127.0.0.1. It is meant for desktops; servers then listen there.
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SETTINGS = {
@@ -49,7 +52,7 @@ def start_ray(cpus: int) -> None:
             include_dashboard=False,
             num_cpus=cpus,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
+            _node_ip_address=LOOPBACK,
             _temp_dir=str(folder),
             **_quiet(),
         )
@@ -66,8 +69,10 @@ def join_ray(address: str) -> None:
     """
     with _silent_stderr():  # Ray's way to find this machine's address complains where there is no internet
         here = ray.util.get_node_ip_address()
+    if not _reaches(address, here):
+        here = LOOPBACK
     try:
-        with _loopback() if here == "127.0.0.1" else _environment({}):
+        with _loopback() if here == LOOPBACK else _environment({}):
             ray.init(address, _node_ip_address=here, **_quiet())
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "if that cluster uses Ray's token authentication, set RAY_AUTH_MODE=token"
@@ -95,6 +100,18 @@ def private_folder() -> Path:
         raise ConfigError(f"{folder}: belongs to another account; set RAY_TMPDIR to a folder of yours")
     folder.chmod(0o700)
     return folder
+
+
+def _reaches(address: str, here: str) -> bool:
+    """Whether a cluster of this machine listens on more than loopback; Ray asks for it at the machine's address."""
+    host, _, port = address.rpartition(":")
+    if host not in ("localhost", LOOPBACK) or not port.isdecimal():
+        return True
+    try:
+        socket.create_connection((here, int(port)), _REACH_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _quiet() -> dict[str, Any]:

@@ -17,21 +17,32 @@ from silverray.cluster.sections import ConfigError
 
 # In a process of its own, since Ray leaves threads and settings behind.
 _START = """
-import json, os, ray
+import json, os, ray, subprocess, sys
 import psutil  # Ray brings it
 from silverray.cluster.ray_local import start_ray, takes_calls_from_anybody
 
 @ray.remote
 class Worker:
     def look(self):
-        return os.nice(0), os.environ.get("RAY_worker_niceness")
+        return os.nice(0)
 
 start_ray(2)
+join = [sys.executable, "-c", sys.argv[1], ray.get_runtime_context().gcs_address]
+joined = subprocess.run(join, capture_output=True, text=True)
 worker = Worker.remote()
-niceness, _ = ray.get(worker.look.remote())
+niceness = ray.get(worker.look.remote())
 family = [psutil.Process(), *psutil.Process().children(recursive=True)]
 listening = sorted({c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == "LISTEN"})
-print(json.dumps({"nice": niceness, "listening": listening, "open": takes_calls_from_anybody()}))
+said = {"nice": niceness, "listening": listening, "open": takes_calls_from_anybody()}
+print(json.dumps(said | {"joined": joined.stdout + joined.stderr}))
+"""
+_JOIN = """
+import os, sys
+os.environ["RAY_AUTH_MODE"] = "token"
+import ray
+from silverray.cluster.ray_local import join_ray
+join_ray(sys.argv[1])
+print(len(ray.nodes()))
 """
 
 
@@ -50,12 +61,17 @@ def test_a_cluster_of_ones_own_listens_on_loopback_with_the_priority_of_its_owne
     environment.pop("RAY_AUTH_MODE", None)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _START], capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path
+            [sys.executable, "-c", _START, _JOIN],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment,
+            cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""  # no warning of Ray's
         said = json.loads(done.stdout)
-        assert said == {"nice": os.nice(0), "listening": said["listening"], "open": False}
+        assert said == {"nice": os.nice(0), "listening": said["listening"], "open": False, "joined": "1\n"}
         assert {address.removeprefix("::ffff:") for address in said["listening"]} == {"127.0.0.1"}
         (folder,) = short.iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
