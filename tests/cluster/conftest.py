@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from processes import PATIENCE_S
 
 from silverray.cluster.service import Service
 from silverray.shard.filter.schema import Schema
@@ -119,7 +120,7 @@ def echo() -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def address() -> Iterator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.stdin.close()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_S)
         process.stdout.close()
 
 

@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from processes import descendants, gone
+from ports import take_port
+from processes import PATIENCE_S, descendants, gone
 from towers import save_tower
 
 from silverray.cluster.config import EncoderConfig, HttpConfig, ServeConfig, TableGroupConfig
-from silverray.cluster.instance import free_port
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.readiness import ServiceError
 from silverray.cluster.service import Service, start
@@ -27,7 +27,7 @@ from silverray.shard.index.builder import publish
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.encoder import TowerEncoder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 GROUP = TableGroupConfig(ranks=2, host_bytes=450_000)
 USERS = [{"history": [3 * n, 6 * n], "age": n, "country": "US", "user": n} for n in range(50)]
@@ -46,7 +46,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory, films: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def config(towers: Path) -> ServeConfig:
-    ports = [free_port() for _ in range(3)]
+    ports = [take_port() for _ in range(3)]
     http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
     encoder = EncoderConfig(group=GROUP)
     return ServeConfig(name="users", snapshots=towers, threads=1, deadline_ms=500.0, http=http, encoder=encoder)
@@ -54,7 +54,7 @@ def config(towers: Path) -> ServeConfig:
 
 @pytest.fixture(scope="module")
 def service(address: str, config: ServeConfig) -> Iterator[Service]:
-    service = start(config, address, timeout_s=200)
+    service = start(config, address, timeout_s=PATIENCE_S)
     yield service
     service.detach()
 
@@ -154,4 +154,4 @@ def test_tables_that_do_not_fit_end_the_start_with_the_numbers(
     service.detach()
     small = EncoderConfig(group=TableGroupConfig(ranks=2, host_bytes=200_000))
     with pytest.raises(ServiceError, match=r"users-encoder: .*table 'users' takes 500.1 KiB, 250.1 KiB on each"):
-        start(config.model_copy(update={"encoder": small}), address, timeout_s=100)
+        start(config.model_copy(update={"encoder": small}), address, timeout_s=PATIENCE_S)

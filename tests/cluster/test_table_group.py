@@ -22,7 +22,7 @@ from silverray.shard.api import EncoderUnavailable
 from silverray.shard.model.table_files import save_tables
 from silverray.shard.model.tables import LocalTables, embedding_tables, keyed_jagged
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 _CPUS = 0.1
 
