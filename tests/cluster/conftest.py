@@ -20,7 +20,15 @@ from silverray.shard.index.builder import publish
 
 _CLUSTER = """
 import ray, sys
-context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+while True:
+    try:
+        context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        break
+    except Exception as error:  # Ray gives a node 30 s, which a busy machine may not have
+        print(error, file=sys.stderr, flush=True)
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
@@ -33,14 +41,6 @@ fields:
   year: {type: int}
   country: {type: category, nullable: true}
   genres: {type: tags}
-"""
-
-
-_CLUSTER = """
-import ray, sys
-context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-print(context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
 """
 
 
