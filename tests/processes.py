@@ -3,6 +3,9 @@
 import time
 from pathlib import Path
 
+PATIENCE_S = 600.0
+"""Longest that a test waits for a process: a net under what hangs, below pytest's own limit and not a measure."""
+
 
 def descendants(pid: int) -> set[int]:
     """Processes below a process."""
@@ -20,7 +23,8 @@ def descendants(pid: int) -> set[int]:
 
 
 def gone(pids: set[int]) -> bool:
-    deadline = time.monotonic() + 15
+    """Whether processes end, soon or late."""
+    deadline = time.monotonic() + PATIENCE_S / 5
     while left := [pid for pid in pids if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]:
         if time.monotonic() > deadline:
             return not left

@@ -7,13 +7,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("kernels/", "shard/", "router/", "cluster/", "configs/", "benchmarks/")
 
 
 def tracked_files(*folders: str) -> list[str]:
-    listed = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    listed = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     return listed.stdout.split()
 
 
@@ -25,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name, follow_symlinks=False)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr + done.stdout
     (file,) = out.glob("*.whl")
     return file
@@ -51,7 +52,9 @@ def test_every_module_imports_from_the_wheel_outside_the_checkout(wheel: Path, t
     # -S keeps the editable install's import hook out; the environment's packages come by path.
     packages = [path for path in sys.path if path.endswith("site-packages")]
     program = f"import sys; sys.path += {packages!r}\n" + program
-    done = subprocess.run([sys.executable, "-S", "-c", program], cwd="/", capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], cwd="/", capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -60,7 +63,7 @@ def test_a_bare_folder_named_silverray_does_not_replace_the_package(tmp_path: Pa
     (tmp_path / "silverray" / "cluster").mkdir(parents=True)
     (tmp_path / "silverray" / "cluster" / "cli.py").write_text("raise SystemExit('not the installed package')")
     command = [sys.executable, "-m", "silverray.cluster.cli", "--help"]  # -m puts the working directory first
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
 
@@ -72,7 +75,7 @@ def test_shard_and_kernels_import_without_ray_and_torchrec() -> None:
         "for name in ('ray', 'torchrec', 'fbgemm_gpu', 'fastapi', 'httpx'): sys.modules[name] = None\n"
         f"for name in {modules!r}: importlib.import_module('silverray.' + name.removesuffix('.__init__'))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=250)
+    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
 
 
@@ -96,7 +99,9 @@ def test_without_torchrec_vectors_are_searched_and_towers_say_what_is_missing(tm
         "except TablesUnavailable as error: assert 'requirements/torchrec-cpu.txt' in str(error), error\n"
         "else: raise AssertionError('a tower without tables')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -110,5 +115,5 @@ def test_torchrec_loads_beside_this_torch_and_looks_up_embeddings() -> None:
         "weight = bags.embedding_bags['t'].weight\n"
         "assert torch.allclose(bags(ids).values(), torch.stack([weight[1] + weight[2], weight[5]]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=250)
+    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,6 @@ def bench(*arguments: str) -> tuple[int, str]:
 
 
 @needs_peers
-@pytest.mark.timeout(120)
 def test_scan_compares_all_contenders(tmp_path: Path) -> None:
     code, output = bench("scan", "--quick", "--work", str(tmp_path / "work"), "--out", str(tmp_path))
     assert code == 0, output

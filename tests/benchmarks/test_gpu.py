@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 
 pytest.importorskip("triton")
 
@@ -23,7 +24,7 @@ SECTIONS = [
 def run(script: Path, out: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, str(script), "--quick", "--out", str(out), *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     document = json.loads((out / "gpu.json").read_text())
     assert document["quick"]
@@ -82,7 +83,7 @@ def test_nothing_but_torch_triton_numpy_and_numba_is_needed() -> None:
         "import silverray.benchmarks.gpu, silverray.benchmarks.report, silverray.benchmarks.gpu_summary\n"
         "import silverray.benchmarks.gpu_model\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
 
 

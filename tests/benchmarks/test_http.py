@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from processes import PATIENCE_S
 
 from silverray.benchmarks.clients import Traffic, post, run_clients
 from silverray.benchmarks.http import COLUMNS, CPU_COLUMNS, Window, _cpu_us, _figures
@@ -32,7 +33,7 @@ class Server:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(PATIENCE_S)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

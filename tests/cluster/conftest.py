@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from processes import PATIENCE_S
 
 from silverray.cluster.service import Service
 from silverray.shard.filter.schema import Schema
@@ -19,7 +20,15 @@ from silverray.shard.index.builder import publish
 
 _CLUSTER = """
 import ray, sys
-context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+while True:
+    try:
+        context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        break
+    except Exception as error:  # Ray gives a node 30 s, which a busy machine may not have
+        print(error, file=sys.stderr, flush=True)
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
@@ -32,14 +41,6 @@ fields:
   year: {type: int}
   country: {type: category, nullable: true}
   genres: {type: tags}
-"""
-
-
-_CLUSTER = """
-import ray, sys
-context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-print(context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
 """
 
 
@@ -119,7 +120,7 @@ def echo() -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def address() -> Iterator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.stdin.close()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_S)
         process.stdout.close()
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import take_port
+from processes import PATIENCE_S
 
-from silverray.cluster.instance import free_port
 from silverray.cluster.records import read_records
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, store: Path, films: Any) ->
     shutil.copytree(store / "v1", folder / "store/v1")
     schema = Schema.parse(films.schema)
     publish(films.table, schema, folder / "store", vectors=films.vectors, partitions=16, clusters=24, version="v2")
-    ports = dict(zip(("port", "stats_port", "metrics_port"), (free_port() for _ in range(3)), strict=True))
+    ports = dict(zip(("port", "stats_port", "metrics_port"), (take_port() for _ in range(3)), strict=True))
     for version in ("v1", "v2"):
         document = {"name": "changing", "snapshots": str(folder / "store"), "version": version, "http": ports}
         (folder / f"{version}.yaml").write_text(json.dumps(document))
@@ -44,11 +45,11 @@ def serve(folder: Path, version: str, address: str, *options: str) -> subprocess
 @pytest.fixture(scope="module")
 def url(folder: Path, address: str) -> Iterator[str]:
     """Where version v1 is served, detached."""
-    out, err = serve(folder, "v1", address, "--detach").communicate(timeout=300)
+    out, err = serve(folder, "v1", address, "--detach").communicate(timeout=PATIENCE_S)
     assert out.startswith("ready "), err
     yield out.split()[1]
     stop = [sys.executable, "-m", "silverray.cluster.cli", "stop", "changing"]
-    assert subprocess.run(stop, timeout=120).returncode == 0
+    assert subprocess.run(stop, timeout=PATIENCE_S).returncode == 0
 
 
 def served(url: str) -> tuple[str, bool]:
@@ -62,7 +63,7 @@ def test_a_damaged_version_leaves_what_serves_alone(folder: Path, address: str, 
     victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     before = httpx.get(f"{url}/v1/status").json()["router"]
     process = serve(folder, "v2", address)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE_S)
     victim.write_bytes(good)
     assert process.returncode == 1
     error = f"error: {victim}: altered or damaged (its SHA-256 does not match the manifest)"
@@ -78,7 +79,7 @@ def test_an_interrupted_change_puts_back_what_served(folder: Path, address: str,
         if line.startswith("starting changing-"):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert "interrupted; what served before (v1/1) was put back and answers\n" in err
     assert served(url) == ("v1/1", True)

@@ -16,8 +16,6 @@ from silverray.cluster.load_report import LoadReport
 from silverray.cluster.loadtest import LoadPlan, Outcome
 from silverray.cluster.records import ServiceRecord, hold_record, is_held, read_records, records_folder
 
-pytestmark = pytest.mark.timeout(90)
-
 
 def run(*arguments: object) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

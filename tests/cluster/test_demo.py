@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from processes import descendants, gone
+from processes import PATIENCE_S, descendants, gone
 
 from silverray.cluster import demo
 from silverray.cluster.commands.loadtest import LoadFailed
@@ -16,7 +16,6 @@ from silverray.cluster.movielens import MovieLensError, fetch
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(280)
 def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
     try:
         fetch()
@@ -34,11 +33,11 @@ def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        output, _ = process.communicate(timeout=250)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         over.set()
         process.kill()
-    watcher.join(timeout=10)
+    watcher.join(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     for part in ("1. Data", "2. Train", "3. Publish", "4. Serve 2 shards", "5. Ask", "Liked lately", "6. Load it"):
         assert part in output

@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from processes import descendants, gone
+from ports import take_port
+from processes import PATIENCE_S, descendants, gone
 from towers import save_tower
 
 from silverray.cluster.config import EncoderConfig, HttpConfig, ServeConfig, TableGroupConfig
-from silverray.cluster.instance import free_port
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.readiness import ServiceError
 from silverray.cluster.service import Service, start
@@ -27,7 +27,7 @@ from silverray.shard.index.builder import publish
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.encoder import TowerEncoder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 GROUP = TableGroupConfig(ranks=2, host_bytes=450_000)
 USERS = [{"history": [3 * n, 6 * n], "age": n, "country": "US", "user": n} for n in range(50)]
@@ -46,17 +46,24 @@ def towers(tmp_path_factory: pytest.TempPathFactory, films: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def config(towers: Path) -> ServeConfig:
-    ports = [free_port() for _ in range(3)]
+    ports = [take_port() for _ in range(3)]
     http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
     encoder = EncoderConfig(group=GROUP)
-    return ServeConfig(name="users", snapshots=towers, threads=1, deadline_ms=500.0, http=http, encoder=encoder)
+    return ServeConfig(name="users", snapshots=towers, threads=1, deadline_ms=10_000.0, http=http, encoder=encoder)
 
 
 @pytest.fixture(scope="module")
-def service(address: str, config: ServeConfig) -> Iterator[Service]:
-    service = start(config, address, timeout_s=200)
-    yield service
+def started(address: str, config: ServeConfig) -> Iterator[tuple[Service, float]]:
+    """The service, and how many seconds its start has taken on this machine."""
+    began = time.monotonic()
+    service = start(config, address, timeout_s=PATIENCE_S)
+    yield service, time.monotonic() - began
     service.detach()
+
+
+@pytest.fixture(scope="module")
+def service(started: tuple[Service, float]) -> Service:
+    return started[0]
 
 
 def ranks() -> set[int]:
@@ -77,13 +84,13 @@ def tables(service: Service) -> dict[str, Any]:
 
 
 def search(service: Service, user: dict[str, Any]) -> httpx.Response:
-    return httpx.post(f"{service.url}/v1/search", json={"user": user, "k": 10, "deadline_ms": 2_000})
+    return httpx.post(f"{service.url}/v1/search", json={"user": user, "k": 10, "deadline_ms": 20_000})
 
 
 def wait_for_users(service: Service, since: float) -> float:
     """Seconds until a user gets an answer again."""
     while search(service, USERS[0]).status_code != 200:
-        assert time.monotonic() < since + 60, "the encoder did not come back"
+        assert time.monotonic() < since + PATIENCE_S, "the encoder did not come back"
         time.sleep(0.1)
     return time.monotonic() - since
 
@@ -117,7 +124,8 @@ def test_users_get_what_their_vectors_get(service: Service, towers: Path) -> Non
     assert (wrong.status_code, wrong.json()["error"]["where"]) == (422, "user.age")
 
 
-def test_a_killed_rank_under_load_costs_no_answer(service: Service) -> None:
+def test_a_killed_rank_under_load_costs_no_answer(started: tuple[Service, float]) -> None:
+    service, start_s = started
     wait_for_users(service, time.monotonic())
     before, failures = ranks(), tables(service)["failures"]
     began = time.monotonic()
@@ -126,7 +134,7 @@ def test_a_killed_rank_under_load_costs_no_answer(service: Service) -> None:
     took = wait_for_users(service, began + 1.0)
     counts = [Counter(outcome.error for outcome in outcomes) for outcomes in (by_user, by_vector)]
     print(f"back after {took:.1f} s; by user {dict(counts[0])}, by vector {dict(counts[1])}")
-    assert took < 30
+    assert took < max(30, start_s), "to form a group takes less than to start all"
     assert set(counts[0]) <= {None, "encoder_unavailable", "deadline_exceeded"}
     assert counts[0]["encoder_unavailable"] > 0 and counts[0][None] > 0
     # New ranks start on the cores that the shards compute on, so a few requests may run out of time.
@@ -154,4 +162,4 @@ def test_tables_that_do_not_fit_end_the_start_with_the_numbers(
     service.detach()
     small = EncoderConfig(group=TableGroupConfig(ranks=2, host_bytes=200_000))
     with pytest.raises(ServiceError, match=r"users-encoder: .*table 'users' takes 500.1 KiB, 250.1 KiB on each"):
-        start(config.model_copy(update={"encoder": small}), address, timeout_s=100)
+        start(config.model_copy(update={"encoder": small}), address, timeout_s=PATIENCE_S)

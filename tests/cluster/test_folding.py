@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from processes import PATIENCE_S
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
@@ -26,8 +27,6 @@ from silverray.shard.index.snapshot import SnapshotFiles, least_seq
 from silverray.shard.live.checks import check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write, encode
 from silverray.shard.searcher import ShardSearcher
-
-pytestmark = pytest.mark.timeout(90)
 
 FILTERS = [None, "year = 3000", 'country = "Atlantis" or country is null', 'not genres any ("Drama")']
 
@@ -279,6 +278,6 @@ def test_threads_may_share_nothing_but_the_file(shop: Shop) -> None:
     thread.start()
     for _ in range(50):
         writer.append([(b"x" * 10_000, 3)])
-    thread.join(timeout=30)
+    thread.join(timeout=PATIENCE_S)
     assert seen == list(range(3, 151, 3))
     writer.close()

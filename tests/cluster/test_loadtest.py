@@ -11,10 +11,8 @@ from aiohttp import web
 
 from silverray.cluster.lateness import summarise
 from silverray.cluster.load_report import LoadReport
-from silverray.cluster.loadtest import SATURATED, LoadPlan, Outcome, read_queries, run_load
+from silverray.cluster.loadtest import SATURATED, LoadPlan, Outcome, Progress, read_queries, run_load
 from silverray.cluster.truth import QueryFileError, Truth, read_truths
-
-pytestmark = pytest.mark.timeout(60)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -40,11 +38,13 @@ async def service(handler: Handler) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def load(handler: Handler, bodies: list[bytes], **options: Any) -> tuple[LoadPlan, list[Outcome]]:
+def load(
+    handler: Handler, bodies: list[bytes], progress: Progress | None = None, **options: Any
+) -> tuple[LoadPlan, list[Outcome]]:
     async def run() -> tuple[LoadPlan, list[Outcome]]:
         async with service(handler) as url:
             plan = LoadPlan(url=url, bodies=bodies, **options)
-            return plan, await run_load(plan)
+            return plan, await run_load(plan, progress)
 
     return asyncio.run(run())
 
@@ -106,15 +106,20 @@ def test_errors_are_counted_by_code() -> None:
 
 
 def test_what_is_over_the_bound_is_an_error_and_never_waits() -> None:
-    seen = 0
+    seen, all_sent = 0, asyncio.Event()
 
     async def slow(request: web.Request) -> web.Response:
         nonlocal seen
         seen += 1
-        await asyncio.sleep(1.0)
+        await all_sent.wait()
         return web.json_response(result([1.0]))
 
-    plan, outcomes = load(slow, [b"{}"], rate=100, duration_s=0.5, max_in_flight=5)
+    def watch(_: float, sent: int, answered: int) -> None:
+        if sent - answered == 5 and sent == total:
+            all_sent.set()
+
+    total = len(LoadPlan(url="", bodies=[b"{}"], rate=100, duration_s=0.5).departures())
+    plan, outcomes = load(slow, [b"{}"], watch, rate=100, duration_s=0.5, max_in_flight=5)
     report = LoadReport.of(plan, outcomes)
     assert report.replies == seen == 5
     assert report.errors == {SATURATED: len(outcomes) - 5}

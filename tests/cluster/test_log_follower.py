@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 
 from silverray.cluster.log import follower
 from silverray.cluster.log.follower import LogFollower
@@ -16,7 +17,7 @@ from silverray.cluster.log.writer import LogWriter
 from silverray.router.log import LogPage, LogUnavailable, Reader
 from silverray.shard.live.writes import Delete, Entry, encode
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = pytest.mark.anyio
 
 READER = Reader("shard-0", "a")
 
@@ -184,7 +185,7 @@ async def test_stopping_waits_for_what_is_being_applied(tmp_path: Path) -> None:
 
     def apply(entries: Sequence[Entry]) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE_S)
         done.set()
 
     one = LogFollower(log, READER, apply, 0)
@@ -208,7 +209,7 @@ async def test_what_fails_while_it_stops_is_told(tmp_path: Path) -> None:
 
     def apply(entries: Sequence[Entry]) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE_S)
         raise RuntimeError("out of luck")
 
     one = LogFollower(log, READER, apply, 0)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import PATIENCE_S
 
 from silverray.cluster.log.store import LogStore
 from silverray.router.log import LogFenced, LogFull, LogGap, LogRecord, LogUnavailable, OtherLog
@@ -195,7 +196,7 @@ print(refused[-1])
 def test_a_full_disk_refuses_writes_until_there_is_room(path: Path) -> None:
     """The process may not write beyond a size of file, which fails in the same call as a full disk does."""
     done = subprocess.run(
-        [sys.executable, "-c", _FULL, str(path)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", _FULL, str(path)], capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
     first, both, message = done.stdout.splitlines()
     acknowledged, refused = map(int, both.split())

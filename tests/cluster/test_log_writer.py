@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 
 from silverray.cluster.log import readers, writer
 from silverray.cluster.log.claim import CLAIM, claim_store
@@ -16,7 +17,7 @@ from silverray.cluster.log.writer import LogWriter, hide
 from silverray.router.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, Reader
 from silverray.shard.api import Overloaded
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = pytest.mark.anyio
 
 A, B, C = Reader("shard-0", "a"), Reader("shard-0", "b"), Reader("shard-1", "c")
 
@@ -41,7 +42,7 @@ class Gate:
 
         def wait(store: LogStore, bodies: Sequence[tuple[bytes, int]]) -> list[int]:
             self.groups.append(len(bodies))
-            assert self.open.wait(10)
+            assert self.open.wait(PATIENCE_S)
             return append(store, bodies)
 
         monkeypatch.setattr(LogStore, "append", wait)
@@ -216,7 +217,7 @@ async def test_closing_waits_for_a_read_that_was_given_up(path: Path, monkeypatc
 
     def wait(store: LogStore, after: int, limit: int) -> LogPage:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE_S)
         pages.append(read(store, after, limit))
         return pages[0]
 

@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import PATIENCE_S
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
 from silverray.shard.index.snapshot import newest_version
-
-pytestmark = pytest.mark.timeout(120)
 
 SCHEMA = "{id: id, vector: {dimension: 4, metric: ip}, fields: {year: {type: int}}}"
 SLOW = """
@@ -58,19 +57,19 @@ def test_sigterm_cleans_up_and_what_sigkill_leaves_is_removed_by_the_next(files:
     store = tmp_path / "store"
     stopped = started(files, "stopped")
     stopped.send_signal(signal.SIGTERM)
-    _, errors = stopped.communicate(timeout=30)
+    _, errors = stopped.communicate(timeout=PATIENCE_S)
     assert stopped.returncode != 0 and "Traceback" not in errors and list(store.iterdir()) == []
     killed, working = started(files, "killed"), started(files, "working")
     try:
         killed.kill()
-        killed.communicate(timeout=30)
+        killed.communicate(timeout=PATIENCE_S)
         assert len(list(store.iterdir())) == 2
         assert publish(*files, "--version=v")[0] == 0
         names = sorted(path.name for path in store.iterdir())
         assert len(names) == 2 and names[0].startswith(".working-") and names[1] == "v"
     finally:
         working.kill()
-        working.communicate(timeout=30)
+        working.communicate(timeout=PATIENCE_S)
 
 
 def test_the_newest_is_what_was_published_last(files: list[str], tmp_path: Path) -> None:

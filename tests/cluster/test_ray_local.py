@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 
 from silverray.cluster.config import HttpConfig, LimitsConfig, ServeConfig
 from silverray.cluster.instance import _environment
@@ -64,7 +65,7 @@ def test_a_cluster_of_ones_own_listens_on_loopback_with_the_priority_of_its_owne
             [sys.executable, "-c", _START, _JOIN],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
             env=environment,
             cwd=tmp_path,
         )
@@ -101,7 +102,9 @@ def test_calls_between_replicas_pass_by_a_proxy_of_the_environment(settings: dic
         "    await asyncio.wait_for(channel.channel_ready(), 20)\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, env=environment
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from processes import descendants, gone
+from processes import PATIENCE_S, descendants, gone
 from tables import SINGLE, TABLE_OF, TABLES, make_batch
 from torchrec import KeyedJaggedTensor
 
@@ -22,9 +22,13 @@ from silverray.shard.api import EncoderUnavailable
 from silverray.shard.model.table_files import save_tables
 from silverray.shard.model.tables import LocalTables, embedding_tables, keyed_jagged
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 _CPUS = 0.1
+
+
+FORM_S = 15.0
+"""Two ranks form within it on two idle cores."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, local: LocalTables) -> Path
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(PATIENCE_S):
             await test
 
     asyncio.run(bounded())
@@ -106,12 +110,14 @@ def test_four_ranks_answer_as_the_unsharded_tables_do(cluster: None, folder: Pat
 
 def test_two_ranks_do_too_and_a_lost_one_is_replaced(cluster: None, folder: Path, local: LocalTables) -> None:
     async def test() -> None:
+        began = time.monotonic()
         tables = await GroupTables.form(plan(2, 3_200_000), folder, _CPUS)
+        slow = max(1.0, (time.monotonic() - began) / FORM_S)
         try:
             await assert_all_the_same(tables, local)
-            await lose_a_rank(tables, local, signal.SIGKILL)
+            await lose_a_rank(tables, local, signal.SIGKILL, slow)
             await assert_all_the_same(tables, local)
-            await lose_a_rank(tables, local, signal.SIGSTOP)
+            await lose_a_rank(tables, local, signal.SIGSTOP, slow)
             await assert_all_the_same(tables, local)
         finally:
             await tables.close()
@@ -119,8 +125,11 @@ def test_two_ranks_do_too_and_a_lost_one_is_replaced(cluster: None, folder: Path
     run(test())
 
 
-async def lose_a_rank(tables: GroupTables, local: LocalTables, how: signal.Signals) -> None:
-    """Kill or stop a rank while four callers ask; every one of their calls must end, and the group must come back."""
+async def lose_a_rank(tables: GroupTables, local: LocalTables, how: signal.Signals, slow: float) -> None:
+    """Kill or stop a rank while four callers ask; every one of their calls must end, and the group must come back.
+
+    `slow` is by how much other work on the machine stretches time.
+    """
     batch, stop = make_batch(32, seed=0), asyncio.Event()
     want = await local.look_up(batch)
     outcomes: list[bool] = []
@@ -128,7 +137,7 @@ async def lose_a_rank(tables: GroupTables, local: LocalTables, how: signal.Signa
     async def ask() -> None:
         while not stop.is_set():
             try:
-                found = await asyncio.wait_for(tables.look_up(batch), 6)
+                found = await asyncio.wait_for(tables.look_up(batch), 6 * slow)
             except EncoderUnavailable:
                 outcomes.append(False)
                 await asyncio.sleep(0.05)
@@ -151,7 +160,7 @@ async def lose_a_rank(tables: GroupTables, local: LocalTables, how: signal.Signa
         print(f"{how.name}: noticed after {noticed:.2f} s, back after {took:.1f} s")
         while sum(outcomes) == answered:
             await asyncio.sleep(0.02)
-        assert answered and noticed < 6 and took < 30
+        assert answered and noticed < 6 * slow and took < 30 * slow
         assert tables.describe()["failures"] == failures + 1
         assert len(rank_pids()) >= 2 and not set(rank_pids()) & (set(before) - {before[1]})
     finally:

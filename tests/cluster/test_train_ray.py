@@ -16,7 +16,6 @@ from silverray.shard.train.workers import Alone
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(280)
 def test_two_workers_compute_what_one_does(tmp_path: Path) -> None:
     path = write_all(tmp_path, requests=7 * 64 + 1)  # the last batch of an epoch has nothing for one of the two
     alone = train(TrainConfig.load(path, out="alone"), Alone(), lambda _: None, resume=False)
@@ -45,7 +44,6 @@ def test_two_workers_compute_what_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(280)
 def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
     config = TrainConfig.load(write_all(tmp_path), workers=2)
     damaged = config.out / "checkpoint/checkpoint.pt"

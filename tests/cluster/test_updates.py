@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import descendants
+from ports import take_port
+from processes import PATIENCE_S, descendants
 
 from silverray.cluster.config import HttpConfig, LogConfig, ServeConfig
-from silverray.cluster.instance import free_port
 from silverray.cluster.log.folding import fold_log
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.service import Service, start
@@ -24,7 +24,7 @@ from silverray.shard.api import SearchError
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 ROUNDS = int(os.environ.get("SILVERRAY_KILLS", "4"))
 KINDS = ("ray::LogWriter", "ServeReplica:live-shard", "ServeReplica:live-router")
@@ -36,7 +36,7 @@ FIRST = 1_000_000
 
 @pytest.fixture(scope="module")
 def config(store: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
-    ports = [free_port() for _ in range(3)]
+    ports = [take_port() for _ in range(3)]
     http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
     log = LogConfig(path=tmp_path_factory.mktemp("log") / "updates.db")
     return ServeConfig(name="live", snapshots=store, shards=2, threads=1, deadline_ms=1_000.0, http=http, log=log)
@@ -44,7 +44,7 @@ def config(store: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig
 
 @pytest.fixture(scope="module")
 def service(address: str, config: ServeConfig) -> Iterator[Service]:
-    service = start(config, address, timeout_s=150)
+    service = start(config, address, timeout_s=PATIENCE_S)
     yield service
     service.detach()  # what is left of it ends with the cluster
 
@@ -118,7 +118,6 @@ class Writer(threading.Thread):
             self.stopping.wait(PAUSE_S)
 
 
-@pytest.mark.timeout(60 * (ROUNDS + 2))
 def test_kills_lose_nothing_that_was_acknowledged(service: Service, config: ServeConfig) -> None:
     """Kill a process of each kind in turn, each after a random while."""
     client, writer, rng = SearchClient(service.url), Writer(service.url), random.Random(ROUNDS)
@@ -142,7 +141,7 @@ def test_kills_lose_nothing_that_was_acknowledged(service: Service, config: Serv
                 searches += 1
     finally:
         writer.stopping.set()
-        writer.join(timeout=60)
+        writer.join(timeout=PATIENCE_S)
     assert not writer.is_alive() and searches > 0
     ids = found(client, f"year = {YEAR}", writer.known[0])
     assert set(ids) == writer.present and len(ids) == len(writer.present)
@@ -185,7 +184,7 @@ def test_a_restart_with_the_log_folded_in_shows_what_was_acknowledged(
     state = log.state()
     log.close()
     assert (seq, last) == (last - 2, state.last)
-    with start(config.model_copy(update={"snapshots": store}), address, timeout_s=150) as again:
+    with start(config.model_copy(update={"snapshots": store}), address, timeout_s=PATIENCE_S) as again:
         client = SearchClient(again.url)
         status = client.get("/v1/status")["log"]
         assert (status["epoch"], status["trimmed"], status["last"]) == (state.epoch + 1, seq, last)

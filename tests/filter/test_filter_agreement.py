@@ -203,7 +203,6 @@ def test_the_layout_has_exact_and_hashed_fields(catalog: Any) -> None:
     assert catalog.layout.fields["price"].planes.shift > 0
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_filters_agree_with_pandas(catalog: Any, oracle: Oracle, chunk: int) -> None:
     rng = random.Random(1_000 + chunk)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from catalogs import make_items, schema_text
+from processes import PATIENCE_S
 
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
@@ -56,7 +57,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(metric: str, publish_i
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's peak memory from /proc")
 def test_a_cosine_build_never_copies_all_vectors(tmp_path: Path) -> None:
-    grown = subprocess.run([sys.executable, "-c", GROWTH, tmp_path], capture_output=True, text=True, timeout=120)
+    grown = subprocess.run([sys.executable, "-c", GROWTH, tmp_path], capture_output=True, text=True, timeout=PATIENCE_S)
     assert grown.returncode == 0, grown.stderr
     assert float(grown.stdout) < 0.8
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from catalogs import DIMENSION, make_items, make_requests
+from processes import PATIENCE_S
 
 from silverray.kernels.rows import row_bytes
 from silverray.router.merge import merge_replies
@@ -82,7 +83,7 @@ def test_live_items_are_rounded_alike(half: Catalog) -> None:
     for reply, true in zip(ask(live, requests), before, strict=True):
         assert_same(reply, true)
     assert live.updates is not None
-    live.updates.compact().result(timeout=60)
+    live.updates.compact().result(timeout=PATIENCE_S)
     assert live.engine.model.lists.vectors.dtype == torch.bfloat16
     for reply, true in zip(ask(live, requests), before, strict=True):
         assert_same(reply, true)

@@ -12,6 +12,7 @@ import numba
 import pytest
 from llvmlite import ir
 from numba import types
+from processes import PATIENCE_S
 
 from silverray.kernels import simd
 
@@ -37,7 +38,7 @@ def run(name: str, folder: Path, *tests: str) -> str:
     environment.pop("NUMBA_CPU_FEATURES", None)
     environment |= {} if features is None else {"NUMBA_CPU_FEATURES": features}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(str(HERE / test) for test in tests)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     return done.stdout
 

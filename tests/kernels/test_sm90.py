@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S
 
 from silverray.kernels.programs import MAX_STACK
 
@@ -24,7 +25,7 @@ def needs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]
         env={**environment, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, int]] = json.loads(done.stdout)

@@ -12,6 +12,7 @@ import pytest
 from catalogs import DIMENSION, make_items, schema_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import PATIENCE_S
 
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
@@ -240,7 +241,7 @@ def test_writes_to_ids_that_share_a_key_go_to_the_one_that_is_there(
     }
     for _ in range(2):
         assert contents(live) == wanted
-        live.updates.compact().result(30)
+        live.updates.compact().result(PATIENCE_S)
     outcome = live.updates.status().outcome
     assert 0 < outcome.key_collision <= collisions and 0 < folded.outcome.key_collision <= collisions
     live.updates.close()

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from catalogs import make_items, make_requests
+from processes import PATIENCE_S
 
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.index import planner
@@ -216,19 +217,19 @@ def test_writes_that_come_while_arrays_are_made_anew_are_in_them(
 
     def wait(*given: object) -> object:
         copying.set()
-        assert held.wait(30)
+        assert held.wait(PATIENCE_S)
         return real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(updates, "compact", wait)
     assert live.updates is not None
     old = live.engine.model
     future = live.updates.compact()
-    assert copying.wait(30)
+    assert copying.wait(PATIENCE_S)
     new = [Upsert(60_000 + number, random_vector(rng), random_fields(rng)) for number in range(300)]
     removed = [int(key) for key in ask(live, query(k=50))[0].keys]
     live.apply(entries([*new, *map(Delete, removed), Patch(60_000, {"title": "patched"})]))
     held.set()
-    future.result(30)
+    future.result(PATIENCE_S)
     assert live.engine.model is not old
     assert live.updates.status().compactions == 1
     reply = ask(live, query(k=10_000, fields=("title",)))[0]
@@ -253,7 +254,7 @@ def test_writes_that_meet_new_arrays_without_room_wait_for_others(
 
     def wait(*given: object) -> object:
         copying.set()
-        assert held.wait(30)
+        assert held.wait(PATIENCE_S)
         return real(*given)  # type: ignore[arg-type]
 
     def swap(prepared: Prepared) -> None:
@@ -268,14 +269,14 @@ def test_writes_that_meet_new_arrays_without_room_wait_for_others(
     monkeypatch.setattr(live.engine, "install", swap)
     live.apply(entries([Delete(int(key)) for key in live.engine.payload.slot_keys if key >= 0]))
     future = shard.compact()
-    assert copying.wait(30)
+    assert copying.wait(PATIENCE_S)
     rng = np.random.default_rng(12)
     log = entries([Upsert(number, random_vector(rng), random_fields(rng)) for number in range(640)], 601)
     live.apply(log[:512])  # of the 513 slots that the new arrays have
     held.set()
-    assert swapping.wait(30)
+    assert swapping.wait(PATIENCE_S)
     live.apply(log[512:])
-    future.result(30)
+    future.result(PATIENCE_S)
     assert sorted(ask(live, query(k=10_000))[0].keys.tolist()) == list(range(640))
     assert live.engine.items == 640
     shard.close()
@@ -303,7 +304,7 @@ def test_an_edit_that_fails_is_made_before_anything_else(
                 live.apply(log)
     assert live.applied == 0
     if compacting:
-        live.updates.compact().result(30)
+        live.updates.compact().result(PATIENCE_S)
     live.apply(log)
     live.apply(entries([Patch(60_000, {"title": "patched"})], 4))
     reply = ask(live, query(k=10_000, fields=("title",)))[0]
@@ -331,7 +332,7 @@ def test_a_compaction_that_fails_leaves_the_old_arrays(
     for number in range(5):
         live.apply(entries([Upsert(80_000 + number, random_vector(rng), random_fields(rng))], number + 1))
         with pytest.raises(MemoryError):
-            live.updates.compact().result(30)
+            live.updates.compact().result(PATIENCE_S)
     assert len(attempts) in (5, 6)  # the first may be done before it is asked for; none by itself comes after it
     assert "the old ones stay" in caplog.text
     assert live.updates.status().compactions == 0

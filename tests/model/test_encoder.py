@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from processes import PATIENCE_S
 
 from silverray.shard.api import EncoderUnavailable, InvalidRequest, SnapshotError
 from silverray.shard.index.keys import hash_texts
@@ -211,7 +212,7 @@ def test_features_are_read_and_dense_layers_run_off_the_event_loop(
         def while_the_loop_runs(work: Any) -> Any:
             def waiting(*inputs: Any) -> Any:
                 # Ends with the time-out unless the loop is free to answer.
-                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(timeout=10)
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(timeout=PATIENCE_S)
                 return work(*inputs)
 
             return waiting

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import PATIENCE_S
 from torchrec import KeyedJaggedTensor
 
 from silverray.shard.api import SnapshotError
@@ -158,6 +159,6 @@ def test_without_torchrec_only_modules_are_refused(folder: Path) -> None:
         "assert len(tables) == 3\n"
         "embedding_tables(tables)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
     assert "TablesUnavailable: embedding tables: expected TorchRec to be installed" in done.stderr
     assert "requirements/torchrec-cpu.txt" in done.stderr

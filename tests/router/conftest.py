@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -12,9 +13,12 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from virtual_time import VirtualLoop
 
 from silverray.router.app import create_app
 from silverray.router.fanout import Backend
+from silverray.router.gate import Gate
+from silverray.router.pulse import Pulse
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import (
@@ -173,12 +177,22 @@ MakeHouse = Callable[..., House]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    virtual = "virtual_time" in request.fixturenames
+    return ("asyncio", {"loop_factory": VirtualLoop}) if virtual else "asyncio"
 
 
 @pytest.fixture
-async def make_house(anyio_backend: str) -> AsyncIterator[MakeHouse]:
+async def virtual_time(anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's loop, and every clock beside it, goes by what is waited for and not by what the machine takes."""
+    clock = asyncio.get_running_loop().time
+    monkeypatch.setattr(time, "monotonic", clock)
+    for timed in (Gate, Pulse):
+        monkeypatch.setattr(timed.__init__, "__defaults__", (clock,))
+
+
+@pytest.fixture
+async def make_house(anyio_backend: Any) -> AsyncIterator[MakeHouse]:
     houses: list[House] = []
 
     def make(

@@ -10,7 +10,7 @@ from silverray.router.batcher import Batcher
 from silverray.router.ticket import Ticket
 from silverray.shard.api import DeadlineExceeded, Overloaded, SearchError, SearchReply, SearchRequest
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

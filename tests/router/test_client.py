@@ -21,7 +21,7 @@ from silverray.shard.api import (
     SearchRequest,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
 Vector = NDArray[np.float32]
 

@@ -19,7 +19,7 @@ VECTORS = np.ones((1, 4), dtype=np.float32)
 
 
 class SlowFilters:
-    """Takes 50 ms for a filter."""
+    """Takes 0.3 s for a filter: long beside a turn of the machine's other work."""
 
     def __init__(self) -> None:
         self.compiled: list[str] = []
@@ -29,7 +29,7 @@ class SlowFilters:
 
     def compile(self, text: str) -> CompiledFilter:
         self.compiled.append(text)
-        time.sleep(0.05)
+        time.sleep(0.3)
         if text.startswith("wrong"):
             raise FilterError("unexpected text", 3, ["a field"], "write a field")
         plan = Plan(np.zeros(1, dtype=np.int32), None)
@@ -55,21 +55,18 @@ async def test_equal_filters_of_a_body_are_compiled_once() -> None:
 
 
 async def test_what_is_not_compiled_in_time_is_late_and_nobody_else_waits() -> None:
-    started = time.monotonic()
-    filters, asked = ask(*(f"{place:01000}" for place in range(40)), allowed_s=0.12)
-    task = asyncio.create_task(asked)
-    gaps, before = [], time.monotonic()
+    filters, asked = ask(*(f"{place:01000}" for place in range(40)), allowed_s=1.0)
+    task, turns = asyncio.create_task(asked), 0
     while not task.done():
         await asyncio.sleep(0.005)
-        gaps.append(time.monotonic() - before)
-        before = time.monotonic()
+        turns += len(filters.compiled) == 1
     outcomes = await task
-    assert time.monotonic() - started < 1.0
+    assert turns > 1, "the loop went on beside the first filter"
     assert isinstance(outcomes[0].filter, CompiledFilter)
     late = [outcome for outcome in outcomes if isinstance(outcome, DeadlineExceeded)]
     assert len(late) >= 30
     assert late[-1].where == "queries[39]"
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.4)
     assert len(filters.compiled) < 10  # the rest was given up
 
 

@@ -26,7 +26,7 @@ from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
 from silverray.shard.live.sizes import ItemSizes
 from tests.router.test_items import Door, MemoryLog
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
 TYPE = {"content-type": "application/json"}
 GOOD: dict[str, Any] = {"vector": [1.0] * 8}

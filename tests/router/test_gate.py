@@ -15,7 +15,7 @@ from silverray.router.gate import Gate, Visit
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
 JSON = {"content-type": "application/json"}
 GOOD = {"vector": [1, 0, 0, 2.5, 0, -1, 0, 0]}

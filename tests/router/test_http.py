@@ -13,7 +13,7 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
 Vector = NDArray[np.float32]
 JSON = {"content-type": "application/json"}

@@ -24,7 +24,7 @@ from silverray.shard.api import InvalidRequest, SearchError
 from silverray.shard.filter.schema import Schema
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write, decode
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
 SCHEMA = """
 id: film

@@ -10,7 +10,7 @@ import pytest
 from silverray.router.log import LogUnavailable
 from silverray.router.log_end import LogEnd
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

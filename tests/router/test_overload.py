@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from starlette.types import ASGIApp
+from virtual_time import VirtualLoop
 
 from silverray.router.app import create_app
 from silverray.router.endpoint import Pulse
@@ -29,24 +30,6 @@ SCOPE = {
     "path": "/v1/search",
     "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))],
 }
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which nothing takes time but waiting, which takes none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def skip(timeout: float | None) -> Any:
-            self._now += timeout or 0.0
-            return select(0)
-
-        self._selector.select = skip  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self._now
 
 
 class Load:
@@ -95,7 +78,6 @@ def served() -> tuple[Router, Load]:
     return router, Load(create_app(router))
 
 
-@pytest.mark.timeout(120)
 def test_goodput_stays_at_three_times_what_shards_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()

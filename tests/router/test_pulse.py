@@ -8,7 +8,7 @@ import pytest
 
 from silverray.router.pulse import BEAT_S, Pulse
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from silverray.shard.set_ranker import SetRanker
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 CLOSE = 1e-5
 WINDOW = 60
@@ -45,7 +45,7 @@ VALUE = ValueSettings.model_validate(
         "context": {"from": {"type": "int"}},
     }
 )
-SETTINGS = RouterSettings(rerank=RerankSettings(window=WINDOW))
+SETTINGS = RouterSettings(deadline_s=50.0, rerank=RerankSettings(window=WINDOW))
 QUOTAS = {"click": 2, "like": 4}
 SPACING = DiversitySettings(window=6, oversample=4, spacing={"country": 0.5})
 

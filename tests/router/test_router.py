@@ -26,7 +26,7 @@ from silverray.shard.api import (
 )
 from silverray.shard.model.features import BucketFeature, HistoryFeature, UserFeatures
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
 Vector = NDArray[np.float32]
 
@@ -372,12 +372,13 @@ async def test_a_caller_that_leaves_frees_its_place(make_house: Any, query: Vect
 
 
 async def test_shards_get_the_time_that_is_left(make_house: Any, query: Vector) -> None:
-    house = make_house()
-    await answer(house, ask(query, timeout_s=2))
-    await answer(house, ask(query))
-    (timed,), (endless,) = (batch for batch in house.shards[0].batches)
-    assert 1.5 < timed.timeout_s < 2
-    assert 55 < endless.timeout_s < 60
+    house = make_house(slots=1, max_batch=1)
+    for shard in house.shards:
+        shard.delay_s = 0.25
+    await asyncio.gather(answer(house, ask(query)), answer(house, ask(query, timeout_s=2)), answer(house, ask(query)))
+    _, (timed,), (endless,) = house.shards[0].batches
+    assert timed.timeout_s == pytest.approx(1.75)
+    assert endless.timeout_s == pytest.approx(59.5)
 
 
 async def test_a_wrong_request_does_not_fail_its_batch(make_house: Any, query: Vector) -> None:
