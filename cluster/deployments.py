@@ -26,7 +26,6 @@ from silverray.router.counting import ItemCount
 from silverray.router.fanout import Backend
 from silverray.router.item_writer import ItemWriter
 from silverray.router.log import Reader
-from silverray.router.reply_sizes import bounded
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.admission import Admission
@@ -118,7 +117,6 @@ class ShardReplica:
 
     async def __init__(self, args: ShardArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         self._layout = args.layout
-        self._max_reply_bytes = args.max_reply_bytes
         threads = args.threads or max(1, (os.cpu_count() or 1) // args.shards)
 
         def load() -> ShardSearcher:
@@ -130,6 +128,7 @@ class ShardReplica:
                 item_cache=args.item_cache,
                 slack=args.slack,
                 value=args.value,
+                max_reply_bytes=args.max_reply_bytes,
             )
 
         # The replica's event loop also answers health checks: nothing slow may run on it.
@@ -162,7 +161,7 @@ class ShardReplica:
         try:
             if layout != self._layout:
                 raise SearchError(f"asked for layout {layout!r}, this shard is of {self._layout!r}")
-            outcomes = list(bounded(await self._searcher.search(requests), self._max_reply_bytes))
+            outcomes = await self._searcher.search(requests)
         except SearchError as error:
             outcomes = [error] * len(requests)
         return ReplyBatch.of(outcomes)

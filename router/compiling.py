@@ -15,8 +15,8 @@ from silverray.shard.filter.compiler import CompiledFilter
 MAX_FILTER_TEXT = 256 << 10
 """Most characters that the different filters of one call may have together: 256 queries with 1,024 each. They take
 about half a second to compile."""
-_INLINE_TEXT = 512
-"""Characters that are compiled within the event loop: about 25 terms, which take 2 to 5 ms."""
+_INLINE_TEXT = 256
+"""Characters that are compiled within the event loop: about 15 terms, which take 1 to 4 ms, 5 on a busy machine."""
 
 Compiled = CompiledFilter | SearchError
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from silverray.router.accept import preferred
 from silverray.router.duplicates import loads_unique, unique
 from silverray.router.errors import MalformedBody, UnsupportedMediaType, to_document
-from silverray.router.reply_sizes import bounded, text_bytes, too_large
 from silverray.shard.api import ItemId, ReplyTooLarge, SearchError, SearchReply, TaskScores
+from silverray.shard.reply_sizes import bounded, text_bytes, too_large
 
 
 def _plain(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, Self
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from silverray.kernels import topk
 from silverray.kernels.programs import Opcode, instruction
-from silverray.shard.api import SearchReply, SearchRequest, TaskScores
+from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest, TaskScores
 from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
@@ -33,6 +34,7 @@ from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.model.search import Answers
 from silverray.shard.prepared import Prepared
 from silverray.shard.ranker import Ranker, Stage
+from silverray.shard.reply_sizes import longest, too_large
 from silverray.shard.set_ranker import WINDOW, SetRanker
 from silverray.shard.traits import Traits, read_traits
 from silverray.shard.value.settings import ValueSettings
@@ -257,12 +259,47 @@ class Engine:
         Returns:
             One reply per request, in order.
         """
+        return list(map(self._with_fields, requests, self._found(requests)))
+
+    def answer_within(
+        self, requests: Sequence[SearchRequest], max_bytes: int | None
+    ) -> list[SearchReply | ReplyTooLarge]:
+        """Answer as `answer` does, and build no more texts than fit into one message.
+
+        Args:
+            requests: as for `answer`.
+            max_bytes: most bytes of payload that all replies have together; None is no bound.
+
+        Returns:
+            One reply per request; `ReplyTooLarge` for those that do not fit, the longest first.
+        """
+        if max_bytes is None:
+            return [*self.answer(requests)]
+        found = self._found(requests)
+        sizes = {
+            place: self.payload.text_bytes(request.fields, self.payload.slots(reply.keys))
+            for place, (request, reply) in enumerate(zip(requests, found, strict=True))
+            if request.fields
+        }
+        left_out = longest(sizes, max_bytes)
+        return [
+            too_large(max_bytes) if place in left_out else self._with_fields(request, reply)
+            for place, (request, reply) in enumerate(zip(requests, found, strict=True))
+        ]
+
+    def _found(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
+        """Replies without their fields."""
         if self.set_ranker is None:
             return self.find_lists(requests)
         return self.set_ranker.answer(requests, self.find_lists)
 
+    def _with_fields(self, request: SearchRequest, reply: SearchReply) -> SearchReply:
+        if not request.fields:
+            return reply
+        return replace(reply, fields=self.payload.fields(request.fields, self.payload.slots(reply.keys)))
+
     def find_lists(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
-        """Answer admitted requests as far as items can be judged one by one."""
+        """Answer admitted requests as far as items can be judged one by one, without their fields."""
         replies: list[SearchReply | None] = [
             None if request.keys is None else self.rank_given(request, request.keys) for request in requests
         ]
@@ -294,7 +331,6 @@ class Engine:
             ids=self.payload.ids(chosen),
             keys=keys[order],
             scores=best.scores[0].cpu().numpy(),
-            fields=self.payload.fields(request.fields, chosen),
             version=self.catalog.version,
             seq=self.applied,
             explain=told if request.explain else None,
@@ -331,7 +367,6 @@ class Engine:
                 ids=ids[part],
                 keys=keys[part],
                 scores=scores[row, :count],
-                fields=self.payload.fields(request.fields, mine[part]),
                 version=self.catalog.version,
                 seq=self.applied,
                 explain=self._explain(request, best, row, count, elapsed) if request.explain else None,

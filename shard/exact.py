@@ -97,7 +97,6 @@ class ExactEngine(Engine):
             ids=self.payload.ids(chosen),
             keys=self.payload.keys(chosen),
             scores=scores.cpu().numpy(),
-            fields=self.payload.fields(request.fields, chosen),
             version=self.catalog.version,
             seq=self.applied,
             explain={"plan": "exact", "scored": scored} if request.explain else None,

@@ -37,6 +37,7 @@ class ShardSearcher:
 
     Args:
         engine: what answers.
+        max_reply_bytes: most bytes of payload that the answers to a batch have together; None is no bound.
 
     Attributes:
         updates: what brings log entries in; None if the engine has no slack for them.
@@ -44,8 +45,9 @@ class ShardSearcher:
 
     engine_type: ClassVar[type[Engine]] = Engine
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, max_reply_bytes: int | None = None) -> None:
         self.engine = engine
+        self._max_reply_bytes = max_reply_bytes
         self.catalog = engine.catalog
         self._admission = Admission(engine.catalog, engine.valuer)
         threads = torch.get_num_threads()
@@ -64,8 +66,9 @@ class ShardSearcher:
         slack: float | None = None,
         value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
         window: int = WINDOW,
+        max_reply_bytes: int | None = None,
     ) -> Self:
-        """Load partitions of a snapshot; the arguments and errors are those of `Engine.open`."""
+        """Load partitions of a snapshot; the other arguments and errors are those of `Engine.open`."""
         engine = cls.engine_type.open(
             path,
             partitions,
@@ -76,7 +79,7 @@ class ShardSearcher:
             value=value,
             window=window,
         )
-        return cls(engine)
+        return cls(engine, max_reply_bytes)
 
     @property
     def applied(self) -> int:
@@ -110,7 +113,8 @@ class ShardSearcher:
                 admitted[place] = self._admitted(request, waited_s)
             except SearchError as error:
                 results[place] = error
-        results.update(zip(admitted, self.engine.answer(list(admitted.values())), strict=True))
+        answers = self.engine.answer_within(list(admitted.values()), self._max_reply_bytes)
+        results.update(zip(admitted, answers, strict=True))
         return [results[place] for place in range(len(requests))]
 
     def _admitted(self, request: SearchRequest, waited_s: float) -> SearchRequest:

@@ -60,6 +60,7 @@ class Bounder:
         self._circuit = circuit
         self._budget = budget
         self._leaves: dict[OneOf | Range, Bounds] = {}
+        self._joins: dict[tuple[int, bool, bool], tuple[And | Or, Bounds]] = {}
         if wider is not None:
             self._leaves = {leaf: bounds for leaf, bounds in wider._leaves.items() if bounds.upper.size <= budget}
 
@@ -87,15 +88,20 @@ class Bounder:
             case Not(operand):
                 inner = self.bounds(operand, trust, not positive)
                 return Bounds(circuit.negate(inner.lower), circuit.negate(inner.upper))
-            case And(operands):
-                parts = [self.bounds(operand, trust, positive) for operand in operands]
-                join = circuit.all
-            case Or(operands):
-                parts = [self.bounds(operand, trust, positive) for operand in operands]
-                join = circuit.any
+            case And() | Or():
+                return self._join(expression, trust, positive)
             case PlaneTest():
                 raise ValueError("expression: a PlaneTest is made by the compiler, it cannot be compiled")
-        return Bounds(join(part.upper for part in parts), join(part.lower for part in parts))
+
+    def _join(self, expression: And | Or, trust: bool, positive: bool) -> Bounds:
+        """Bounds of a join, which is asked for again by the checks of what holds it."""
+        key = id(expression), trust, positive  # hashing it would take as long as finding its bounds
+        if key not in self._joins:
+            parts = [self.bounds(operand, trust, positive) for operand in expression.operands]
+            join = self._circuit.all if isinstance(expression, And) else self._circuit.any
+            bounds = Bounds(join([part.upper for part in parts]), join([part.lower for part in parts]))
+            self._joins[key] = expression, bounds  # with the expression, so that no other gets its number
+        return self._joins[key][1]
 
     def leaf(self, leaf: OneOf | Range) -> Bounds:
         """Find the bounds of a leaf."""
@@ -131,13 +137,16 @@ class Bounder:
             known = [index[value] for value in unknown if value in index]
             unknown = [value for value in unknown if value not in index]
             group = planes.other
-        exact = circuit.any(circuit.plane(plane) for plane in known)
+        exact = circuit.any([circuit.plane(plane) for plane in known])
         if not unknown and exact.size <= self._budget:
             return Bounds(exact, exact)
         assert isinstance(group, HashedPlanes)
         places = group.places(np.array(unknown, dtype=np.int64)).tolist()
         groups = (*((plane,) for plane in known), *map(tuple, places))
+        prefixes = [len({tuple(place[:blocks]) for place in places}) for blocks in range(1, group.blocks + 1)]
         for blocks in range(group.blocks, 0, -1):
+            if len(known) + sum(prefixes[:blocks]) > self._budget:
+                continue  # groups that begin alike share no more than what they begin with
             hashed = _groups_node(circuit, [place[:blocks] for place in places])
             upper = circuit.any([exact, hashed])
             if upper.size <= self._budget:
@@ -262,6 +271,8 @@ def _groups_node(circuit: Circuit, groups: list[list[int]]) -> Node:
 def _disjuncts(circuit: Circuit, groups: list[list[int]]) -> list[Node]:
     if not groups or not groups[0]:
         return [circuit.true] if groups else []
+    if len(groups) == 1:
+        return [circuit.all([circuit.plane(plane) for plane in groups[0]])]
     rests: dict[int, list[list[int]]] = {}
     for first, *rest in groups:
         rests.setdefault(first, []).append(rest)

@@ -40,12 +40,16 @@ class Circuit:
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[Kind, int, tuple[int, ...]], Node] = {}
+        self._planes: dict[int, Node] = {}
         self.true = self._node("true")
         self.false = self._node("false")
 
     def plane(self, plane: int) -> Node:
         """The plane itself."""
-        return self._node("plane", plane)
+        node = self._planes.get(plane)
+        if node is None:
+            node = self._planes[plane] = self._node("plane", plane)
+        return node
 
     def constant(self, value: bool) -> Node:
         """True or false everywhere."""
@@ -72,19 +76,24 @@ class Circuit:
 
     def _join(self, kind: Literal["and", "or"], nodes: Iterable[Node], neutral: Node, absorbing: Node) -> Node:
         operands: dict[int, Node] = {}
+        negated: list[int] = []
         for node in nodes:
-            for operand in self._flatten(kind, node):
+            for operand in (node,) if node.kind == "plane" else self._flatten(kind, node):
                 if operand is absorbing:
                     return absorbing
                 if operand is not neutral:
                     operands[operand.number] = operand
-        if any(node.kind == "not" and node.operands[0].number in operands for node in operands.values()):
+                    if operand.kind == "not":
+                        negated.append(operand.operands[0].number)
+        if any(number in operands for number in negated):
             return absorbing
         if not operands:
             return neutral
         if len(operands) == 1:
             return next(iter(operands.values()))
         ordered = tuple(operands.values())
+        if not negated:
+            return self._node(kind, operands=ordered)
         if all(node.kind == "not" for node in ordered):
             return self._negated(kind, ordered)
         # One negation of a join costs less than a join of negations; a plane's costs nothing within an "and".
@@ -110,7 +119,7 @@ class Circuit:
         return (node,)
 
     def _node(self, kind: Kind, plane: int = 0, operands: tuple[Node, ...] = ()) -> Node:
-        key = kind, plane, tuple(operand.number for operand in operands)
+        key = kind, plane, tuple([operand.number for operand in operands])  # a generator takes twice the time
         node = self._nodes.get(key)
         if node is None:
             size, depth = _cost(kind, operands)

@@ -16,6 +16,7 @@ from silverray.shard.api import SnapshotError
 from silverray.shard.filter.schema import FieldType, Schema
 from silverray.shard.index.json_values import json_value, json_values
 from silverray.shard.index.key_slots import FREE, KeySlots
+from silverray.shard.index.text_sizes import text_sizes, value_size
 
 ARROW_TYPES: dict[FieldType, pa.DataType] = {
     "category": pa.large_string(),
@@ -80,6 +81,17 @@ class Payload:
     def fields(self, names: Sequence[str], slots: NDArray[np.int64]) -> dict[str, list[Any]]:
         """Values of payload fields as JSON values (dates as ISO text, missing as None), one list of m a field."""
         return {name: self._values(name, slots) for name in names}
+
+    def text_bytes(self, names: Sequence[str], slots: NDArray[np.int64]) -> int:
+        """At least how many bytes `fields` takes on the wire, known without building it."""
+        written = [self._written[slot] for slot in slots[self._is_written[slots]].tolist()]
+        size = 0
+        for name in names:
+            stored = ~self._is_written[slots]
+            stored[~stored] = [name not in row for row in written]
+            size += int(text_sizes(self._table.column(name), slots[stored]).sum())
+            size += sum(value_size(row.get(name)) for row in written)
+        return size
 
     def place(
         self, keys: NDArray[np.int64], slots: NDArray[np.int64], freed: NDArray[np.int64], gone: NDArray[np.int64]

@@ -26,7 +26,8 @@ from silverray.shard.index.documents import read_json
 from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.jagged import Jagged, features_of
-from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables, save_tables
+from silverray.shard.model.shapes import require_shapes
+from silverray.shard.model.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables, save_tables
 from silverray.shard.model.tables import LocalTables, Lookup, embedding_tables
 from silverray.shard.model.towers import DenseLayers, TowerShape, UserTower
 
@@ -89,18 +90,24 @@ class TowerEncoder:
             features = features_from(info)
             shape = TowerShape(tables, **info["tower"])
             tasks, buckets = tuple(info["tasks"]), info["history_buckets"]
-            layers = DenseLayers(shape)
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            # Sizes are believed once the weights have them: the room for others may not be there.
+            with torch.device("meta"):
+                layers = DenseLayers(shape)
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise SnapshotError(f"{info_path}: not a readable model description: {error!r}") from error
         try:
             tensors = load_file(weights_path)
             keys = tensors.pop(_ITEM_KEYS).numpy()
             item_ids = Vocabulary(keys) if buckets is None else HashedIds(buckets)
             _check_sizes(shape, features, item_ids)
-            layers.load_state_dict({name.removeprefix(_WEIGHT_PREFIX): t for name, t in tensors.items()})
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            weights = {name.removeprefix(_WEIGHT_PREFIX): tensor for name, tensor in tensors.items()}
+            require_shapes(layers, weights)
+            layers.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+            layers.requires_grad_(False)
+        except (OSError, SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SnapshotError(f"{weights_path}: no weights of this tower: {error}") from error
         if lookup is None:
+            check_tables(model_dir / TABLES_FOLDER, tables)
             module = embedding_tables(tables)
             load_tables(model_dir / TABLES_FOLDER, tables, module)
             lookup = LocalTables(tables, module)

@@ -20,6 +20,10 @@ class CategoryFeature:
     vocabulary: tuple[str, ...]
     required: bool = False
 
+    def __post_init__(self) -> None:
+        _require("vocabulary", all(type(word) is str for word in self.vocabulary), "strings", self.vocabulary)
+        _require("required", type(self.required) is bool, "true or false", self.required)
+
     @property
     def size(self) -> int:
         """Number of codes, the unknown one included."""
@@ -41,6 +45,11 @@ class BucketFeature:
 
     boundaries: tuple[float, ...]
     required: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = all(type(one) in (int, float) and math.isfinite(one) for one in self.boundaries)
+        _require("boundaries", numbers, "finite numbers", self.boundaries)
+        _require("required", type(self.required) is bool, "true or false", self.required)
 
     @property
     def size(self) -> int:
@@ -69,6 +78,11 @@ class HashFeature:
     ids: Literal["int", "string"]
     buckets: int
     required: bool = False
+
+    def __post_init__(self) -> None:
+        _require("ids", self.ids in ("int", "string"), "int or string", self.ids)
+        _require("buckets", type(self.buckets) is int and self.buckets > 0, "an integer of at least 1", self.buckets)
+        _require("required", type(self.required) is bool, "true or false", self.required)
 
     @property
     def size(self) -> int:
@@ -104,6 +118,11 @@ class HistoryFeature:
     ids: Literal["int", "string"]
     length: int = 50
     required: bool = True
+
+    def __post_init__(self) -> None:
+        _require("ids", self.ids in ("int", "string"), "int or string", self.ids)
+        _require("length", type(self.length) is int and self.length > 0, "an integer of at least 1", self.length)
+        _require("required", type(self.required) is bool, "true or false", self.required)
 
     def check(self, value: object) -> None:
         """Raise TypeError for anything but a list of ids of the right type."""
@@ -199,13 +218,19 @@ def category_from(name: str, settings: Mapping[str, Any]) -> Category:
     rest = {key: value for key, value in settings.items() if key != "type"}
     match settings["type"]:
         case "category":
-            return CategoryFeature(tuple(rest.pop("vocabulary")), **rest)
+            return CategoryFeature(_listed(rest, "vocabulary"), **rest)
         case "bucket":
-            return BucketFeature(tuple(rest.pop("boundaries")), **rest)
+            return BucketFeature(_listed(rest, "boundaries"), **rest)
         case "hash":
             return HashFeature(**rest)
         case other:
             raise ValueError(f"features.{name}.type: expected one of {sorted(_TYPES.values())}, got {other!r}")
+
+
+def _listed(settings: dict[str, Any], name: str) -> tuple[Any, ...]:
+    values = settings.pop(name)
+    _require(name, isinstance(values, list | tuple), "a list", values)  # a text would be one of its letters
+    return tuple(values)
 
 
 _KINDS = {
@@ -217,6 +242,11 @@ _KINDS = {
     dict: "an object",
     type(None): "null",
 }
+
+
+def _require(name: str, good: bool, expected: str, got: object) -> None:
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, got {got!r:.100}")
 
 
 def _check_unicode(text: str) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from silverray.shard.api import SnapshotError
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.snapshot import MODEL, SCORER_WEIGHTS, SnapshotFiles
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch import SCORERS, DotProduct, Scorer
+from silverray.shard.model.shapes import require_shapes
 
 INFO_FILE = "module_info.json"
 OVERARCH = "overarch"
@@ -73,21 +72,13 @@ def load_overarch(files: SnapshotFiles, schema: Schema) -> OverArch:
         made = (described["scorer"], len(info["tasks"]), info["dimension"], features.width, described["sizes"])
         # Sizes are believed once the weights have them: the room for others may not be there.
         with torch.device("meta"):
-            _require_shapes(make_scorer(*made), weights)
+            require_shapes(make_scorer(*made), weights)
         scorer = make_scorer(*made)
         scorer.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise SnapshotError(f"{files.path / MODEL / INFO_FILE}: no usable scorer: {reason}") from error
     return OverArch(described["scorer"], scorer.eval().requires_grad_(False), features)
-
-
-def _require_shapes(scorer: Scorer, weights: Mapping[str, Tensor]) -> None:
-    wanted = {name: list(tensor.shape) for name, tensor in scorer.state_dict().items()}
-    got = {name: list(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted({*wanted, *got}):
-        if wanted.get(name) != got.get(name):
-            raise ValueError(f"{name}: expected {wanted.get(name)}, got {got.get(name)}")
 
 
 def make_scorer(name: str, tasks: int, dimension: int, features: int, sizes: dict[str, int]) -> Scorer:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,6 +66,13 @@ def read_tables(folder: Path) -> tuple[Table, ...]:
         raise SnapshotError(f"{path}: not a readable list of tables: {error!r}") from error
 
 
+def check_tables(folder: Path, tables: Sequence[Table]) -> None:
+    """Raise SnapshotError unless the tables' files have the sizes that their description says; reads no weights."""
+    for table in tables:
+        with _opened(folder, table):
+            pass
+
+
 def load_tables(folder: Path, tables: Sequence[Table], module: EmbeddingBagCollection) -> None:
     """Read all weights into an unsharded module.
 
@@ -112,17 +120,24 @@ def row_blocks(
     Raises:
         SnapshotError: the file is missing or does not fit.
     """
-    path = folder / _file_name(table)
     rows, columns = rows or slice(0, table.rows), columns or slice(0, table.dimension)
     step = max(1, _BLOCK_BYTES // (4 * table.dimension))
+    with _opened(folder, table) as weight:
+        for start in range(rows.start, rows.stop, step):
+            yield start, weight[start : min(start + step, rows.stop), columns.start : columns.stop]
+
+
+@contextmanager
+def _opened(folder: Path, table: Table) -> Iterator[Any]:
+    """The weights of a table in its file, of which slices can be read."""
+    path = folder / _file_name(table)
     try:
         with safe_open(path, framework="pt") as file:
             weight = file.get_slice(_WEIGHT)
             found = [*weight.get_shape(), weight.get_dtype()]
             if found != [table.rows, table.dimension, "F32"]:
                 raise SnapshotError(f"{path}: expected [{table.rows}, {table.dimension}, 'F32'], got {found}")
-            for start in range(rows.start, rows.stop, step):
-                yield start, weight[start : min(start + step, rows.stop), columns.start : columns.stop]
+            yield weight
     except (OSError, SafetensorError) as error:
         raise SnapshotError(f"{path}: no weights of table {table.name!r}: {error}") from error
 

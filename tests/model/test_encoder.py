@@ -14,7 +14,14 @@ from processes import PATIENCE_S
 from silverray.shard.api import EncoderUnavailable, InvalidRequest, SnapshotError
 from silverray.shard.index.keys import hash_texts
 from silverray.shard.model.encoder import TowerEncoder, save_model
-from silverray.shard.model.features import BucketFeature, CategoryFeature, HashFeature, HistoryFeature, UserFeatures
+from silverray.shard.model.features import (
+    BucketFeature,
+    CategoryFeature,
+    HashFeature,
+    HistoryFeature,
+    UserFeatures,
+    category_from,
+)
 from silverray.shard.model.ids import HashedIds
 from silverray.shard.model.tables import Table, keyed_jagged
 from silverray.shard.model.towers import TowerShape, UserTower
@@ -268,6 +275,39 @@ def test_damaged_models_are_refused_by_name(model_dir: Path) -> None:
     (model_dir / "tables" / "user-age.safetensors").unlink()
     with pytest.raises(SnapshotError, match=r"user-age\.safetensors"):
         TowerEncoder.load(model_dir)
+
+
+def test_sizes_are_compared_before_there_is_room_for_them(model_dir: Path) -> None:
+    info, tables = model_dir / "module_info.json", model_dir / "tables" / "tables.json"
+    text = info.read_text()
+    for hidden in (10**11, 2**70, -1):
+        info.write_text(text.replace('"hidden": 16', f'"hidden": {hidden}'))
+        with pytest.raises(SnapshotError, match=r"user_tower\.safetensors|module_info\.json"):
+            TowerEncoder.load(model_dir)
+    info.write_text(text)
+    table = json.loads(tables.read_text())
+    table[1]["dimension"] = table[1]["dimension"] + 4
+    tables.write_text(json.dumps(table))
+    with pytest.raises(SnapshotError):
+        TowerEncoder.load(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"type": "category", "vocabulary": "FM"}, "vocabulary: expected a list, got 'FM'"),
+        ({"type": "category", "vocabulary": ["F", 1]}, "vocabulary: expected strings"),
+        ({"type": "category", "vocabulary": [], "required": 1}, "required: expected true or false, got 1"),
+        ({"type": "bucket", "boundaries": [1, "2"]}, "boundaries: expected finite numbers"),
+        ({"type": "bucket", "boundaries": [float("nan")]}, "boundaries: expected finite numbers"),
+        ({"type": "hash", "ids": "uuid", "buckets": 3}, "ids: expected int or string, got 'uuid'"),
+        ({"type": "hash", "ids": "int", "buckets": 2.5}, "buckets: expected an integer of at least 1, got 2.5"),
+        ({"type": "hash", "ids": "int", "buckets": 0}, "buckets: expected an integer of at least 1, got 0"),
+    ],
+)
+def test_rules_of_features_are_of_their_types(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        category_from("f", settings)
 
 
 def test_save_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from silverray.router.compiling import MAX_FILTER_TEXT, FilterCompiler
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, Plan
+from tests.router.conftest import DIMENSION, Admitting
 
 pytestmark = pytest.mark.anyio
 VECTORS = np.ones((1, 4), dtype=np.float32)
@@ -83,3 +84,30 @@ async def test_a_wrong_filter_says_where_it_stands() -> None:
     good, wrong = await asked
     assert isinstance(good, SearchRequest)
     assert (wrong.where, wrong.position, wrong.hint) == ("queries[1].filter", 3, "write a field")
+
+
+async def test_a_canary_is_answered_while_long_filters_are_compiled(
+    make_house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters = SlowFilters()
+    monkeypatch.setattr(Admitting, "filters", filters)
+    house = make_house()
+    query = {"vector": [1.0] * DIMENSION, "k": 3}
+    long = [query | {"filter": f"wrong{place:0995}"} for place in range(20)]
+    asked = asyncio.create_task(house.client.post("/v1/search", json={"queries": long}))
+    times, answers = [], []
+    while not asked.done():
+        begun = time.monotonic()
+        answers.append(await house.client.post("/v1/search", json=query))
+        times.append(time.monotonic() - begun)
+    assert len(filters.compiled) == 20, "a second of compiling"
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(times) > 20 and sorted(times)[len(times) // 2] < 0.05
+    assert (await asked).json()["error"]["code"] == "invalid_filter"
+
+
+@pytest.mark.parametrize(("length", "inline"), [(256, True), (257, False)])
+async def test_only_short_filters_are_compiled_on_the_event_loop(length: int, inline: bool) -> None:
+    filters, asked = ask("x" * length)
+    (outcome,) = await asked
+    assert (filters.compiled == []) == isinstance(outcome.filter, str) == inline

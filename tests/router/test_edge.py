@@ -20,10 +20,10 @@ from silverray.router.counting import ItemCount
 from silverray.router.duplicates import loads_unique
 from silverray.router.errors import MalformedBody, Unavailable
 from silverray.router.item_writer import ItemWriter
-from silverray.router.reply_sizes import bounded
 from silverray.router.wire import JSON, MESSAGE_PACK, reply_codec
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
 from silverray.shard.live.sizes import ItemSizes
+from silverray.shard.reply_sizes import bounded
 from tests.router.test_items import Door, MemoryLog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
