@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field as Option
 
 from silverray.shard.filter.yaml_text import YamlError, read_yaml
 
@@ -17,6 +18,9 @@ KEYWORDS = frozenset({"all", "and", "any", "between", "false", "in", "is", "not"
 """Words of the filter language, in lower case. `date` is none: only `date(` in a value's place is special."""
 
 VECTOR_COLUMN = "vector"
+
+MAX_DIMENSION = 131_072
+"""A sum of so many products of two codes of 8 bits, 127 x 127 at most, is within 32 bits."""
 
 
 class SchemaError(ValueError):
@@ -46,7 +50,7 @@ class VectorSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    dimension: PositiveInt
+    dimension: Annotated[int, Option(ge=1, le=MAX_DIMENSION)]
     metric: Literal["ip", "cosine"]
 
 

@@ -63,6 +63,8 @@ def as_vectors(vectors: Vectors) -> NDArray[Any]:
     Raises:
         ValueError: they are no array, or no numbers.
     """
+    if np.ma.is_masked(vectors):
+        raise ValueError("vectors: expected numbers, got an array that masks some")
     if isinstance(vectors, np.ndarray):
         return vectors
     if isinstance(vectors, torch.Tensor):

@@ -42,6 +42,10 @@ VECTOR = "id: film\nvector: {dimension: 4, metric: ip}\n"
         ("id: film\nfields: {}", "films.yaml: vector: Field required"),
         ("vector: {dimension: 4, metric: ip}\nfields: {}", "films.yaml: id: Field required"),
         ("id: film\nvector: {dimension: 0, metric: ip}\nfields: {}", "films.yaml: vector.dimension: "),
+        (
+            "id: film\nvector: {dimension: 131073, metric: ip}\nfields: {}",
+            "films.yaml: vector.dimension: ",
+        ),
         ("id: film\nvector: {dimension: 4, metric: l2}\nfields: {}", "films.yaml: vector.metric: "),
         (VECTOR + "fields: {}\nextra: 1", "films.yaml: extra: Extra inputs are not permitted"),
         (VECTOR + "fields: {year: {type: integer}}", "films.yaml: fields.year.type: "),
