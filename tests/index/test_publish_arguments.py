@@ -140,3 +140,8 @@ def test_a_version_that_exists_is_never_changed(tmp_path: Path) -> None:
     for version in ("v", "w"):
         with pytest.raises(SnapshotError, match="exists already"):
             publish(pa.table(ROWS), Schema.parse(TEXT), tmp_path, vectors=VECTORS, version=version)
+
+
+def test_no_version_is_called_like_the_file_that_names_the_log(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^version: expected another name than 'log.json'"):
+        publish(pa.table(ROWS), Schema.parse(TEXT), tmp_path, vectors=VECTORS, version="log.json")
