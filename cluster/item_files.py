@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tokenize import TokenError
 
@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from silverray.cluster.column_types import alike
 from silverray.cluster.partition_columns import partition_values, with_partitions
 from silverray.shard.filter.schema import VECTOR_COLUMN, Schema
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_TABLES = {"_delta_log": "a table of Delta Lake", ".hoodie": "a table of Hudi"}
+"""Folders by which other tools tell which of the files beside them count."""
 _NUMPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGIC = b"PK"
 _NUMPY_ERRORS = (
@@ -36,7 +39,8 @@ _NUMPY_ERRORS = (
 def read_items(path: Path, schema: Schema, *, with_vectors: bool) -> pa.Table:
     """Read the columns of a schema from a Parquet file, or from all those in a folder, in the order of their names.
 
-    A folder may be partitioned as Hive does it (`year=2001/part.parquet`): what its folders say becomes columns.
+    A folder may be partitioned as Hive does it (`year=2001/part.parquet`): what its folders say becomes columns. A
+    column that its files have in different types becomes what the schema says.
 
     Args:
         path: the file or the folder.
@@ -47,20 +51,12 @@ def read_items(path: Path, schema: Schema, *, with_vectors: bool) -> pa.Table:
         ValueError: there is none, or one cannot be read or has a column twice; the message names the file.
     """
     wanted = [schema.id, *schema.fields, *([VECTOR_COLUMN] if with_vectors else [])]
-    tables: list[pa.Table] = []
-    kind: pa.Schema | None = None
+    tables: dict[Path, pa.Table] = {}
     for file in _files(path):
         folders = file.relative_to(path).parts[:-1] if path.is_dir() else ()
-        table = _read_file(file, wanted, partition_values(file, folders, schema))
-        try:
-            kind = (
-                table.schema if kind is None else pa.unify_schemas([kind, table.schema], promote_options="permissive")
-            )
-        except pa.ArrowException as error:
-            raise ValueError(f"{file}: does not fit the files before it: {_one_line(error)}") from None
-        tables.append(table)
+        tables[file] = _read_file(file, wanted, partition_values(file, folders, schema))
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return pa.concat_tables(alike(tables, schema), promote_options="permissive")
     except pa.ArrowException as error:
         raise ValueError(f"{path}: its files do not fit each other: {_one_line(error)}") from None
 
@@ -95,16 +91,31 @@ def _files(path: Path) -> list[Path]:
             return [path]
         if not path.is_dir():
             raise ValueError(f"{path}: {'expected a file or a folder' if path.exists() else 'no such file'}")
-        found = [file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path).parts)]
+        found = sorted(_below(path), key=str)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     if not found:
         raise ValueError(f"{path}: holds no Parquet file")
-    return sorted(found, key=str)
+    return found
 
 
-def _is_hidden(parts: Iterable[str]) -> bool:
-    return any(part.startswith((".", "_")) for part in parts)
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files below a folder, through links too; one that leads back to a folder `above` adds none."""
+    if (place := folder.resolve()) in above:
+        return
+    for child in folder.iterdir():
+        if child.name in _TABLES:
+            raise ValueError(
+                f"{folder}: {_TABLES[child.name]} keeps rows that it has deleted; write its rows to Parquet"
+            )
+        if child.name.startswith((".", "_")):
+            continue
+        if child.is_dir():
+            yield from _below(child, (*above, place))
+        elif child.is_file():
+            yield child
+        else:
+            raise ValueError(f"{child}: {'expected a file or a folder' if child.exists() else 'no such file'}")
 
 
 def _require_local(path: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from silverray.shard.filter.schema import UniqueKeyLoader
+from silverray.shard.filter.yaml_text import YamlError, read_yaml
 
 
 class ConfigError(ValueError):
@@ -36,11 +35,11 @@ def read_section(kind: type[_S], path: Path, overrides: dict[str, Any] | None = 
         ConfigError: the file cannot be read, is not YAML, or a key in it is unknown or has a wrong value.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
+        document = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except YamlError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(document).__name__}")
     given = {key: value for key, value in (overrides or {}).items() if value is not None}

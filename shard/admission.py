@@ -162,7 +162,7 @@ class Admission:
         if queries.ndim != (2 if tasks == 1 else 3) or (tasks > 1 and queries.shape[1] != tasks):
             expected = f"[B, {dimension}]" if tasks == 1 else f"[B, {tasks}, {dimension}]"
             raise InvalidRequest(f"expected {expected}, got {list(queries.shape)}", "queries")
-        rows = queries.reshape(-1, queries.shape[-1])
+        rows = queries.reshape(len(queries) * tasks, queries.shape[-1])
         name = "vector" if tasks == 1 else "vectors"
         return self._checked(rows, lambda row: f"queries[{row // tasks}].{name}").reshape(queries.shape)
 

@@ -27,7 +27,7 @@ from silverray.shard.index.loader import load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.planner import candidates_for, coarse_keep
 from silverray.shard.index.snapshot import SnapshotFiles
-from silverray.shard.loading import check_loading, choose_device
+from silverray.shard.loading import check_dimension, check_loading, choose_device
 from silverray.shard.model.overarch import DotProduct
 from silverray.shard.model.overarch_files import INNER_PRODUCT, OverArch, load_overarch
 from silverray.shard.model.ranking import Ranked, Ranking
@@ -158,7 +158,8 @@ class Engine:
 
         Raises:
             ValueError: an argument is none of what is expected.
-            SnapshotError: a file is missing or altered; the message names it.
+            SnapshotError: a file is missing or altered, or the device does not search so many dimensions; the message
+                names the file or the snapshot.
             ShardTooLarge: the partitions do not fit into memory.
             FormulaError: a formula is wrong.
         """
@@ -168,6 +169,7 @@ class Engine:
             torch.set_num_threads(threads)
         files = SnapshotFiles.open(path)
         catalog = Catalog.of(files)
+        check_dimension(path, catalog.dimension, placement.device)
         chosen = range(catalog.partitions) if partitions is None else [int(number) for number in partitions]
         overarch = load_overarch(files, catalog.schema)
         loaded = load_partitions(files, catalog, chosen, placement, slack=slack)

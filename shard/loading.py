@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import isfinite
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
-from silverray.shard.api import MAX_TRAITS_K, shown
+from silverray.kernels.rows import LANES
+from silverray.shard.api import MAX_TRAITS_K, SnapshotError, shown
 from silverray.shard.arguments import is_whole
 from silverray.shard.index.placement import ItemCache
 
@@ -55,6 +57,20 @@ def check_loading(partitions: Any, threads: Any, item_cache: Any, slack: Any, wi
         raise ValueError(f"slack: expected 0 or more free slots for each item, got {shown(slack)}")
     if not is_whole(window) or not 1 <= window <= MAX_TRAITS_K:
         raise ValueError(f"window: expected 1 to {MAX_TRAITS_K}, got {shown(window)}")
+
+
+def check_dimension(path: Path, dimension: int, device: torch.device) -> None:
+    """Check that a device has kernels for vectors of a snapshot.
+
+    Raises:
+        SnapshotError: it has none.
+    """
+    if device.type != "cpu":
+        return
+    from silverray.kernels.simd import MAX_CHUNKS  # a GPU does without Numba
+
+    if dimension > (most := LANES * MAX_CHUNKS):
+        raise SnapshotError(f"{path}: has {dimension} dimensions; a CPU searches at most {most}")
 
 
 def _check_partitions(partitions: Any) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Never, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +46,9 @@ class LocalSearcher:
         self.engine = engine
         self.catalog = engine.catalog
         self._admission = Admission(engine.catalog)
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a searcher cannot be pickled or copied: open the snapshot in the process that searches it")
 
     @classmethod
     def open(
@@ -131,7 +134,7 @@ class LocalSearcher:
         """Each query's filter; the same object where filters are the same."""
         if filters is None or isinstance(filters, str):
             return [self._admission.admit_filter(filters, "queries[0].")] * count if count else []
-        if not isinstance(filters, Iterable) or isinstance(filters, bytes | Mapping):
+        if not isinstance(filters, Iterable) or isinstance(filters, bytes | Mapping | Set):
             raise InvalidRequest(f"expected a text, None or one for each query, got {shown(filters)}", "filters")
         filters = list(filters)
         if len(filters) != count:

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from silverray.cluster.log.store import LogReader
 from silverray.cluster.sections import ConfigError
 from silverray.shard.index.documents import read_json
-
-CLAIM = "log.json"
+from silverray.shard.index.manifest import CLAIM
 
 
 class Claim(NamedTuple):

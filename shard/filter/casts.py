@@ -85,6 +85,15 @@ def is_list(type_: pa.DataType) -> bool:
     return any(kind(type_) for kind in kinds)
 
 
+def is_numbers(type_: pa.DataType) -> bool:
+    """Whether values are lists of numbers, such as vectors: Arrow would make numbers of dates, texts and truths."""
+    kind = decoded_type(type_)
+    if not is_list(kind):
+        return False
+    number, types = decoded_type(kind.value_type), pa.types
+    return bool(types.is_floating(number) or types.is_integer(number) or types.is_decimal(number))
+
+
 def fits(actual: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether `cast` can turn columns of a type into another, as far as their values let it.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field as Option
+
+from silverray.shard.filter.yaml_text import YamlError, read_yaml
 
 FieldType = Literal["category", "tags", "int", "float", "bool", "date"]
 
@@ -16,6 +18,9 @@ KEYWORDS = frozenset({"all", "and", "any", "between", "false", "in", "is", "not"
 """Words of the filter language, in lower case. `date` is none: only `date(` in a value's place is special."""
 
 VECTOR_COLUMN = "vector"
+
+MAX_DIMENSION = 131_072
+"""A sum of so many products of two codes of 8 bits, 127 x 127 at most, is within 32 bits."""
 
 
 class SchemaError(ValueError):
@@ -45,7 +50,7 @@ class VectorSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    dimension: PositiveInt
+    dimension: Annotated[int, Option(ge=1, le=MAX_DIMENSION)]
     metric: Literal["ip", "cosine"]
 
 
@@ -123,9 +128,8 @@ class Schema(BaseModel):
             SchemaError: the text is wrong; the message names `name` and the key.
         """
         try:
-            data = yaml.load(text, UniqueKeyLoader)
-            return cls.model_validate(data)
-        except yaml.YAMLError as error:
+            return cls.model_validate(read_yaml(text))
+        except YamlError as error:
             raise SchemaError(f"{name}: not readable as YAML: {error}") from error
         except ValidationError as error:
             raise SchemaError("; ".join(f"{name}: {describe_mistake(entry)}" for entry in error.errors())) from error
@@ -139,19 +143,3 @@ def describe_mistake(entry: Any) -> str:
     key = ".".join(map(str, path))
     message = entry["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
-
-
-class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error; the last one would silently win otherwise."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node; see `yaml.SafeLoader`."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                message = f"key {key!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from silverray.shard.filter.schema import Schema, SchemaError, describe_mistake
-from silverray.shard.index.manifest import plain_name
+from silverray.shard.index.manifest import CLAIM, plain_name
 
 Items = Any
 """A `pyarrow.Table`, a mapping of names to columns, or any data frame that gives itself as an Arrow stream."""
@@ -63,6 +63,8 @@ def as_vectors(vectors: Vectors) -> NDArray[Any]:
     Raises:
         ValueError: they are no array, or no numbers.
     """
+    if np.ma.is_masked(vectors):
+        raise ValueError("vectors: expected numbers, got an array that masks some")
     if isinstance(vectors, np.ndarray):
         return vectors
     if isinstance(vectors, torch.Tensor):
@@ -110,6 +112,8 @@ def as_version(version: str) -> str:
     Raises:
         ValueError: it cannot be a folder's.
     """
+    if version == CLAIM:
+        raise ValueError(f"version: expected another name than {CLAIM!r}, the file that names a store's log")
     try:
         return plain_name(version)
     except ValueError as error:

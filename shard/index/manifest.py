@@ -19,6 +19,10 @@ MOST = 2**53 - 1
 """Largest number: the largest that every reader of JSON reads exactly."""
 
 
+CLAIM = "log.json"
+"""The file of a store that names the log of its updates; it lies beside the versions."""
+
+
 def plain_name(name: str) -> str:
     """Check that a version's name can be a folder's, and printed.
 

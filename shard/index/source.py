@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from silverray.shard.filter.arrow import canonical, read_columns
-from silverray.shard.filter.casts import CastError, cast, decoded_type, fits, is_list, is_text, one_array
+from silverray.shard.filter.casts import CastError, cast, decoded_type, fits, is_numbers, is_text, one_array
 from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.catalog import IdType
@@ -107,9 +107,7 @@ def _ids(given: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, NDArray[np
 
 
 def _vector_column(given: pa.ChunkedArray) -> NDArray[np.float32]:
-    kind = decoded_type(given.type)
-    # Arrow would make numbers of dates, texts and truths.
-    if not is_list(kind) or not _is_number(decoded_type(kind.value_type)):
+    if not is_numbers(given.type):
         raise ValueError(f"column 'vector': expected lists of numbers, got {given.type}")
     try:
         column = cast(given, pa.large_list(pa.float32()))
@@ -132,11 +130,6 @@ def _vector_column(given: pa.ChunkedArray) -> NDArray[np.float32]:
     parts = [chunk.to_numpy() for chunk in flat] or [np.empty(0, np.float32)]
     values: NDArray[np.float32] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return values.reshape(len(column), width)
-
-
-def _is_number(type_: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_floating(type_) or types.is_integer(type_) or types.is_decimal(type_))
 
 
 def _checked_vectors(vectors: NDArray[np.float32], rows: int, schema: Schema) -> ItemVectors:

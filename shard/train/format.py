@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow as pa
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from silverray.shard.filter.schema import UniqueKeyLoader, describe_mistake
+from silverray.shard.filter.schema import describe_mistake
+from silverray.shard.filter.yaml_text import YamlError, read_yaml
 from silverray.shard.model.features import (
     BucketFeature,
     Category,
@@ -130,9 +130,9 @@ class RequestFormat:
             ['request', 'time', 'seen', 'items', 'liked']
         """
         try:
-            read = _Description.model_validate(yaml.load(text, UniqueKeyLoader))
+            read = _Description.model_validate(read_yaml(text))
             return cls(read.features(), tuple(read.tasks))
-        except yaml.YAMLError as error:
+        except YamlError as error:
             raise FormatError(f"{name}: not readable as YAML: {error}") from error
         except ValidationError as error:
             raise FormatError("; ".join(f"{name}: {describe_mistake(entry)}" for entry in error.errors())) from error

@@ -14,7 +14,7 @@ from processes import PATIENCE_S
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
-from silverray.cluster.log.claim import CLAIM, claim_store
+from silverray.cluster.log.claim import claim_store
 from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.store import LogReader, LogStore
 from silverray.cluster.log.writer import LogWriter
@@ -23,6 +23,7 @@ from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 from silverray.shard.index.catalog import Catalog
+from silverray.shard.index.manifest import CLAIM
 from silverray.shard.index.snapshot import SnapshotFiles, least_seq
 from silverray.shard.live.checks import check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write, encode

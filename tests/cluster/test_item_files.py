@@ -1,6 +1,9 @@
 """What `publish` is given as files is read, or refused in one line that names the file."""
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,15 @@ import pytest
 import torch
 
 from silverray.cluster.item_files import read_items, read_vectors
+from silverray.shard.filter.arrow import canonical
 from silverray.shard.filter.schema import Schema
 
 SCHEMA = Schema.parse(
     "{id: id, vector: {dimension: 4, metric: ip}, fields: {year: {type: int}, c: {type: category, nullable: true}}}"
 )
+MAY = date(2001, 5, 1)
+DAY, FAR = pa.array([MAY]), pa.array([date(9000, 1, 1)])
+TEXTS = pa.dictionary(pa.int8(), pa.string())
 ROWS = {"id": [0, 1, 2], "year": [2001] * 3, "c": ["a", None, "b"], "vector": [[1.0, 2, 3, 4]] * 3}
 
 
@@ -159,3 +166,71 @@ def test_what_is_no_array_is_named(make: Callable[[Path], object], message: str,
     with pytest.raises(ValueError, match=rf"^{tmp_path}/v: not a readable NumPy file: .*{message}") as failure:
         read_vectors(tmp_path / "v")
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "columns", "expected"),
+    [
+        ("category", [pa.array(["a"]), pa.array(["b"], TEXTS), pa.array(["c"], pa.string_view())], "abc"),
+        ("tags", [pa.array([["a"]]), pa.array([["b"]], pa.list_(TEXTS))], [["a"], ["b"]]),
+        ("bool", [pa.array([True]), pa.array([0], pa.int8())], [True, False]),
+        ("int", [pa.array([2**62]), pa.array([7]).cast(pa.decimal128(20)).cast(pa.decimal128(5))], [2**62, 7]),
+        ("date", [DAY, DAY.cast(pa.timestamp("us", "UTC")), DAY.cast(pa.timestamp("ns", "Asia/Tokyo"))], [MAY] * 3),
+        ("date", [FAR.cast(pa.timestamp("us")), DAY.cast(pa.timestamp("ns"))], [date(9000, 1, 1), MAY]),
+    ],
+)
+def test_files_may_have_a_column_in_any_type_of_its_field(
+    field: str, columns: list[pa.Array], expected: Sequence[object], tmp_path: Path
+) -> None:
+    schema = Schema.parse(f"{{id: id, vector: {{dimension: 4, metric: ip}}, fields: {{x: {{type: {field}}}}}}}")
+    for number, column in enumerate(columns):
+        write(tmp_path / f"{number}.parquet", id=[number], x=column, vector=None, year=None, c=None)
+    table = read_items(tmp_path, schema, with_vectors=False)
+    assert canonical(table, schema)["x"].to_pylist() == list(expected)
+
+
+def test_ids_and_vectors_of_several_types_are_read_and_others_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "0.parquet", vector=pa.array(ROWS["vector"], pa.list_(pa.float32(), 4)))
+    write(
+        tmp_path / "1.parquet",
+        id=pa.array([3, 4, 5], pa.uint8()),
+        vector=pa.array(ROWS["vector"], pa.list_view(pa.float64())),
+    )
+    assert read(tmp_path)["id"].to_pylist() == [0, 1, 2, 3, 4, 5]
+    file = write(tmp_path / "2.parquet", vector=[[True] * 4] * 3)
+    assert f"{file}: does not fit the files before it: column 'vector': expected lists of numbers" in refused(tmp_path)
+    file = write(tmp_path / "2.parquet", year=pa.array([1, 2, 2**63], pa.uint64()))
+    assert refused(tmp_path) == f"{file}: column 'year', row 2: expected an integer below 2^63, got {2**63}"
+
+
+def test_links_to_folders_are_followed_and_those_to_nothing_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/p.parquet", id=[3, 4, 5])
+    write(tmp_path / "lake/p.parquet")
+    (tmp_path / "lake/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "lake")
+    assert read(tmp_path / "lake")["id"].to_pylist() == [3, 4, 5, 0, 1, 2]
+    lost = tmp_path / "lake/lost.parquet"
+    lost.symlink_to(tmp_path / "nothing.parquet")
+    assert refused(tmp_path / "lake") == f"{lost}: no such file"
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "lake/p.parquet")
+    closed = write(tmp_path / "lake/closed/p.parquet").parent
+    listdir = os.listdir
+
+    def refuse(folder: Path) -> list[str]:
+        if Path(folder) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert refused(tmp_path / "lake") == f"{closed}: cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("mark", ["_delta_log", ".hoodie"])
+def test_a_table_that_keeps_deleted_rows_is_refused(mark: str, tmp_path: Path) -> None:
+    write(tmp_path / "p.parquet")
+    (tmp_path / mark).mkdir()
+    assert refused(tmp_path).startswith(f"{tmp_path}: a table of ")

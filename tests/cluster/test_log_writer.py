@@ -11,11 +11,12 @@ import pytest
 from processes import PATIENCE_S
 
 from silverray.cluster.log import readers, writer
-from silverray.cluster.log.claim import CLAIM, claim_store
+from silverray.cluster.log.claim import claim_store
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.log.writer import LogWriter, hide
 from silverray.router.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, Reader
 from silverray.shard.api import Overloaded
+from silverray.shard.index.manifest import CLAIM
 
 pytestmark = pytest.mark.anyio
 

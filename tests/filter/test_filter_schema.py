@@ -42,6 +42,10 @@ VECTOR = "id: film\nvector: {dimension: 4, metric: ip}\n"
         ("id: film\nfields: {}", "films.yaml: vector: Field required"),
         ("vector: {dimension: 4, metric: ip}\nfields: {}", "films.yaml: id: Field required"),
         ("id: film\nvector: {dimension: 0, metric: ip}\nfields: {}", "films.yaml: vector.dimension: "),
+        (
+            "id: film\nvector: {dimension: 131073, metric: ip}\nfields: {}",
+            "films.yaml: vector.dimension: ",
+        ),
         ("id: film\nvector: {dimension: 4, metric: l2}\nfields: {}", "films.yaml: vector.metric: "),
         (VECTOR + "fields: {}\nextra: 1", "films.yaml: extra: Extra inputs are not permitted"),
         (VECTOR + "fields: {year: {type: integer}}", "films.yaml: fields.year.type: "),
@@ -61,6 +65,36 @@ def test_errors_name_the_file_and_the_key(text: str, message: str) -> None:
     with pytest.raises(SchemaError) as error:
         Schema.parse(text, "films.yaml")
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("id: 2001-13-45", "'2001-13-45' is no timestamp in "),
+        ("id: !!int film", "'film' is no int in "),
+        ("id: !!float film", "'film' is no float in "),
+        ("id: !!bool film", "'film' is no bool in "),
+        ("id: !!timestamp film", "'film' is no timestamp in "),
+        ("vector: {dimension: " + "9" * 5_000, f"'{'9' * 60}' is no int in "),
+        ("vector: !!map film", "expected keys and values in "),
+        ("fields: {[year]: {type: int}}", "while constructing a mapping in "),
+        ("fields: {1: {type: int}, 1: {type: int}}", "key 1 is given twice in "),
+        ("id: " + "[" * 3_000 + "]" * 3_000, "nested too deeply"),
+        ("fields: {a: {<<: &one {type: int}, <<: *one}}", "key '<<' is given twice in "),
+    ],
+)
+def test_what_is_no_yaml_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(SchemaError) as error:
+        Schema.parse(text + ("}" if text.count("{") > text.count("}") else ""), "films.yaml")
+    assert str(error.value).startswith(f"films.yaml: not readable as YAML: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_merge_keys_and_aliases_are_yaml_too() -> None:
+    fields = "fields: {year: &whole {type: int, nullable: true}, month: *whole, day: {<<: *whole, nullable: false}}"
+    schema = Schema.parse(VECTOR + fields)
+    assert schema.fields["month"] == Field(type="int", nullable=True)
+    assert schema.fields["day"] == Field(type="int", nullable=False)
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Arguments that Python's callers get wrong: one line that names them, as for a request over HTTP."""
 
 import asyncio
+import pickle
 import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,7 @@ import torch
 from catalogs import DIMENSION
 
 from silverray.shard.api import InvalidRequest, SearchReply, SearchRequest, SnapshotError
+from silverray.shard.index.builder import publish
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
 from silverray.shard.searcher import ShardSearcher
@@ -179,3 +184,33 @@ def test_partitions_that_there_are_not(catalog: Catalog) -> None:
     for number in (-1, 8):
         with pytest.raises(SnapshotError, match=f"has no partition {number}; it has 8"):
             LocalSearcher.open(catalog.path, partitions=[number])
+
+
+def test_an_array_that_masks_numbers_is_no_query(local: LocalSearcher) -> None:
+    masked = np.ma.masked_array(QUERIES, mask=QUERIES > 1)
+    with pytest.raises(InvalidRequest, match=r"^queries: expected numbers, got an array that masks some$"):
+        local.search_batch(masked)
+    assert local.search_batch(np.ma.masked_array(QUERIES)).counts.tolist() == [10, 10]
+
+
+def test_queries_without_numbers_have_no_dimensions(local: LocalSearcher) -> None:
+    with pytest.raises(InvalidRequest, match=rf"queries\[0\].vector: expected {DIMENSION} dimensions, got 0$"):
+        local.search_batch([[], []])
+
+
+def test_a_set_of_filters_has_no_order(local: LocalSearcher) -> None:
+    with pytest.raises(InvalidRequest, match=r"^filters: expected a text, None or one for each query, got "):
+        local.search_batch(QUERIES, {"year = 1", "year = 2"})
+
+
+@pytest.mark.parametrize("copy", [pickle.dumps, deepcopy])
+def test_a_searcher_stays_in_its_process(copy: Callable[[object], object], local: LocalSearcher) -> None:
+    with pytest.raises(TypeError, match=r"^a searcher cannot be pickled or copied: open the snapshot"):
+        copy(local)
+
+
+def test_more_dimensions_than_a_cpu_searches_are_named_at_once(tmp_path: Path) -> None:
+    schema = {"id": "id", "vector": {"dimension": 4_097, "metric": "ip"}, "fields": {}}
+    publish({"id": [1]}, schema, tmp_path, vectors=np.ones((1, 4_097), np.float32), version="wide", partitions=1)
+    with pytest.raises(SnapshotError, match=f"^{tmp_path}/wide: has 4097 dimensions; a CPU searches at most 4096$"):
+        LocalSearcher.open(tmp_path / "wide", device="cpu")

@@ -84,6 +84,7 @@ def test_paths_may_be_strings(usual: Any, tmp_path: Path) -> None:
         ({"vectors": [["a"] * 4] * 3}, "^vectors: expected lists of numbers"),
         ({"vectors": [[1e39] * 4] * 3}, "^vectors, row 0"),
         ({"vectors": "v.npy"}, "^vectors: expected an array of float32, got str"),
+        ({"vectors": np.ma.masked_less(VECTORS, 1)}, r"^vectors: expected numbers, got an array that masks some$"),
         ({"model": 3}, "^model: expected a path, got int"),
         ({"seq": -1}, "^seq: expected a whole number"),
         ({"items_seq": 1.5}, "^items_seq: expected a whole number"),
@@ -139,3 +140,8 @@ def test_a_version_that_exists_is_never_changed(tmp_path: Path) -> None:
     for version in ("v", "w"):
         with pytest.raises(SnapshotError, match="exists already"):
             publish(pa.table(ROWS), Schema.parse(TEXT), tmp_path, vectors=VECTORS, version=version)
+
+
+def test_no_version_is_called_like_the_file_that_names_the_log(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^version: expected another name than 'log.json'"):
+        publish(pa.table(ROWS), Schema.parse(TEXT), tmp_path, vectors=VECTORS, version="log.json")
