@@ -36,6 +36,10 @@ class Backlog(Generic[Waiter]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def expect(self, patience_s: float) -> None:
+        """Change the longest time to wait, for those that wait already too."""
+        self._patience_s = patience_s
+
     def put(self, waiter: Waiter, now: float) -> None:
         """Add a waiter; times never go back."""
         if self._stands_since is None:

@@ -32,6 +32,10 @@ class Concurrency:
         """Queries at a time."""
         return int(self._limit)
 
+    def expect(self, target_s: float) -> None:
+        """Change how long an answer may take."""
+        self._target_s = target_s
+
     def learn(self, began: float, ended: float, *, full: bool) -> None:
         """Take notice of an answer.
 

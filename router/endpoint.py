@@ -48,15 +48,20 @@ class SearchEndpoint:
             with await self._enter() as visit:
                 call, admitted = await self._admit(request_form, reply_form, body, received)
                 deadline = received + _longest_s(call.requests)
-                visit.decoded()
+                visit.decoded(_longest_s(call.requests))
                 outcomes = await self._answer(admitted, call.wheres, received)
-                if not any(request.min_seq for request in call.requests):  # the others have waited for writes
+                if self._tells_of_load(call.requests):
                     visit.answered()
                 return await _encode(outcomes, reply_form, call, self._router.settings.max_reply_bytes)
 
         await exchange(scope, receive, send, self._reader, answer, self._check)
         if deadline is not None:
             self._router.metrics.left(time.monotonic(), received, deadline)
+
+    def _tells_of_load(self, requests: Sequence[SearchRequest]) -> bool:
+        """Whether the time that an answer took is the router's and the shards' own."""
+        waited = any(request.min_seq or request.user is not None for request in requests)  # for writes, the encoder
+        return not waited and not self._router.hindered
 
     def _check(self) -> None:
         try:

@@ -81,6 +81,11 @@ class Fanout:
         """Names of the backends that have not answered a single call yet."""
         return [lane.backend.name for lane in self._lanes if not lane.heard]
 
+    @property
+    def hanging(self) -> bool:
+        """Whether a backend does not answer."""
+        return any(lane.hanging for lane in self._lanes)
+
     def to_document(self) -> list[dict[str, Any]]:
         """One entry per backend for a status reply."""
         return [

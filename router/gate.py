@@ -13,12 +13,14 @@ from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 
 _SHARE = 0.4
-"""Of the default deadline: how long a body may wait here, and how long its work may take before there is too much. What
+"""Of the deadlines in use: how long a body may wait here, and how long its work may take before there is too much. What
 is left of the deadline is for a limit that has just grown a little too far."""
 _LEAST = 8
 """Queries that are always worked on at a time, however slow: a body of the usual kind, so that none is shut out."""
 A_TURN = 8
 """Bodies that enter in a turn of the event loop: some ms of decoding, which a busy loop still comes to often enough."""
+_FORGET = 0.125
+"""How fast earlier deadlines are forgotten: some ten bodies say what clients ask for now."""
 _START_BATCHES = 2
 """Batches per slot at the beginning: one in flight and one that fills meanwhile."""
 
@@ -41,6 +43,7 @@ class Gate:
 
     def __init__(self, settings: RouterSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = settings.max_pending
+        self._deadline_s = settings.deadline_s
         self._clock = clock
         self._backlog: Backlog[asyncio.Future[None]] = Backlog(_SHARE * settings.deadline_s)
         self._concurrency = Concurrency(
@@ -99,6 +102,12 @@ class Gate:
         """Count queries that are worked on no more."""
         self._inside -= queries
         self._schedule()
+
+    def expect(self, deadline_s: float) -> None:
+        """Take notice of a body's deadline; what may be waited for follows those that clients ask for."""
+        self._deadline_s += _FORGET * (deadline_s - self._deadline_s)
+        self._backlog.expect(_SHARE * self._deadline_s)
+        self._concurrency.expect(_SHARE * self._deadline_s)
 
     def learn(self, began: float) -> None:
         """Take notice of an answer whose work began then; see `Concurrency`."""
@@ -167,8 +176,9 @@ class Visit:
     def __exit__(self, *_: object) -> None:
         self._gate.free(self._weight)
 
-    def decoded(self) -> None:
-        """Say that the body's queries count by themselves from here on."""
+    def decoded(self, deadline_s: float) -> None:
+        """Say that the body's queries count by themselves from here on, and how long they may take at most."""
+        self._gate.expect(deadline_s)
         self._gate.occupy(-self._weight)
         self._weight = 0
 

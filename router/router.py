@@ -99,6 +99,11 @@ class Router:
         self._probing = asyncio.Lock()
 
     @property
+    def hindered(self) -> bool:
+        """Whether a shard hangs, so that answers take their whole time though nothing is busy."""
+        return self._fanout.hanging
+
+    @property
     def encodes(self) -> bool:
         """Whether requests may bring user features."""
         return self._encoding is not None

@@ -90,7 +90,7 @@ def test_diversity_writes_its_files(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line() -> None:
-    known = "scan, filter, build, http, glove, roo, tables, value, diversity, ranking, live"
+    known = "scan, filter, build, http, overload, glove, roo, tables, value, diversity, ranking, live"
     assert bench("nothing") == (2, f"error: there is no benchmark 'nothing'; there are {known}\n")
     assert bench("filter", "--peers", "ivf") == (2, "error: --peers is for `silverray bench scan`\n")
     assert bench("scan", "--data", "noise") == (2, "error: data: there is no 'noise'; there are clustered, glove\n")

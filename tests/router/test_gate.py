@@ -212,3 +212,18 @@ async def test_what_came_too_late_is_not_admitted(make_house: Any, monkeypatch: 
     assert not admitted
     patient = orjson.dumps(GOOD | {"deadline_ms": 5_000})
     assert (await house.client.post("/v1/search", content=patient, headers=JSON)).status_code == 200
+
+
+def test_what_may_be_waited_for_follows_the_deadlines_that_clients_ask_for() -> None:
+    clock = Clock()
+    one = gate(clock, deadline_s=0.1)
+    visit = Visit(one, clock.now)
+    for _ in range(40):
+        visit.decoded(10.0)
+    limit = one.to_document()["limit"]
+    clock.now += 3.0  # far beyond the default deadline, and soon for these clients
+    visit.answered()
+    assert one.to_document()["limit"] == limit
+    clock.now += 3.0
+    visit.answered()
+    assert one.to_document()["limit"] < limit

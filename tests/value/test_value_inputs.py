@@ -59,7 +59,7 @@ def test_requests_are_read_as_stored_values() -> None:
     [
         ("hour", "7", "hour: expected an integer of 64 bits, got '7'"),
         ("hour", 7.0, "hour: expected an integer of 64 bits, got 7.0"),
-        ("hour", True, "hour: expected an integer of 64 bits, got True"),
+        ("hour", True, "hour: expected an integer of 64 bits, got true"),
         ("hour", 2**63, "hour: expected an integer of 64 bits, got 9223372036854775808"),
         ("hour", None, "hour: expected a value, got none"),
         ("today", "2001-02-30", "today: expected a date such as \"2001-05-01\", got '2001-02-30'"),
