@@ -145,7 +145,7 @@ def _own_modules() -> Iterator[None]:
     """
     here = os.open(".", os.O_RDONLY)  # unlike its path, it is had of a directory that was deleted
     try:
-        if not any(folder == "" or _is_open_as(here, folder) for folder in sys.path):
+        if not any(_is_open_as(here, folder) for folder in sys.path):
             os.chdir("/")
         yield
     finally:
@@ -155,7 +155,7 @@ def _own_modules() -> Iterator[None]:
 
 def _is_open_as(folder: int, path: str) -> bool:
     try:
-        return os.path.samestat(os.fstat(folder), os.stat(path))
+        return os.path.samestat(os.fstat(folder), Path(path).stat())
     except OSError:  # most of what stands in `sys.path` need not exist
         return False
 
