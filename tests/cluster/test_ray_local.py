@@ -117,7 +117,7 @@ def started_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     def init(*_: Any, **__: Any) -> None:
         folders.append(os.path.realpath(os.path.curdir))
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(ray_local.ray, "init", init)
