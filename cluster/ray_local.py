@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def start_ray(cpus: int) -> None:
         ConfigError: the folder for its files belongs to another account.
     """
     folder = private_folder() / "ray"
-    with _environment(_SETTINGS), _loopback(), _private_files():
+    with _environment(_SETTINGS), _loopback(), _private_files(), _own_modules():
         ray.init(
             "local",
             include_dashboard=False,
@@ -72,7 +73,7 @@ def join_ray(address: str) -> None:
     if not _reaches(address, here):
         here = LOOPBACK
     try:
-        with _loopback() if here == LOOPBACK else _environment({}):
+        with _loopback() if here == LOOPBACK else _environment({}), _own_modules():
             ray.init(address, _node_ip_address=here, **_quiet())
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "if that cluster uses Ray's token authentication, set RAY_AUTH_MODE=token"
@@ -150,6 +151,30 @@ def _private_files() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+@contextmanager
+def _own_modules() -> Iterator[None]:
+    """Let workers import what this process does: Ray has them look in the working directory before anywhere else.
+
+    There any `numpy.py` would stand for numpy, and the directory may be gone. Where this process itself imports from
+    there, as notebooks do, it stays.
+    """
+    here = os.open(".", os.O_RDONLY)  # unlike its path, it is had of a directory that was deleted
+    try:
+        if not any(_is_open_as(here, folder) for folder in sys.path):
+            os.chdir("/")
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+def _is_open_as(folder: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(folder), Path(path).stat())
+    except OSError:  # most of what stands in `sys.path` need not exist
+        return False
 
 
 @contextmanager

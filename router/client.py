@@ -140,7 +140,10 @@ class SearchClient:
         Raises:
             SearchError: of the same class as the server's, or `Unavailable` when there is no server.
         """
-        return self._ask("POST", "/v1/search", body)
+        document = self._ask("POST", "/v1/search", body)
+        if not any(isinstance(document.get(key), list) for key in ("items", "results")):
+            raise from_document(document, 200)
+        return document
 
     def rank(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Post a body to `/v1/rank` and return the reply's document.
@@ -158,23 +161,36 @@ class SearchClient:
         """
         return self._ask("POST", "/v1/items", body)
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str, *keys: str) -> dict[str, Any]:
         """Get a document, such as `/v1/status` or `/v1/schema`.
+
+        Args:
+            path: where it is.
+            keys: what it must have; whatever answers without is no router.
 
         Raises:
             SearchError: as in `search`.
         """
-        return self._ask("GET", path, None)
+        document = self._ask("GET", path, None)
+        if not document.keys() >= set(keys):
+            raise from_document(document, 200)
+        return document
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
-            response = self._client.request(method, path, json=body, timeout=_LONGEST_S + _NETWORK_S)
+            response = self._client.request(method, path, json=body, timeout=_longest_s(body or {}) + _NETWORK_S)
         except httpx.TransportError as error:
             raise Unavailable(f"{self._client.base_url}: the server cannot be reached: {error}") from None
         document = _document(response, JSON)
         if response.status_code != 200 or not isinstance(document, dict):
             raise from_document(document, response.status_code)
         return document
+
+
+def _longest_s(body: Mapping[str, Any]) -> float:
+    """How long an answer may take by a body's own deadline."""
+    deadline_ms = body.get("deadline_ms")
+    return deadline_ms / 1e3 if isinstance(deadline_ms, int | float) and deadline_ms > 0 else _LONGEST_S
 
 
 def _document(response: httpx.Response, codec: Codec) -> Any:

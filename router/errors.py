@@ -148,7 +148,8 @@ def from_document(document: object, status: int) -> SearchError:
     content = document.get("error") if isinstance(document, Mapping) else None
     if not isinstance(content, Mapping):
         kind = _BY_STATUS.get(status, SearchError)
-        return kind(f"the server answered with HTTP status {status} and no error that a router gives")
+        said = "no answer" if status == 200 else "no error"
+        return kind(f"the server answered with HTTP status {status} and {said} that a router gives")
     code, message, where = content.get("code"), str(content.get("message")), content.get("where")
     if code == FilterError.code:
         expected = content.get("expected") or ()

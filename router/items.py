@@ -79,7 +79,7 @@ def parse_items(document: object, catalog: Catalog, settings: RouterSettings) ->
         raise InvalidRequest(f"expected 1 to {MAX_ITEMS} items in upsert, delete and patch together, got {count}")
     timeout_s = DEADLINE_S if body.deadline_ms is None else body.deadline_ms / 1e3
     if body.deadline_ms is not None and timeout_s > settings.max_deadline_s:
-        message = f"expected at most {settings.max_deadline_s * 1e3:g}, got {body.deadline_ms:g}"
+        message = f"expected at most {settings.max_deadline_s * 1e3:g}, got {body.deadline_ms:.15g}"
         raise InvalidRequest(message, "deadline_ms")
     places = list(_places(body))
     _refuse_twice(places)

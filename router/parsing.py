@@ -121,7 +121,7 @@ def _common(body: UserBody, where: str, dimension: int, settings: RouterSettings
         vectors = vectors.reshape(-1, dimension)
     timeout_s = settings.deadline_s if body.deadline_ms is None else body.deadline_ms / 1e3
     if timeout_s > settings.max_deadline_s:
-        message = f"expected at most {settings.max_deadline_s * 1e3:g}, got {body.deadline_ms:g}"
+        message = f"expected at most {settings.max_deadline_s * 1e3:g}, got {body.deadline_ms:.15g}"
         raise InvalidRequest(message, path("deadline_ms"))
     return {
         "vectors": vectors,

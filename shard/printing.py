@@ -6,7 +6,7 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    """A text without what a terminal would obey.
+    r"""A text without what a terminal would obey.
 
     Example:
         >>> printable("red \x1b[31m")

@@ -40,16 +40,16 @@ def make_body(
         raise ValueError("expected either --vector FILE.npy or --user JSON")
     optional = {
         "filter": filter_text,
-        "fields": [name.strip() for name in fields.split(",") if name.strip()],
+        "fields": [name.strip() for name in fields.split(",") if name.strip()] or None,
         "n_probe": n_probe,
         "deadline_ms": deadline_ms,
         "diversify": None if diversify is None else {"strength": diversify},
         "variant": variant,
         "context": None if context is None else _object("--context", context),
-        "explain": explain,
+        "explain": explain or None,
     }
     query = _vector(vector) if vector is not None else {"user": _object("--user", user or "")}
-    return {**query, "k": k, **{key: value for key, value in optional.items() if value}}
+    return {**query, "k": k, **{key: value for key, value in optional.items() if value is not None}}
 
 
 def run_search(url: str, body: dict[str, Any], *, as_json: bool) -> None:

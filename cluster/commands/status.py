@@ -17,6 +17,8 @@ _FACTS = (
     *("service", "url", "version", "shards", "kernels", "memory of a shard"),
     *("requests", "degraded", "p99", "state"),
 )
+_SHOWN = ("version", "backends", "replicas", "requests", "degraded", "latency_ms")
+"""What every router's status has, and a row is made of."""
 _WIDE = 140  # columns; a usual row has 120 to 140
 
 
@@ -27,7 +29,7 @@ def run_status(url: str | None, *, as_json: bool) -> None:
         SearchError: the service at `url` does not answer.
     """
     if url is not None:
-        documents = [{"url": url, **SearchClient(url).get("/v1/status")}]
+        documents = [{"url": url, **SearchClient(url).get("/v1/status", *_SHOWN)}]
     else:
         documents = [_ask(record) for record in read_records()]
     if as_json:
@@ -63,7 +65,7 @@ def _narrow(document: dict[str, Any]) -> Table:
 def _ask(record: ServiceRecord) -> dict[str, Any]:
     known = {"service": record.name, "url": record.url, "pid": record.pid, "address": record.address}
     try:
-        return {**known, **SearchClient(record.url).get("/v1/status")}
+        return {**known, **SearchClient(record.url).get("/v1/status", *_SHOWN)}
     except SearchError as error:
         return {**known, "error": str(error)}
 

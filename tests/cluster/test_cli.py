@@ -262,3 +262,19 @@ def test_a_search_says_how_its_items_are_valued() -> None:
     assert body == {"user": {}, "k": 3, "variant": "late", "context": {"hour": 21}}
     with pytest.raises(ValueError, match=r"--context: expected an object, got '3'"):
         make_body(None, "{}", **asked, context="3")
+
+
+def test_a_search_sends_what_it_was_given_though_it_is_nothing() -> None:
+    """An empty shell variable is a filter that does not parse, not a search of everything."""
+    given: dict[str, Any] = {"k": 3, "fields": " ,", "n_probe": 0, "deadline_ms": 0.0, "diversify": 0.0}
+    body = make_body(None, "{}", "", **given, variant="", context="{}", explain=False)
+    assert body == {
+        **{"user": {}, "k": 3, "filter": "", "n_probe": 0, "deadline_ms": 0.0},
+        **{"diversify": {"strength": 0.0}, "variant": "", "context": {}},
+    }
+
+
+def test_status_of_another_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("silverray.router.client.SearchClient._ask", lambda *_: {"status": "ok"})
+    said = "error: the server answered with HTTP status 200 and no answer that a router gives\n"
+    assert run("status", "--url", "u") == (1, "", said)

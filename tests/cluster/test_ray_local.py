@@ -2,16 +2,19 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import PATIENCE_S
 
+from silverray.cluster import ray_local
 from silverray.cluster.config import HttpConfig, LimitsConfig, ServeConfig
-from silverray.cluster.instance import _environment
+from silverray.cluster.instance import _environment, connect_ray
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.ray_local import private_folder
 from silverray.cluster.sections import ConfigError
@@ -124,3 +127,53 @@ def test_a_log_is_readable_by_its_account_only(tmp_path: Path) -> None:
         store.close()
     assert files["updates.db"] == 0o600
     assert set(files.values()) == {0o600}
+
+
+@pytest.fixture
+def started_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Working directories in which Ray was started."""
+    folders: list[str] = []
+
+    def init(*_: Any, **__: Any) -> None:
+        folders.append(os.path.realpath(os.path.curdir))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(ray_local.ray, "init", init)
+    return folders
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_workers_import_nothing_from_the_working_directory(
+    started_from: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """A `numpy.py` there stood for numpy in every worker, and `serve` did not come up."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "numpy.py").write_text("raise SystemExit")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    facts = here.stat()
+    if gone:
+        (here / "numpy.py").unlink()
+        here.rmdir()
+    connect_ray(None)
+    assert started_from == ["/"]
+    assert os.path.samestat(Path().stat(), facts)
+
+
+@pytest.mark.parametrize("entry", ["", "."])
+def test_workers_import_from_the_working_directory_where_this_process_does(
+    started_from: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, entry])
+    connect_ray(None)
+    assert started_from == [str(tmp_path)]
+
+
+@pytest.mark.usefixtures("started_from")
+def test_signals_are_ours_again_as_soon_as_ray_has_started() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    connect_ray(None)
+    assert signal.getsignal(signal.SIGTERM) is before

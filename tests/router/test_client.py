@@ -134,3 +134,24 @@ def test_the_blocking_client() -> None:
         refusing.search({"vector": [1.0]})
     with pytest.raises(InvalidRequest):
         refusing.get("/v1/status")
+
+
+@pytest.mark.parametrize("said", [{}, {"items": 3}, {"status": "ok"}, {"error": "none"}])
+def test_another_server_that_speaks_json_is_no_router(said: dict[str, Any]) -> None:
+    client = SearchClient("http://router", answering(200, json=said))
+    with pytest.raises(SearchError, match="HTTP status 200 and no answer that a router gives"):
+        client.search({"vector": [1.0]})
+    with pytest.raises(SearchError, match="no answer that a router gives"):
+        client.get("/v1/status", "backends", "requests")
+
+
+@pytest.mark.parametrize(("deadline_ms", "waits_s"), [(2_000, 7.0), (None, 65.0), (0, 65.0), ("soon", 65.0)])
+def test_the_blocking_client_waits_for_the_deadline_of_its_body(deadline_ms: object, waits_s: float) -> None:
+    waited: list[float] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        waited.append(request.extensions["timeout"]["read"])
+        return httpx.Response(200, json={"items": []})
+
+    SearchClient("http://router", httpx.MockTransport(note)).search({"deadline_ms": deadline_ms})
+    assert waited == [waits_s]

@@ -216,7 +216,7 @@ async def test_what_came_too_late_is_not_admitted(make_house: Any, monkeypatch: 
 
 def test_what_may_be_waited_for_follows_the_deadlines_that_clients_ask_for() -> None:
     clock = Clock()
-    one = gate(clock, deadline_s=0.1)
+    one = gate(clock, deadline_s=0.1, max_batch=64, max_pending=1_000)
     visit = Visit(one, clock.now)
     for _ in range(40):
         visit.decoded(10.0)

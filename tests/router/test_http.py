@@ -149,6 +149,7 @@ WRONG: list[tuple[Any, str | None, str]] = [
     (GOOD | {"n_probe": 0}, "n_probe", "greater than or equal to 1"),
     (GOOD | {"deadline_ms": 0}, "deadline_ms", "greater than 0, got 0"),
     (GOOD | {"deadline_ms": 60_001}, "deadline_ms", "expected at most 60000, got 60001"),
+    (GOOD | {"deadline_ms": 60_000.01}, "deadline_ms", "expected at most 60000, got 60000.01"),
     (GOOD | {"min_seq": -1}, "min_seq", "greater than or equal to 0"),
     (GOOD | {"min_coverage": 1.5}, "min_coverage", "less than or equal to 1, got 1.5"),
     (GOOD | {"explain": "yes"}, "explain", "boolean, got 'yes'"),
