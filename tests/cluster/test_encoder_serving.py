@@ -83,8 +83,9 @@ def tables(service: Service) -> dict[str, Any]:
     return document
 
 
-def search(service: Service, user: dict[str, Any]) -> httpx.Response:
-    return httpx.post(f"{service.url}/v1/search", json={"user": user, "k": 10, "deadline_ms": 20_000})
+def search(service: Service, user: dict[str, Any], deadline_ms: float = 20_000.0) -> httpx.Response:
+    body = {"user": user, "k": 10, "deadline_ms": deadline_ms}
+    return httpx.post(f"{service.url}/v1/search", json=body, timeout=PATIENCE_S)
 
 
 def wait_for_users(service: Service, since: float) -> float:
@@ -151,7 +152,7 @@ def test_a_killed_encoder_takes_its_ranks_along_and_comes_back(service: Service)
     assert replica.pid is not None
     os.kill(replica.pid, signal.SIGKILL)
     killed = time.monotonic()
-    assert search(service, USERS[0]).status_code in (503, 504)
+    assert search(service, USERS[0], deadline_ms=500.0).status_code in (503, 504)
     print(f"encoder back after {wait_for_users(service, killed):.1f} s")
     assert gone(before) and len(ranks()) == 2
 
