@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def join_ray(address: str) -> None:
     if not _reaches(address, here):
         here = LOOPBACK
     try:
-        with _loopback() if here == LOOPBACK else _environment({}), _own_modules():
+        with _loopback() if here == LOOPBACK else nullcontext(), _own_modules():
             ray.init(address, _node_ip_address=here, **_quiet())
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "if that cluster uses Ray's token authentication, set RAY_AUTH_MODE=token"
