@@ -229,7 +229,7 @@ def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
     *progress, error = served.stderr.splitlines()
     assert error.startswith("error: films-shard-1: ") and served.stderr.endswith("\n")
     assert "shard needs " in error and "use more shards" in error
-    stages = ("verifying ", "connecting to Ray", "starting films-", "waiting for ", "stopping what was started")
+    stages = ("verifying ", "connecting to Ray", "starting films-", "waiting for ", "stopping what ", "putting back ")
     assert [line for line in progress if not line.startswith(stages)] == []
     assert run(account, "status").stdout == "no service was started from here\n"
 
