@@ -21,7 +21,9 @@ from silverray.shard.searcher import ExactSearch, ShardSearcher
 
 Make = Callable[[Catalog], Searcher]
 EPSILON = 1e-6
-SETTINGS = RouterSettings(diversity=DiversitySettings(window=8, spacing={"country": 0.3, "artist": 0.6}))
+SETTINGS = RouterSettings(
+    deadline_s=50.0, diversity=DiversitySettings(window=8, spacing={"country": 0.3, "artist": 0.6})
+)
 
 
 def shard(catalog: Catalog) -> Searcher:

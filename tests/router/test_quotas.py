@@ -79,7 +79,7 @@ def test_quotas_hold_on_any_number_of_shards_and_in_nested_routers(two_tasks: Ca
     exact = ExactSearch.open(two_tasks.path, value=CLICKS)
     # Of everything that matches, the quotas' choice; tasks in the model's order.
     truths = [filled(reply, request.k, (2, 4)) for request, reply in zip(asked, ask(exact, everything), strict=True)]
-    settings = RouterSettings(quotas=QUOTAS)
+    settings = RouterSettings(deadline_s=50.0, quotas=QUOTAS)
     inner = route(two_tasks, 4, settings)
     nested = Router(
         two_tasks, [Backend("inner", inner, two_tasks.items)], settings=settings, admission=inner._admission
@@ -88,7 +88,7 @@ def test_quotas_hold_on_any_number_of_shards_and_in_nested_routers(two_tasks: Ca
         for truth, reply in zip(truths, ask(router, asked), strict=True):
             np.testing.assert_allclose(reply.scores, truth.scores, rtol=1e-6, atol=1e-6)
             assert reply.keys.tolist() == truth.keys.tolist()
-    plain = ask(route(two_tasks, 4, RouterSettings()), asked)
+    plain = ask(route(two_tasks, 4, RouterSettings(deadline_s=50.0)), asked)
     changed = [reply.keys.tolist() != truth.keys.tolist() for reply, truth in zip(plain, truths, strict=True)]
     assert sum(changed) > 10
 

@@ -162,7 +162,7 @@ async def test_shards_are_asked_for_a_window_and_the_list_is_cut(set_wise: Catal
 
 @pytest.mark.parametrize("name", ["router of 1", "router of 4", "router of routers"])
 async def test_quotas_and_diversification_take_the_new_predictions(set_wise: Catalog, name: str) -> None:
-    settings = RouterSettings(rerank=RerankSettings(window=WINDOW), quotas=QUOTAS, diversity=SPACING)
+    settings = RouterSettings(deadline_s=50.0, rerank=RerankSettings(window=WINDOW), quotas=QUOTAS, diversity=SPACING)
     router = nest(set_wise, settings) if name == "router of routers" else route(set_wise, int(name[-1]), settings)
     requests = [replace(request, filter=None) for request in every(6, 3, ks=(5, 20))]
     requests = [replace(request, diversify=(None, 3.0)[row % 2]) for row, request in enumerate(requests)]
