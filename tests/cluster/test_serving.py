@@ -148,9 +148,10 @@ def test_a_killed_shard_degrades_replies_until_ray_restarts_it(
     assert counts(before) == (len(before), 0) and counts(after) == (len(after), 0)
     errors, (_, degraded) = Counter(o.error for o in during if o.error), counts(during)
     print(f"while it was down: {degraded} of {len(during)} degraded, errors {dict(errors)}; lateness {steady}, {late}")
-    # The new replica starts on the cores that the others compute on, so a few requests may run out of time.
-    assert set(errors) <= {"deadline_exceeded"}
-    assert errors.total() <= len(during) / 20
+    # The new replica starts on the cores that the others compute on, so a few requests may run out of time, or be
+    # refused because they would; more of them where other work has slowed the machine before.
+    assert set(errors) <= {"deadline_exceeded", "overloaded"}
+    assert errors.total() <= len(during) / 20 * slow
     assert degraded > len(during) / 4
     assert steady is not None and late is not None
     assert max(steady.max_ms, late.max_ms) <= 50.0 * slow
