@@ -356,3 +356,37 @@ async def test_the_client_knows_what_a_proxy_says(status: int, kind: type[Except
         except Exception as error:
             outcomes = [error]
     assert type(outcomes[0]) is kind
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Host", ("localhost", "evil.example")),
+        ("Host", ("evil.example", "localhost")),
+        ("Origin", ("http://evil.example", "http://localhost")),
+        ("Content-Type", ("text/plain", "application/json")),
+        ("Content-Type", ("application/json", "application/json")),
+        ("Content-Length", ("999999999999", "17")),
+        ("Content-Encoding", ("gzip", "identity")),
+    ],
+)
+async def test_a_header_of_one_value_that_stands_twice_is_refused(
+    make_house: Any, name: str, values: tuple[str, str]
+) -> None:
+    house = make_house(callers=LOCAL)
+    usual = {"host": "localhost", "content-type": "application/json"}
+    usual.pop(name.lower(), None)
+    headers = [*usual.items(), *((name, value) for value in values)]
+    for method, path in [("POST", "/v1/search"), ("POST", "/v1/rank"), ("POST", "/v1/items"), ("GET", "/v1/status")]:
+        response = await house.client.request(method, path, headers=headers, content=orjson.dumps(GOOD))
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["where"]) == (400, "repeated_header", name)
+    assert all(not shard.batches for shard in house.shards)
+
+
+async def test_accept_may_stand_twice(make_house: Any) -> None:
+    house = make_house()
+    headers = [*TYPE.items(), ("accept", "application/json;q=0.1"), ("accept", "application/msgpack")]
+    for method, path, status in [("POST", "/v1/search", 200), ("GET", "/nothing", 404)]:
+        response = await house.client.request(method, path, headers=headers, content=orjson.dumps(GOOD))
+        assert (response.status_code, response.headers["content-type"]) == (status, "application/msgpack")
