@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from silverray.router.errors import RepeatedHeader
 
 _SINGLE = {
-    name.lower().encode(): name
-    for name in ("Host", "Origin", "Content-Type", "Content-Length", "Content-Encoding")
+    name.lower().encode(): name for name in ("Host", "Origin", "Content-Type", "Content-Length", "Content-Encoding")
 }
 """A proxy may look at the first of two values where this service took the last. `Content-Encoding` may be a list by
 its RFC, but no list of it is taken here."""

@@ -155,3 +155,14 @@ def test_the_blocking_client_waits_for_the_deadline_of_its_body(deadline_ms: obj
 
     SearchClient("http://router", httpx.MockTransport(note)).search({"deadline_ms": deadline_ms})
     assert waited == [waits_s]
+
+
+@pytest.mark.parametrize("value", [2**70, object(), "\ud800", {1, 2}])
+async def test_what_cannot_be_sent_is_one_line(value: Any, query: Vector) -> None:
+    request = SearchRequest(vectors=query[np.newaxis], context={"x": value})
+    async with HttpSearcher("http://router", answering(200, json={})) as searcher:
+        with pytest.raises(InvalidRequest, match="body: expected values that can be sent, got one that cannot: "):
+            await searcher.search([request])
+    if value != 2**70:  # which JSON has
+        with pytest.raises(InvalidRequest, match="body: expected values that can be sent, got one that cannot: "):
+            SearchClient("http://router", answering(200, json={})).search({"context": {"x": value}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,9 +18,9 @@ from silverray.router.app import create_app
 from silverray.router.callers import Callers
 from silverray.router.client import HttpSearcher
 from silverray.router.counting import ItemCount
-from silverray.router.duplicates import loads_unique
 from silverray.router.errors import MalformedBody, Unavailable
 from silverray.router.item_writer import ItemWriter
+from silverray.router.strict_json import loads_strict
 from silverray.router.wire import JSON, MESSAGE_PACK, reply_codec
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
 from silverray.shard.live.sizes import ItemSizes
@@ -194,7 +195,25 @@ def test_a_key_may_stand_once(body: bytes, name: str) -> None:
     ],
 )
 def test_keys_that_stand_once_are_read(body: bytes) -> None:
-    assert loads_unique(body) == orjson.loads(body)
+    assert loads_strict(body) == json.loads(body)
+
+
+@pytest.mark.parametrize("whole", [2**63, 2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, 10**300, -(10**19)])
+def test_integers_of_any_length_stay_what_they_are(whole: int) -> None:
+    body = {"patch": [{"id": 1, "fields": {"price": whole, "other": 0.1}}], "vector": [0.1, 1e300]}
+    document = loads_strict(json.dumps(body).encode())
+    assert document == body and type(document["patch"][0]["fields"]["price"]) is int
+
+
+@pytest.mark.parametrize("text", [b"1.8446744073709552e19", b"18446744073709551617.0", b"-1e300", b"1.5", b"[1e300]"])
+def test_floats_stay_floats(text: bytes) -> None:
+    body = b'{"price": %b}' % text
+    assert repr(loads_strict(body)) == repr(orjson.loads(body))
+
+
+def test_a_key_that_stands_twice_beside_a_long_integer_is_refused() -> None:
+    with pytest.raises(ValueError, match="key 'k' stands twice"):
+        loads_strict(b'{"k": 18446744073709551617, "k": 1}')
 
 
 async def test_a_key_that_stands_twice_is_refused_over_http(make_house: Any) -> None:
