@@ -19,7 +19,7 @@ from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.ray_local import join_ray, private_folder, start_ray, takes_calls_from_anybody
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.serve_life import alive_nodes, check_address, check_host, end_serve, is_head, start_serve
-from silverray.cluster.signals import kept_handlers
+from silverray.cluster.signals import deaf_children, kept_handlers
 
 _PROXIES = "HeadOnly"
 _MESSAGE_BYTES = 256 << 20
@@ -202,7 +202,8 @@ def connect_ray(address: str | None, cpus: float = 0.0) -> None:
         raise ConfigError("this process is connected to a Ray cluster already")
     with kept_handlers():  # Ray's own end the process at once, with a native stack and nothing cleaned up
         if address is None:
-            start_ray(max(os.cpu_count() or 1, int(cpus) + 1))
+            with deaf_children():
+                start_ray(max(os.cpu_count() or 1, int(cpus) + 1))
         else:
             join_ray(address)
 
