@@ -178,7 +178,7 @@ class SearchClient:
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         content = None if body is None else _encoded(_json, body)
-        timeout_s = _longest_s(body or {}) + _NETWORK_S
+        timeout_s = _NETWORK_S if body is None else _longest_s(body) + _NETWORK_S  # reports wait for nothing
         try:
             response = self._client.request(method, path, content=content, timeout=timeout_s)
         except httpx.TransportError as error:
