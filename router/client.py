@@ -24,6 +24,7 @@ from silverray.shard.api import (
     SearchReply,
     SearchRequest,
     TaskScores,
+    shown,
 )
 from silverray.shard.arguments import float32_array
 from silverray.shard.index.keys import hash_texts
@@ -48,7 +49,7 @@ class HttpSearcher:
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         headers = {"content-type": MESSAGE_PACK.media_type, "accept": MESSAGE_PACK.media_type}
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, transport=transport)
+        self._client = httpx.AsyncClient(base_url=_checked(url), headers=headers, transport=transport)
 
     async def __aenter__(self) -> HttpSearcher:
         return self
@@ -132,7 +133,9 @@ class SearchClient:
     """
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
-        self._client = httpx.Client(base_url=url, headers={"content-type": JSON.media_type}, transport=transport)
+        self._client = httpx.Client(
+            base_url=_checked(url), headers={"content-type": JSON.media_type}, transport=transport
+        )
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Post a body to `/v1/search` and return the reply's document.
@@ -187,6 +190,21 @@ class SearchClient:
         if response.status_code != 200 or not isinstance(document, dict):
             raise from_document(document, response.status_code)
         return document
+
+
+def _checked(url: str) -> str:
+    """A service's address.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    try:
+        parts = httpx.URL(url)
+    except (TypeError, httpx.InvalidURL):
+        parts = httpx.URL("")
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise InvalidRequest(f"expected an address such as http://127.0.0.1:8000, got {shown(url)}", "url")
+    return url
 
 
 def _encoded(encode: Callable[[Any], bytes], body: Mapping[str, Any]) -> bytes:
