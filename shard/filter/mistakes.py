@@ -66,4 +66,4 @@ def _message(kind: str, context: Any, value: object, said: str) -> str:
 
 
 def _got(value: object) -> str:
-    return {dict: "keys and values", list: "a list"}.get(type(value), shown(value))
+    return "keys and values" if isinstance(value, dict) else "a list" if isinstance(value, list) else shown(value)
