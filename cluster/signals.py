@@ -65,7 +65,7 @@ def put_off_signals() -> Iterator[None]:
 @contextmanager
 def deaf_children() -> Iterator[None]:
     """Let processes that a block starts, and theirs, not hear that the terminal is closed: whoever ends them needs them
-    until then. This process hears of it after the block."""
+    until then. This process hears of it during the block, or after it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield

@@ -182,7 +182,11 @@ def test_more_epochs_go_on_from_fewer(tmp_path: Path) -> None:
     [
         ("epochs: 2", "epochs: 0", "epochs: expected at least 1, got 0"),
         ("epochs: 2", "epoch: 2", "epoch: unknown key"),
-        ("{task: liked, loss: sampled_softmax}", "{task: liked, loss: hinge}", "objectives.0: input tag 'hinge'"),
+        (
+            "{task: liked, loss: sampled_softmax}",
+            "{task: liked, loss: hinge}",
+            "objectives.0.loss: expected 'sampled_softmax', 'binary_cross_entropy', got 'hinge'",
+        ),
         ("{task: liked, loss: sampled_softmax}", "{task: like, loss: sampled_softmax}", "expected one of the tasks"),
         ("serve_tasks: [liked]", "serve_tasks: [clicked]", "serve_tasks: expected one of the tasks liked, watched"),
         ("recall: {task: liked, places: 10}", "recall: {task: like}", "recall.task: expected one of the tasks"),
