@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from silverray.cluster.sections import Section, read_section
+from silverray.cluster.sections import File, Section, read_section
 from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.value.settings import ValueSettings
@@ -143,7 +143,7 @@ class LogConfig(Section):
             least a million: centroids are frozen, and lists that have grown much longer want a new version.
     """
 
-    path: Annotated[Path, Field(strict=False)]
+    path: File
     node: str | None = None
     slack: Annotated[float, Field(gt=0, le=10)] = 0.1
     max_bytes: Count = 16 << 30
@@ -214,7 +214,7 @@ class ServeConfig(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "silverray"
-    snapshots: Annotated[Path, Field(strict=False)]
+    snapshots: File
     version: str | None = None
     shards: Count = 1
     replicas: Count = 1

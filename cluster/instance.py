@@ -15,11 +15,11 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDeploySchema
 
-from silverray.cluster.config import ServeConfig
+from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.ray_local import join_ray, private_folder, start_ray, takes_calls_from_anybody
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.serve_life import alive_nodes, check_address, check_host, end_serve, is_head, start_serve
-from silverray.cluster.signals import kept_handlers
+from silverray.cluster.signals import deaf_children, kept_handlers
 
 _PROXIES = "HeadOnly"
 _MESSAGE_BYTES = 256 << 20
@@ -80,7 +80,7 @@ class ServeInstance:
         """
         own = address is None
         if own:
-            _check_port(config.http.host, config.http.port)
+            check_ports(config.http)  # again: kernels may have been compiled since
         connect_ray(address, _reserved_cpus(config))
         try:
             if takes_calls_from_anybody() and not insecure:
@@ -202,7 +202,8 @@ def connect_ray(address: str | None, cpus: float = 0.0) -> None:
         raise ConfigError("this process is connected to a Ray cluster already")
     with kept_handlers():  # Ray's own end the process at once, with a native stack and nothing cleaned up
         if address is None:
-            start_ray(max(os.cpu_count() or 1, int(cpus) + 1))
+            with deaf_children():
+                start_ray(max(os.cpu_count() or 1, int(cpus) + 1))
         else:
             join_ray(address)
 
@@ -213,6 +214,17 @@ def free_port() -> int:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def check_ports(http: HttpConfig) -> None:
+    """Make sure that a cluster of one's own can listen where it shall.
+
+    Raises:
+        ConfigError: an address is not this machine's, or a port is taken.
+    """
+    _check_port(http.host, http.port)
+    _check_port("0.0.0.0", http.stats_port or 0, "http.stats_port")
+    _check_port("0.0.0.0", http.metrics_port or 0, "http.metrics_port")
 
 
 def _environment(config: ServeConfig, own: bool) -> dict[str, str]:
@@ -269,10 +281,10 @@ def _reserved_cpus(config: ServeConfig) -> float:
     return config.shards * config.replicas * reserve.shard_cpus + config.routers * reserve.router_cpus + encoders
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, key: str = "http.port") -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"http.port: cannot listen on {host}:{port}: {error.strerror}") from None
+            raise ConfigError(f"{key}: cannot listen on {host}:{port}: {error.strerror}") from None

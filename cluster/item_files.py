@@ -20,6 +20,8 @@ from silverray.shard.filter.schema import VECTOR_COLUMN, Schema
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _TABLES = {"_delta_log": "a table of Delta Lake", ".hoodie": "a table of Hudi"}
 """Folders by which other tools tell which of the files beside them count."""
+_ICEBERG = "metadata"
+"""Likewise, where it holds such files as `v1.metadata.json`; others have folders of this name too."""
 _NUMPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGIC = b"PK"
 _NUMPY_ERRORS = (
@@ -83,10 +85,30 @@ def read_vectors(file: Path) -> NDArray[np.float32]:
     return vectors
 
 
+def _refuse_table(folder: Path, path: Path) -> None:
+    """Refuse the folder of a table whose own records say which of its files and rows count.
+
+    Args:
+        folder: may be one.
+        path: what the message names: it, or what lies in it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    kind = next((kind for mark, kind in _TABLES.items() if (folder / mark).is_dir()), None)
+    if kind is None and next((folder / _ICEBERG).glob("*.metadata.json"), None):
+        kind = "a table of Iceberg"
+    if kind:
+        told = kind if folder == path else f"lies in {folder}: {kind}"
+        raise ValueError(f"{path}: {told} keeps rows that it has deleted; write its rows to Parquet")
+
+
 def _files(path: Path) -> list[Path]:
     """The files to read; those whose name, or a folder's, begins with `.` or `_` are none, as other tools have it."""
     _require_local(path)
     try:
+        for folder in path.resolve().parents:
+            _refuse_table(folder, path)
         if path.is_file():
             return [path]
         if not path.is_dir():
@@ -103,11 +125,8 @@ def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """The files below a folder, through links too; one that leads back to a folder `above` adds none."""
     if (place := folder.resolve()) in above:
         return
+    _refuse_table(folder, folder)
     for child in folder.iterdir():
-        if child.name in _TABLES:
-            raise ValueError(
-                f"{folder}: {_TABLES[child.name]} keeps rows that it has deleted; write its rows to Parquet"
-            )
         if child.name.startswith((".", "_")):
             continue
         if child.is_dir():

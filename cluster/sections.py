@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from silverray.shard.filter.mistakes import describe_mistake
 from silverray.shard.filter.yaml_text import YamlError, read_yaml
 
 
 class ConfigError(ValueError):
     """A configuration cannot be used; the message names the file and the key."""
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected a path, got {str(path)!r}: there is no such account") from None
+
+
+File = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
+"""A path of a configuration; `~` is the home of who runs the command."""
 
 
 class Section(BaseModel):
@@ -46,12 +58,4 @@ def read_section(kind: type[_S], path: Path, overrides: dict[str, Any] | None = 
     try:
         return kind.model_validate({**document, **given})
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(path, problem) for problem in error.errors())) from None
-
-
-def _explain(path: Path, problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    message = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(problem["type"])
-    if message is None:
-        message = f"{problem['msg'].lower()}, got {problem['input']!r}"
-    return f"{path}: {key}: {message}"
+        raise ConfigError("; ".join(f"{path}: {describe_mistake(entry)}" for entry in error.errors())) from None

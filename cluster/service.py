@@ -16,10 +16,11 @@ from silverray.cluster.applications import belongs_to, describe_applications
 from silverray.cluster.change import Change
 from silverray.cluster.compiling import compile_kernels
 from silverray.cluster.config import LogConfig, ServeConfig
-from silverray.cluster.instance import ServeInstance, connect_ray
+from silverray.cluster.instance import ServeInstance, check_ports, connect_ray
 from silverray.cluster.layout import Layout
 from silverray.cluster.log.actor import start_writer, stop_writer, trim_writer
-from silverray.cluster.log.claim import claim_store
+from silverray.cluster.log.claim import check_log, claim_store
+from silverray.cluster.ray_local import LOOPBACK
 from silverray.cluster.readiness import Progress, Readiness, ServiceError, wait_until_ready
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.signals import kept_handlers, put_off_signals
@@ -123,6 +124,7 @@ def start(
     except FormulaError as error:
         raise ConfigError(f"value.{error}") from None
     if address is None:
+        _check_machine(config)
         compile_kernels(catalog.path, tell)
     tell("connecting to Ray" if address else "starting Ray")
     with kept_handlers():
@@ -193,6 +195,20 @@ def withdraw_from(address: str, name: str, *, end_serve: bool) -> bool:
         return False
     finally:
         ray.shutdown()
+
+
+def _check_machine(config: ServeConfig) -> None:
+    """Refuse what this machine has not, before a cluster is started on it.
+
+    Raises:
+        ConfigError: a port is taken, or no log can be kept where it shall be.
+    """
+    check_ports(config.http)
+    if config.log is None:
+        return
+    if config.log.node not in (None, LOOPBACK):
+        raise ConfigError(f"log.node: expected none, or {LOOPBACK} without --address, got {config.log.node}")
+    check_log(config.snapshots, config.log.path, LOOPBACK)
 
 
 def _verify(catalog: Catalog, tell: Progress) -> None:

@@ -1,27 +1,34 @@
-"""Signals that end a command: SIGTERM and SIGINT, both handled like Ctrl-C."""
+"""Signals that end a command: SIGTERM, SIGINT and SIGHUP, all handled like Ctrl-C."""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Never
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM end a block like Ctrl-C, with everything in it cleaned up; only the main thread can."""
+    """Let SIGTERM, and SIGHUP when the terminal is closed, end a block like Ctrl-C, with everything in it cleaned up.
+
+    Only the main thread can. Under `nohup`, SIGHUP ends nothing.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> Never:
+        if number == signal.SIGHUP:
+            _leave_terminal()
         raise KeyboardInterrupt
 
     with kept_handlers():
         if threading.current_thread() is threading.main_thread():
-            for number in _ENDING:
+            for number in _heeded():
                 signal.signal(number, interrupt)
         yield
 
@@ -48,8 +55,33 @@ def put_off_signals() -> Iterator[None]:
         yield
         return
     with kept_handlers():
-        for number in _ENDING:
+        for number in _heeded():
             signal.signal(number, lambda number, _: came.append(number))
         yield
     if came:
         signal.raise_signal(came[0])
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Let processes that a block starts, and theirs, not hear that the terminal is closed: whoever ends them needs them
+    until then. This process hears of it during the block, or after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heeded() -> list[signal.Signals]:
+    return [number for number in _ENDING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
+def _leave_terminal() -> None:
+    """Write nothing more to a terminal that is gone: that would fail, and end what cleans up."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for output in (1, 2):
+        with suppress(OSError):  # it is closed
+            if stat.S_ISCHR(os.fstat(output).st_mode):
+                os.dup2(nowhere, output)
+    os.close(nowhere)

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -34,6 +35,7 @@ def one_line_errors() -> Iterator[None]:
     what was given, 1 for a failure while running. Anything else is a defect and keeps its trace.
     """
     try:
+        _require_folder()
         yield
     except KeyboardInterrupt as error:
         for note in getattr(error, "__notes__", ()):
@@ -115,6 +117,14 @@ class _Lines:
             return
         self._last, self._at = text, now
         notes.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _require_folder() -> None:
+    """Raise OSError where the working directory was deleted: PyTorch cannot be loaded there, and ends the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise OSError("the working directory was deleted: expected one that is there; change to it with cd") from None
 
 
 def _exit(error: Exception, code: int) -> typer.Exit:

@@ -17,6 +17,7 @@ from silverray.router.callers import Callers
 from silverray.router.counting import ItemCount
 from silverray.router.endpoint import RankEndpoint, SearchEndpoint
 from silverray.router.errors import to_document
+from silverray.router.headers import read_headers
 from silverray.router.item_endpoint import ItemsEndpoint
 from silverray.router.item_writer import ItemWriter
 from silverray.router.manual import MANUAL_HEADERS, render_manual
@@ -79,7 +80,7 @@ class _Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._callers.check(scope["method"], dict(scope["headers"]))
+                self._callers.check(scope["method"], read_headers(scope["headers"]))
             except SearchError as error:
                 await _error_response(Request(scope), error, error.status)(scope, receive, send)
                 return
@@ -165,5 +166,5 @@ async def _internal_error(request: Request, error: Exception) -> Response:
 def _error_response(
     request: Request, error: SearchError, status: int, headers: Mapping[str, str] | None = None
 ) -> Response:
-    codec = reply_codec(request.headers.get("accept", ""), JSON)
+    codec = reply_codec(", ".join(request.headers.getlist("accept")), JSON)
     return Response(codec.dumps(to_document(error)), status, headers, codec.media_type)

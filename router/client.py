@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,7 @@ from silverray.shard.api import (
     SearchReply,
     SearchRequest,
     TaskScores,
+    shown,
 )
 from silverray.shard.arguments import float32_array
 from silverray.shard.index.keys import hash_texts
@@ -47,7 +49,7 @@ class HttpSearcher:
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         headers = {"content-type": MESSAGE_PACK.media_type, "accept": MESSAGE_PACK.media_type}
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, transport=transport)
+        self._client = httpx.AsyncClient(base_url=_checked(url), headers=headers, transport=transport)
 
     async def __aenter__(self) -> HttpSearcher:
         return self
@@ -107,10 +109,9 @@ class HttpSearcher:
         raise failure
 
     async def _post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[httpx.Response, Any]:
+        content = _encoded(MESSAGE_PACK.dumps, body)
         try:
-            response = await self._client.post(
-                path, content=MESSAGE_PACK.dumps(body), timeout=httpx.Timeout(timeout_s + _NETWORK_S)
-            )
+            response = await self._client.post(path, content=content, timeout=httpx.Timeout(timeout_s + _NETWORK_S))
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"the server did not answer in time ({type(error).__name__})") from None
         except httpx.TransportError as error:
@@ -132,7 +133,9 @@ class SearchClient:
     """
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
-        self._client = httpx.Client(base_url=url, transport=transport)
+        self._client = httpx.Client(
+            base_url=_checked(url), headers={"content-type": JSON.media_type}, transport=transport
+        )
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Post a body to `/v1/search` and return the reply's document.
@@ -177,14 +180,43 @@ class SearchClient:
         return document
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        content = None if body is None else _encoded(_json, body)
+        timeout_s = _NETWORK_S if body is None else _longest_s(body) + _NETWORK_S  # reports wait for nothing
         try:
-            response = self._client.request(method, path, json=body, timeout=_longest_s(body or {}) + _NETWORK_S)
+            response = self._client.request(method, path, content=content, timeout=timeout_s)
         except httpx.TransportError as error:
             raise Unavailable(f"{self._client.base_url}: the server cannot be reached: {error}") from None
         document = _document(response, JSON)
         if response.status_code != 200 or not isinstance(document, dict):
             raise from_document(document, response.status_code)
         return document
+
+
+def _checked(url: str) -> str:
+    """A service's address.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    try:
+        parts = httpx.URL(url)
+    except (TypeError, httpx.InvalidURL):
+        parts = httpx.URL("")
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise InvalidRequest(f"expected an address such as http://127.0.0.1:8000, got {shown(url)}", "url")
+    return url
+
+
+def _encoded(encode: Callable[[Any], bytes], body: Mapping[str, Any]) -> bytes:
+    try:
+        return encode(body)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequest(f"body: expected values that can be sent, got one that cannot: {error}") from None
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    """JSON with integers of any length, which orjson does not write."""
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _longest_s(body: Mapping[str, Any]) -> float:

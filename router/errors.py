@@ -34,6 +34,13 @@ class MalformedBody(InvalidRequest):
     status = 400
 
 
+class RepeatedHeader(InvalidRequest):
+    """A header that may stand once stands several times."""
+
+    code = "repeated_header"
+    status = 400
+
+
 class BodyTooLarge(InvalidRequest):
     """The body is longer than the server reads."""
 
@@ -94,6 +101,7 @@ _BY_CODE: dict[str, type[SearchError]] = {
         DeadlineExceeded,
         Unavailable,
         MalformedBody,
+        RepeatedHeader,
         BodyTooLarge,
         BodyTimeout,
         UnsupportedMediaType,

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from silverray.router.body_reader import BodyReader
 from silverray.router.errors import BodyTimeout, UnsupportedMediaType, to_document
+from silverray.router.headers import read_headers
 from silverray.router.wire import JSON, Codec, reply_codec, request_codec
 from silverray.shard.api import Overloaded, SearchError
 
@@ -46,10 +47,11 @@ async def exchange(
         check: called before the body is read; likewise.
         untyped: the form of a body without a type; None refuses it.
     """
-    headers = dict(scope["headers"])
-    accept = _text(headers, b"accept")
-    codec = reply_codec(accept, JSON)
+    codec = JSON
     try:
+        headers = read_headers(scope["headers"])
+        accept = _text(headers, b"accept")
+        codec = reply_codec(accept, JSON)
         form = request_codec(_text(headers, b"content-type"), untyped)
         _refuse_encoded(_text(headers, b"content-encoding"))
         codec = reply_codec(accept, form)

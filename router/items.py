@@ -128,6 +128,8 @@ def _refuse_twice(places: list[tuple[Op, int, Any]]) -> None:
 
 def _id(op: Op, entry: Any) -> ItemId | None:
     key = entry if op == "delete" else entry.get("id") if isinstance(entry, dict) else None
+    if type(key) is int and not -(2**63) <= key < 2**64:  # neither form of a reply has room for it
+        return None
     return key if type(key) in (int, str) else None
 
 

@@ -51,7 +51,7 @@ and the text `Internal Server Error` with 500 where no router answers; the latte
 its configuration says otherwise (`http.origins`, `http.hosts`)."""
 
 _ERRORS = {
-    400: "`malformed_body`: not JSON or MessagePack",
+    400: "`malformed_body`: not JSON or MessagePack. `repeated_header`: `where` names a header that stands twice",
     403: "`foreign_origin`, `foreign_host`: a web page of elsewhere may have sent it",
     408: "`body_timeout`: the body was not sent in time",
     413: "`body_too_large`",

@@ -15,8 +15,8 @@ import orjson
 from numpy.typing import NDArray
 
 from silverray.router.accept import preferred
-from silverray.router.duplicates import loads_unique, unique
 from silverray.router.errors import MalformedBody, UnsupportedMediaType, to_document
+from silverray.router.strict_json import loads_strict, unique
 from silverray.shard.api import ItemId, ReplyTooLarge, SearchError, SearchReply, TaskScores
 from silverray.shard.reply_sizes import bounded, text_bytes, too_large
 
@@ -95,7 +95,7 @@ def _packed_results(parts: list[bytes]) -> bytes:
 
 
 JSON = Codec(
-    "application/json", loads_unique, lambda document: orjson.dumps(document, _plain), _json_results, columnar=False
+    "application/json", loads_strict, lambda document: orjson.dumps(document, _plain), _json_results, columnar=False
 )
 MESSAGE_PACK = Codec(
     "application/msgpack",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from silverray.kernels import topk
 from silverray.kernels.programs import Opcode, instruction
-from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest, TaskScores
+from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest, TaskScores, shown
 from silverray.shard.explanation import explain_search, explain_stages
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
@@ -131,7 +131,7 @@ class Engine:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: str | Path,
         partitions: Sequence[int] | None = None,
         *,
         device: str = "auto",
@@ -164,12 +164,12 @@ class Engine:
             FormulaError: a formula is wrong.
         """
         placement = Placement(choose_device(device), item_cache)
-        check_loading(partitions, threads, item_cache, slack, window)
+        check_loading(partitions, threads, item_cache, slack, value, window)
         if threads is not None:
             torch.set_num_threads(threads)
         files = SnapshotFiles.open(path)
         catalog = Catalog.of(files)
-        check_dimension(path, catalog.dimension, placement.device)
+        check_dimension(catalog.path, catalog.dimension, placement.device)
         chosen = range(catalog.partitions) if partitions is None else [int(number) for number in partitions]
         overarch = load_overarch(files, catalog.schema)
         loaded = load_partitions(files, catalog, chosen, placement, slack=slack)
@@ -424,3 +424,13 @@ def _pad_programs(plans: list[FilterPlan]) -> torch.Tensor:
     for row, plan in enumerate(plans):
         programs[row, : len(plan.program)] = plan.program
     return torch.from_numpy(programs)
+
+
+def require_engine(engine: object, owner: str) -> None:
+    """Make sure that a searcher was given an engine.
+
+    Raises:
+        ValueError: it is something else, such as the path of a snapshot.
+    """
+    if not isinstance(engine, Engine):
+        raise ValueError(f"engine: expected an Engine, got {shown(engine)}; {owner}.open(path) loads a snapshot")

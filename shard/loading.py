@@ -13,6 +13,7 @@ from silverray.kernels.rows import LANES
 from silverray.shard.api import MAX_TRAITS_K, SnapshotError, shown
 from silverray.shard.arguments import is_whole
 from silverray.shard.index.placement import ItemCache
+from silverray.shard.value.settings import ValueSettings
 
 MAX_THREADS = 4_096
 """More than any machine has processors."""
@@ -40,7 +41,7 @@ def choose_device(name: Any) -> torch.device:
     return device
 
 
-def check_loading(partitions: Any, threads: Any, item_cache: Any, slack: Any, window: Any) -> None:
+def check_loading(partitions: Any, threads: Any, item_cache: Any, slack: Any, value: Any, window: Any) -> None:
     """Check the other arguments of `Engine.open`.
 
     Raises:
@@ -55,6 +56,8 @@ def check_loading(partitions: Any, threads: Any, item_cache: Any, slack: Any, wi
     number = isinstance(slack, int | float) and not isinstance(slack, bool)
     if slack is not None and not (number and isfinite(slack) and slack >= 0):
         raise ValueError(f"slack: expected 0 or more free slots for each item, got {shown(slack)}")
+    if not isinstance(value, ValueSettings):
+        raise ValueError(f"value: expected ValueSettings, got {shown(value)}")
     if not is_whole(window) or not 1 <= window <= MAX_TRAITS_K:
         raise ValueError(f"window: expected 1 to {MAX_TRAITS_K}, got {shown(window)}")
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from silverray.shard.admission import Admission
 from silverray.shard.api import InvalidRequest, Mode, SearchRequest, shown
-from silverray.shard.engine import Engine
+from silverray.shard.engine import Engine, require_engine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.set_ranker import WINDOW
 from silverray.shard.value.settings import ValueSettings
@@ -43,6 +43,7 @@ class LocalSearcher:
     """
 
     def __init__(self, engine: Engine) -> None:
+        require_engine(engine, type(self).__name__)
         self.engine = engine
         self.catalog = engine.catalog
         self._admission = Admission(engine.catalog)
@@ -61,7 +62,7 @@ class LocalSearcher:
         window: int = WINDOW,
     ) -> Self:
         """Load a snapshot; the arguments and errors are those of `Engine.open`."""
-        return cls(Engine.open(Path(path), partitions, device=device, threads=threads, value=value, window=window))
+        return cls(Engine.open(path, partitions, device=device, threads=threads, value=value, window=window))
 
     def search_batch(
         self,

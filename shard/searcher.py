@@ -20,7 +20,8 @@ from silverray.shard.api import (
     SearchRequest,
     SequenceNotReached,
 )
-from silverray.shard.engine import Engine
+from silverray.shard.arguments import whole_number
+from silverray.shard.engine import Engine, require_engine
 from silverray.shard.exact import ExactEngine
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.index.placement import ItemCache
@@ -46,6 +47,9 @@ class ShardSearcher:
     engine_type: ClassVar[type[Engine]] = Engine
 
     def __init__(self, engine: Engine, max_reply_bytes: int | None = None) -> None:
+        require_engine(engine, type(self).__name__)
+        if max_reply_bytes is not None:
+            whole_number(max_reply_bytes, "at least 1 or None", 1, 2**63 - 1, "max_reply_bytes")
         self.engine = engine
         self._max_reply_bytes = max_reply_bytes
         self.catalog = engine.catalog
@@ -57,7 +61,7 @@ class ShardSearcher:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: str | Path,
         partitions: Sequence[int] | None = None,
         *,
         device: str = "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rich.table import Column, Table
@@ -31,7 +32,7 @@ def run_status(url: str | None, *, as_json: bool) -> None:
     if url is not None:
         documents = [{"url": url, **SearchClient(url).get("/v1/status", *_SHOWN)}]
     else:
-        documents = [_ask(record) for record in read_records()]
+        documents = _ask_all(read_records())
     if as_json:
         print_json(documents)
         return
@@ -60,6 +61,12 @@ def _narrow(document: dict[str, Any]) -> Table:
         if value:
             table.add_row(name, value)
     return table
+
+
+def _ask_all(records: list[ServiceRecord]) -> list[dict[str, Any]]:
+    """What services say of themselves, asked side by side: one may hang."""
+    with ThreadPoolExecutor(len(records) or 1) as threads:
+        return list(threads.map(_ask, records))
 
 
 def _ask(record: ServiceRecord) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from silverray.cluster.log.store import LogReader
+from silverray.cluster.log.store import LogReader, check_place
 from silverray.cluster.sections import ConfigError
+from silverray.router.log import LogUnavailable
 from silverray.shard.index.documents import read_json
 from silverray.shard.index.manifest import CLAIM
 
@@ -61,10 +62,30 @@ def claim_store(store: Path, log: dict[str, Any]) -> None:
         return
     elsewhere = (claim.path, claim.node) != (log["path"], log["node"])
     if (log.get("other") or elsewhere) if lacks else claim.identity != log["identity"]:
-        raise ConfigError(
-            f"log.path: the updates of {store} are in the log {claim.path} on {claim.node}, not in {log['path']}"
-            f" on {log['node']}; remove {file} to go on without them"
-        )
+        raise _other_log(store, claim, log["path"], log["node"])
+
+
+def check_log(store: Path, path: Path, node: str) -> None:
+    """Refuse a log that this machine cannot have, before anything is started for it.
+
+    A store that has one is served without it as long as its disk is missing.
+
+    Args:
+        store: the snapshot store.
+        path: where the log shall be.
+        node: what this machine is called.
+
+    Raises:
+        ConfigError: no log can be kept there, or the store's updates are in another one.
+    """
+    claim = read_claim(store)
+    if claim is None:
+        try:
+            check_place(path)
+        except LogUnavailable as error:
+            raise ConfigError(f"log.path: {error.message}") from None
+    elif (claim.path, claim.node) != (str(path), node) and not path.exists():
+        raise _other_log(store, claim, str(path), node)
 
 
 def withdraw_claim(store: Path) -> None:
@@ -94,6 +115,13 @@ def open_claimed(store: Path, path: Path | None = None) -> LogReader:
         log.close()
         raise ConfigError(f"{path}: is another log than the one that the updates of {store} are in")
     return log
+
+
+def _other_log(store: Path, claim: Claim, path: str, node: str) -> ConfigError:
+    return ConfigError(
+        f"log.path: the updates of {store} are in the log {claim.path} on {claim.node}, not in {path}"
+        f" on {node}; remove {store / CLAIM} to go on without them"
+    )
 
 
 def _write(file: Path, claim: Claim) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -209,6 +210,25 @@ class LogStore:
             if state.epoch != self.epoch:
                 raise LogFenced(f"{self.path}: epoch {self.epoch} has ended, another writer began epoch {state.epoch}")
             yield state
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path where no log can be kept; nothing is made there.
+
+    Raises:
+        LogUnavailable: the file, or its folder, or the nearest one that there is, cannot be written, or it is no log.
+    """
+    with _named(path):
+        if path.exists():
+            if not path.is_file():
+                raise LogUnavailable(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'a device'}")
+            path.open("r+b").close()
+            if path.stat().st_size:
+                LogReader(path).close()
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        if not folder.is_dir():
+            raise LogUnavailable(f"{path}: {folder} is no folder")
+        TemporaryFile(dir=folder).close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

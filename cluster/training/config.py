@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from silverray.cluster.config import Count, Positive
-from silverray.cluster.sections import ConfigError, Section, read_section
+from silverray.cluster.sections import ConfigError, File, Section, read_section
 from silverray.shard.train.format import CategorySection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-File = Annotated[Path, Field(strict=False)]
 Names = Annotated[list[str], Field(min_length=1)]
 
 # What does not change how a run goes on, and may differ when it is continued.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic import Field as Option
 
+from silverray.shard.filter.mistakes import describe_mistake
 from silverray.shard.filter.yaml_text import YamlError, read_yaml
+from silverray.shard.paths import as_path
 
 FieldType = Literal["category", "tags", "int", "float", "bool", "date"]
 
@@ -80,6 +82,8 @@ class Schema(BaseModel):
                 raise ValueError(f"fields.{name}: the id column cannot be a field as well")
             if name == VECTOR_COLUMN:
                 raise ValueError(f"fields.{name}: the vector column cannot be a field")
+        if not self.id.isprintable():
+            raise ValueError(f"id: expected printable text, got {self.id!r}")
         if not self.id or self.id == VECTOR_COLUMN:
             raise ValueError(f"id: expected a column other than {VECTOR_COLUMN!r}, got {self.id!r}")
         return self
@@ -95,7 +99,7 @@ class Schema(BaseModel):
         return tuple(name for name, field in self.filterable.items() if field.type == "category")
 
     @classmethod
-    def load(cls, path: Path) -> Schema:
+    def load(cls, path: str | Path) -> Schema:
         """Read a schema from a YAML file.
 
         Args:
@@ -107,6 +111,7 @@ class Schema(BaseModel):
         Raises:
             SchemaError: the file cannot be read or is wrong; the message names the file and the key.
         """
+        path = as_path("schema", path)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -127,19 +132,11 @@ class Schema(BaseModel):
         Raises:
             SchemaError: the text is wrong; the message names `name` and the key.
         """
+        if not isinstance(text, str):
+            raise SchemaError(f"schema: expected YAML as text, got {type(text).__name__}")
         try:
             return cls.model_validate(read_yaml(text))
         except YamlError as error:
             raise SchemaError(f"{name}: not readable as YAML: {error}") from error
         except ValidationError as error:
             raise SchemaError("; ".join(f"{name}: {describe_mistake(entry)}" for entry in error.errors())) from error
-
-
-def describe_mistake(entry: Any) -> str:
-    """One of pydantic's errors as `key: message`."""
-    path = list(entry["loc"])
-    if path[-1:] == ["[key]"]:
-        path[-2:] = [entry["input"]]  # a key that is no string, such as YAML's `no`
-    key = ".".join(map(str, path))
-    message = entry["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message

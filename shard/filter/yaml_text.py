@@ -50,6 +50,14 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             message = f"{node.value[:_SHOWN]!r} is no {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from None
 
+    def construct_scalar(self, node: Any) -> Any:
+        """The text of a node; see `yaml.SafeLoader`."""
+        text = super().construct_scalar(node)
+        if isinstance(text, str) and not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            message = f"{text[:_SHOWN]!r} holds half a surrogate pair, which no text does"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+        return text
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node; see `yaml.SafeLoader`."""
         if not isinstance(node, yaml.MappingNode):

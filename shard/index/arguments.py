@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from silverray.shard.filter.schema import Schema, SchemaError, describe_mistake
+from silverray.shard.filter.mistakes import describe_mistake
+from silverray.shard.filter.schema import Schema, SchemaError
 from silverray.shard.index.manifest import CLAIM, plain_name
+from silverray.shard.paths import as_path
 
 Items = Any
 """A `pyarrow.Table`, a mapping of names to columns, or any data frame that gives itself as an Arrow stream."""
@@ -82,17 +84,6 @@ def as_vectors(vectors: Vectors) -> NDArray[Any]:
         raise ValueError(f"vectors: expected lists of numbers, got {numbers.dtype}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused as such
         return numbers.astype(np.float32)
-
-
-def as_path(name: str, path: str | Path) -> Path:
-    """A path, given as one or as a string.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if not isinstance(path, str | Path) or not str(path) or "\0" in str(path):
-        raise ValueError(f"{name}: expected a path, got {_kind(path)}")
-    return Path(path)
 
 
 def as_name(name: str, text: str) -> str:

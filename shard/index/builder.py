@@ -23,7 +23,6 @@ from silverray.shard.index.arguments import (
     Items,
     Vectors,
     as_name,
-    as_path,
     as_schema,
     as_table,
     as_vectors,
@@ -53,6 +52,7 @@ from silverray.shard.index.source import Source, read_source
 from silverray.shard.index.store import new_snapshot
 from silverray.shard.index.vectors import BLOCK, ItemVectors
 from silverray.shard.index.workers import in_threads
+from silverray.shard.paths import as_path
 
 DEFAULT_PARTITIONS = 64
 DEFAULT_TASK = "default"
@@ -118,6 +118,8 @@ def publish(
     clusters = None if clusters is None else as_whole("clusters", clusters, 1, 2**31 - 1)
     space = None if space is None else as_name("space", space)
     schema, out, model = as_schema(schema), as_path("out", out), None if model is None else as_path("model", model)
+    if not (progress is None or callable(progress)):
+        raise ValueError(f"progress: expected a function or None, got {type(progress).__name__}")
     tell = progress or _tell_nobody
     source = read_source(as_table(items), schema, None if vectors is None else as_vectors(vectors))
     info = None if model is None else read_model(model, schema)

@@ -59,7 +59,7 @@ class Catalog:
     vector_space: str
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: str | Path) -> Self:
         """Read a snapshot's description.
 
         Args:

@@ -17,9 +17,10 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from silverray.shard.api import SnapshotError
-from silverray.shard.filter.schema import describe_mistake
+from silverray.shard.filter.mistakes import describe_mistake
 from silverray.shard.index.documents import parse_json, read_json, require_short
 from silverray.shard.index.manifest import MOST, Manifest, checksum, plain_name
+from silverray.shard.paths import as_path
 from silverray.shard.printing import printable
 
 FORMAT = 2
@@ -48,7 +49,7 @@ class SnapshotFiles:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path) -> SnapshotFiles:
+    def open(cls, path: str | Path) -> SnapshotFiles:
         """Read the manifest and check that it is whole and that every file it names is there.
 
         Args:
@@ -60,6 +61,7 @@ class SnapshotFiles:
         Raises:
             SnapshotError: the manifest is missing or altered, a file is missing or has another size.
         """
+        path = as_path("path", path)
         file = path / MANIFEST
         manifest = _sealed(file)
         if (found := manifest.get("format")) != FORMAT:
@@ -67,7 +69,7 @@ class SnapshotFiles:
         try:
             Manifest.model_validate(manifest)
         except ValidationError as error:
-            mistakes = error.errors(include_url=False, include_context=False)
+            mistakes = error.errors(include_url=False)
             raise SnapshotError(f"{file}: {printable(describe_mistake(mistakes[0]))}") from None
         for name in _names(len(manifest["partition_items"])):
             if name not in manifest["files"]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from silverray.kernels.quotients import quotient
 from silverray.shard.filter.columns import Columns
+from silverray.shard.filter.mistakes import describe_mistake
 from silverray.shard.filter.schema import Schema
 from silverray.shard.value.inputs import gather_fields
 from silverray.shard.value.operations import LARGEST_FIELD
@@ -102,7 +103,8 @@ class ItemFeatures(nn.Module):
             return cls(_TRANSFORMATIONS.validate_python(document))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise ValueError(f"item_features{list(first['loc'])}: {first['msg']}") from None
+            place, inner = "".join(f"[{part}]" for part in first["loc"][:1]), first["loc"][1:]
+            raise ValueError(describe_mistake({**first, "loc": (f"item_features{place}", *inner)})) from None
 
     def check(self, schema: Schema) -> ItemFeatures:
         """Make sure that a schema has the fields.

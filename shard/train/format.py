@@ -29,7 +29,7 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from silverray.shard.filter.schema import describe_mistake
+from silverray.shard.filter.mistakes import describe_mistake
 from silverray.shard.filter.yaml_text import YamlError, read_yaml
 from silverray.shard.model.features import (
     BucketFeature,

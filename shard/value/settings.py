@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic import Field as Option
 
+from silverray.shard.api import shown
 from silverray.shard.filter.schema import Field
 
 DEFAULT = "default"
 
-Formula = str | dict[str, Any]
+
+def _either(given: object) -> object:
+    # Before validation, which would have a mistake for each of the two.
+    if not isinstance(given, str | dict):
+        raise ValueError(f"expected a formula as text, or as keys and values, got {shown(given)}")
+    return given
+
+
+Formula = Annotated[str | dict[str, Any], BeforeValidator(_either)]
 
 
 class InputType(BaseModel):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,8 +119,8 @@ def test_status_shows_the_memory_of_the_largest_shard(monkeypatch: pytest.Monkey
     }
     monkeypatch.setattr("silverray.router.client.SearchClient.get", lambda *_: shown)
     monkeypatch.setattr("silverray.cluster.commands.status.results", Console(width=200))
-    assert "│ 5.0 GiB device + 300.0 MiB host │" in run("status", "--url", "u")[1]
-    (document,) = json.loads(run("status", "--url", "u", "--json")[1])
+    assert "│ 5.0 GiB device + 300.0 MiB host │" in run("status", "--url", "http://u")[1]
+    (document,) = json.loads(run("status", "--url", "http://u", "--json")[1])
     assert document["replicas"]["two"]["memory"]["device"] == {"codes": 1 << 30, "vectors": 4 << 30}
 
 
@@ -277,4 +279,15 @@ def test_a_search_sends_what_it_was_given_though_it_is_nothing() -> None:
 def test_status_of_another_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("silverray.router.client.SearchClient._ask", lambda *_: {"status": "ok"})
     said = "error: the server answered with HTTP status 200 and no answer that a router gives\n"
-    assert run("status", "--url", "u") == (1, "", said)
+    assert run("status", "--url", "http://u") == (1, "", said)
+
+
+@pytest.mark.parametrize("arguments", [("verify", "/"), ("inspect", "/"), ("search", "--user", "{}"), ("status",)])
+def test_a_working_directory_that_was_deleted_is_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    script = "import os, sys; os.rmdir(os.getcwd()); from silverray.cluster.cli import app; app()"
+    (tmp_path / "gone").mkdir()
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments], cwd=tmp_path / "gone", capture_output=True, text=True
+    )
+    said = "error: the working directory was deleted: expected one that is there; change to it with cd\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)

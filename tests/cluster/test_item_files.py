@@ -234,3 +234,19 @@ def test_a_table_that_keeps_deleted_rows_is_refused(mark: str, tmp_path: Path) -
     write(tmp_path / "p.parquet")
     (tmp_path / mark).mkdir()
     assert refused(tmp_path).startswith(f"{tmp_path}: a table of ")
+
+
+@pytest.mark.parametrize("mark", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+@pytest.mark.parametrize("part", [".", "data", "data/year=2001", "data/year=2001/p.parquet"])
+def test_a_part_of_such_a_table_is_refused_too(mark: str, part: str, tmp_path: Path) -> None:
+    write(tmp_path / "films/data/year=2001/p.parquet")
+    (tmp_path / "films" / mark).parent.mkdir()
+    (tmp_path / "films" / mark).write_text("{}")
+    assert f"{tmp_path}/films: a table of " in refused(tmp_path / "films" / part)
+
+
+def test_a_folder_that_is_called_metadata_is_no_table(tmp_path: Path) -> None:
+    write(tmp_path / "data/p.parquet")
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata/notes.json").write_text("{}")
+    assert read(tmp_path / "data").num_rows == 3

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -210,6 +211,24 @@ def test_serve_answers_until_it_is_told_to_stop(tmp_path: Path, store: Path, acc
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
+    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, http: {{port: {take_port()}}}}}")
+    arguments = command("serve", tmp_path / "c.yaml")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(arguments[0], arguments, account)
+    said = b""
+    while b"ready http" not in said:
+        said += os.read(terminal, 4_096)
+    children = descendants(pid)
+    assert len(children) > 3
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert gone(children)
+    assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
 
 
 def test_a_shard_that_does_not_fit_ends_serve_with_one_line(

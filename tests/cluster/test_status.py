@@ -1,12 +1,17 @@
 """What `silverray status` prints of an encoder, and of updates that are not well."""
 
+import json
+import threading
 from typing import Any
 
 import pytest
+from processes import PATIENCE_S
 from rich.console import Console
 
 from silverray.cluster.commands import status
+from silverray.cluster.records import ServiceRecord
 from silverray.router.client import SearchClient
+from silverray.router.errors import Unavailable
 
 PARTS = [
     {
@@ -101,3 +106,20 @@ def test_status_shows_where_tables_are(
     for line in expected:
         assert line in lines, lines
     assert any("embedding" in line for line in lines) == bool(expected)
+
+
+def test_services_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [
+        ServiceRecord(name=name, url=f"http://{name}", address=None, pid=1, ends_serve=True) for name in ("a", "b", "c")
+    ]
+    all_asked = threading.Barrier(len(records), timeout=PATIENCE_S)
+
+    def hang(*_: object) -> None:
+        all_asked.wait()
+        raise Unavailable("timed out")
+
+    monkeypatch.setattr(status, "read_records", lambda: records)
+    monkeypatch.setattr(SearchClient, "get", hang)
+    status.run_status(None, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert [(one["service"], one["error"]) for one in said] == [(name, "timed out") for name in ("a", "b", "c")]

@@ -180,15 +180,19 @@ def test_more_epochs_go_on_from_fewer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs: 2", "epochs: 0", "epochs: input should be greater than or equal to 1, got 0"),
+        ("epochs: 2", "epochs: 0", "epochs: expected at least 1, got 0"),
         ("epochs: 2", "epoch: 2", "epoch: unknown key"),
-        ("{task: liked, loss: sampled_softmax}", "{task: liked, loss: hinge}", "objectives.0: input tag 'hinge'"),
+        (
+            "{task: liked, loss: sampled_softmax}",
+            "{task: liked, loss: hinge}",
+            "objectives.0.loss: expected 'sampled_softmax', 'binary_cross_entropy', got 'hinge'",
+        ),
         ("{task: liked, loss: sampled_softmax}", "{task: like, loss: sampled_softmax}", "expected one of the tasks"),
         ("serve_tasks: [liked]", "serve_tasks: [clicked]", "serve_tasks: expected one of the tasks liked, watched"),
         ("recall: {task: liked, places: 10}", "recall: {task: like}", "recall.task: expected one of the tasks"),
         ("recall: {task: liked, places: 10}", "", "recall: expected both held_out and recall, or neither"),
         ("dropout: {seen: 0.2}", "dropout: {sen: 0.2}", "dropout: expected one of the features seen, age, got 'sen'"),
-        ("dropout: {seen: 0.2}", "dropout: {seen: 1.0}", "dropout.seen: input should be less than 1"),
+        ("dropout: {seen: 0.2}", "dropout: {seen: 1.0}", "dropout.seen: expected less than 1"),
         ("requests: 64, ", "", "expected either requests or impressions"),
         ("dimension: 16", "dimension: 16, ids: 7", "key 'ids' is given twice"),
         ("hidden: 32, ids: 16", "hidden: 32, ids: 7", "user-seen.dimension: expected a multiple of 4, got 7"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from silverray.shard.filter.schema import Field, Schema, SchemaError
+from silverray.shard.filter.schema import Field, Schema, SchemaError, VectorSpec
 
 GOOD = """
 id: film
@@ -36,24 +37,24 @@ VECTOR = "id: film\nvector: {dimension: 4, metric: ip}\n"
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "films.yaml: Input should be a valid dictionary"),
+        ("", "films.yaml: expected keys and values, got null"),
         ("id: [", "films.yaml: not readable as YAML: "),
         ("id: film\nid: film\n", "films.yaml: not readable as YAML: key 'id' is given twice"),
-        ("id: film\nfields: {}", "films.yaml: vector: Field required"),
-        ("vector: {dimension: 4, metric: ip}\nfields: {}", "films.yaml: id: Field required"),
+        ("id: film\nfields: {}", "films.yaml: vector: missing key"),
+        ("vector: {dimension: 4, metric: ip}\nfields: {}", "films.yaml: id: missing key"),
         ("id: film\nvector: {dimension: 0, metric: ip}\nfields: {}", "films.yaml: vector.dimension: "),
         (
             "id: film\nvector: {dimension: 131073, metric: ip}\nfields: {}",
             "films.yaml: vector.dimension: ",
         ),
         ("id: film\nvector: {dimension: 4, metric: l2}\nfields: {}", "films.yaml: vector.metric: "),
-        (VECTOR + "fields: {}\nextra: 1", "films.yaml: extra: Extra inputs are not permitted"),
+        (VECTOR + "fields: {}\nextra: 1", "films.yaml: extra: unknown key"),
         (VECTOR + "fields: {year: {type: integer}}", "films.yaml: fields.year.type: "),
         (VECTOR + "fields: {year: {type: int, nulable: true}}", "films.yaml: fields.year.nulable: "),
         (VECTOR + "fields: {year: {type: int, filter: 1}}", "films.yaml: fields.year.filter: "),
         (VECTOR + "fields: {year: {type: int}, year: {type: int}}", "films.yaml: not readable as YAML: key 'year'"),
         (VECTOR + "fields: {1st: {type: int}}", "films.yaml: fields.1st: expected letters"),
-        (VECTOR + "fields: {no: {type: int}}", "films.yaml: fields.False: Input should be a valid string"),
+        (VECTOR + "fields: {no: {type: int}}", "films.yaml: fields.False: expected a string, got false"),
         (VECTOR + "fields: {grün: {type: int}}", "films.yaml: fields.grün: expected letters"),
         (VECTOR + "fields: {Not: {type: int}}", "films.yaml: fields.Not: a word of the filter language"),
         (VECTOR + "fields: {film: {type: int}}", "films.yaml: fields.film: the id column"),
@@ -100,3 +101,25 @@ def test_merge_keys_and_aliases_are_yaml_too() -> None:
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="nowhere"):
         Schema.load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("given", [5, None, b"id: x", [1], {"id": "x"}, Path("films.yaml")])
+def test_what_is_no_text_is_no_yaml(given: Any) -> None:
+    with pytest.raises(SchemaError, match=r"^schema: expected YAML as text, got \w+$"):
+        Schema.parse(given)
+
+
+@pytest.mark.parametrize("given", [5, None, b"films.yaml", ""])
+def test_what_is_no_path_holds_no_schema(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"^schema: expected a path, got \w+$"):
+        Schema.load(given)
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    rest = "fields: {}, vector: {dimension: 4, metric: ip}}"
+    for text in ('{id: "a\\uD83C", ', '{id: id, "\\uD83C": 1, ', '{id: id, note: ["\\uDE00"], '):
+        with pytest.raises(SchemaError, match="holds half a surrogate pair, which no text does"):
+            Schema.parse(text + rest)
+    for id_ in ("a\ud83c", "a\x1b"):
+        with pytest.raises(ValueError, match="id: expected printable text"):
+            Schema(id=id_, vector=VectorSpec(dimension=4, metric="ip"), fields={})

@@ -14,10 +14,11 @@ import torch
 from catalogs import DIMENSION
 
 from silverray.shard.api import InvalidRequest, SearchReply, SearchRequest, SnapshotError
+from silverray.shard.engine import Engine
 from silverray.shard.index.builder import publish
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
-from silverray.shard.searcher import ShardSearcher
+from silverray.shard.searcher import ExactSearch, ShardSearcher
 
 QUERIES = np.random.default_rng(0).standard_normal((2, DIMENSION)).astype(np.float32)
 
@@ -214,3 +215,31 @@ def test_more_dimensions_than_a_cpu_searches_are_named_at_once(tmp_path: Path) -
     publish({"id": [1]}, schema, tmp_path, vectors=np.ones((1, 4_097), np.float32), version="wide", partitions=1)
     with pytest.raises(SnapshotError, match=f"^{tmp_path}/wide: has 4097 dimensions; a CPU searches at most 4096$"):
         LocalSearcher.open(tmp_path / "wide", device="cpu")
+
+
+@pytest.mark.parametrize("kind", [LocalSearcher, ShardSearcher, ExactSearch, Engine, Catalog])
+@pytest.mark.parametrize("path", [5, None, b"films", ["films"], "", "films\0"])
+def test_what_is_no_path_is_named(kind: Any, path: Any) -> None:
+    with pytest.raises(ValueError, match=r"^path: expected a path, got \w+$"):
+        kind.open(path)
+
+
+@pytest.mark.parametrize("kind", [LocalSearcher, ShardSearcher, ExactSearch, Engine])
+@pytest.mark.parametrize("value", [3, None, "click", {"default": "click"}])
+def test_formulas_are_settings(kind: Any, value: Any, catalog: Catalog) -> None:
+    with pytest.raises(ValueError, match=r"^value: expected ValueSettings, got "):
+        kind.open(str(catalog.path), value=value)
+
+
+@pytest.mark.parametrize("kind", [LocalSearcher, ShardSearcher, ExactSearch])
+@pytest.mark.parametrize("engine", [5, None, "films/v1"])
+def test_a_searcher_is_opened_or_has_an_engine(kind: Any, engine: Any) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^engine: expected an Engine, got .*; {kind.__name__}\.open\(path\) loads a sn"
+    ):
+        kind(engine)
+
+
+def test_bytes_of_replies_are_a_whole_number(local: LocalSearcher) -> None:
+    with pytest.raises(InvalidRequest, match=r"^max_reply_bytes: expected at least 1 or None, got '9'$"):
+        ShardSearcher(local.engine, "9")  # type: ignore[arg-type]

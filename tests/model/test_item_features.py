@@ -61,10 +61,13 @@ def test_a_description_survives_being_written() -> None:
     [
         ({"field": "artist", "transform": "log1p"}, r"item_features\[0\].field: expected one of year, rank, price"),
         ({"field": "title", "transform": "log1p"}, r"got 'title'"),
-        ({"field": "rank", "transform": "square"}, r"item_features\[0\]: .*'square'"),
-        ({"field": "rank", "transform": "standardise", "mean": 0, "deviation": 0}, "greater than 0"),
-        ({"field": "rank", "transform": "buckets", "boundaries": []}, "at least 1 item"),
-        ({"field": "rank", "transform": "log1p", "base": 2}, "Extra inputs"),
+        ({"field": "rank", "transform": "square"}, r"item_features\[0\].transform: expected .*'buckets', got 'square'"),
+        (
+            {"field": "rank", "transform": "standardise", "mean": 0, "deviation": 0},
+            r"item_features\[0\].standardise.deviation: expected more than 0, got 0",
+        ),
+        ({"field": "rank", "transform": "buckets", "boundaries": []}, "expected at least 1 items, got 0"),
+        ({"field": "rank", "transform": "log1p", "base": 2}, "unknown key"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(entry: dict[str, object], message: str) -> None:

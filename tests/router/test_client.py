@@ -155,3 +155,34 @@ def test_the_blocking_client_waits_for_the_deadline_of_its_body(deadline_ms: obj
 
     SearchClient("http://router", httpx.MockTransport(note)).search({"deadline_ms": deadline_ms})
     assert waited == [waits_s]
+
+
+@pytest.mark.parametrize("value", [2**70, object(), "\ud800", {1, 2}])
+async def test_what_cannot_be_sent_is_one_line(value: Any, query: Vector) -> None:
+    request = SearchRequest(vectors=query[np.newaxis], context={"x": value})
+    async with HttpSearcher("http://router", answering(200, json={})) as searcher:
+        with pytest.raises(InvalidRequest, match="body: expected values that can be sent, got one that cannot: "):
+            await searcher.search([request])
+    if value != 2**70:  # which JSON has
+        with pytest.raises(InvalidRequest, match="body: expected values that can be sent, got one that cannot: "):
+            SearchClient("http://router", answering(200, json={})).search({"context": {"x": value}})
+
+
+@pytest.mark.parametrize(
+    "url", [5, None, b"http://films", "", "films", "127.0.0.1:8000", "ftp://films", "http://", "http://[::1"]
+)
+def test_what_is_no_address_is_named(url: Any) -> None:
+    for kind in (HttpSearcher, SearchClient):
+        with pytest.raises(InvalidRequest, match=r"^url: expected an address such as http://127\.0\.0\.1:8000, got "):
+            kind(url)
+
+
+def test_reports_are_not_waited_for_as_searches_are() -> None:
+    waited: list[float] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        waited.append(request.extensions["timeout"]["read"])
+        return httpx.Response(200, json={"status": "ok"})
+
+    SearchClient("http://router", httpx.MockTransport(note)).get("/v1/status")
+    assert waited == [5.0]

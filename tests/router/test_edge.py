@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,9 +18,9 @@ from silverray.router.app import create_app
 from silverray.router.callers import Callers
 from silverray.router.client import HttpSearcher
 from silverray.router.counting import ItemCount
-from silverray.router.duplicates import loads_unique
 from silverray.router.errors import MalformedBody, Unavailable
 from silverray.router.item_writer import ItemWriter
+from silverray.router.strict_json import loads_strict
 from silverray.router.wire import JSON, MESSAGE_PACK, reply_codec
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
 from silverray.shard.live.sizes import ItemSizes
@@ -194,7 +195,25 @@ def test_a_key_may_stand_once(body: bytes, name: str) -> None:
     ],
 )
 def test_keys_that_stand_once_are_read(body: bytes) -> None:
-    assert loads_unique(body) == orjson.loads(body)
+    assert loads_strict(body) == json.loads(body)
+
+
+@pytest.mark.parametrize("whole", [2**63, 2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, 10**300, -(10**19)])
+def test_integers_of_any_length_stay_what_they_are(whole: int) -> None:
+    body = {"patch": [{"id": 1, "fields": {"price": whole, "other": 0.1}}], "vector": [0.1, 1e300]}
+    document = loads_strict(json.dumps(body).encode())
+    assert document == body and type(document["patch"][0]["fields"]["price"]) is int
+
+
+@pytest.mark.parametrize("text", [b"1.8446744073709552e19", b"18446744073709551617.0", b"-1e300", b"1.5", b"[1e300]"])
+def test_floats_stay_floats(text: bytes) -> None:
+    body = b'{"price": %b}' % text
+    assert repr(loads_strict(body)) == repr(orjson.loads(body))
+
+
+def test_a_key_that_stands_twice_beside_a_long_integer_is_refused() -> None:
+    with pytest.raises(ValueError, match="key 'k' stands twice"):
+        loads_strict(b'{"k": 18446744073709551617, "k": 1}')
 
 
 async def test_a_key_that_stands_twice_is_refused_over_http(make_house: Any) -> None:
@@ -356,3 +375,37 @@ async def test_the_client_knows_what_a_proxy_says(status: int, kind: type[Except
         except Exception as error:
             outcomes = [error]
     assert type(outcomes[0]) is kind
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Host", ("localhost", "evil.example")),
+        ("Host", ("evil.example", "localhost")),
+        ("Origin", ("http://evil.example", "http://localhost")),
+        ("Content-Type", ("text/plain", "application/json")),
+        ("Content-Type", ("application/json", "application/json")),
+        ("Content-Length", ("999999999999", "17")),
+        ("Content-Encoding", ("gzip", "identity")),
+    ],
+)
+async def test_a_header_of_one_value_that_stands_twice_is_refused(
+    make_house: Any, name: str, values: tuple[str, str]
+) -> None:
+    house = make_house(callers=LOCAL)
+    usual = {"host": "localhost", "content-type": "application/json"}
+    usual.pop(name.lower(), None)
+    headers = [*usual.items(), *((name, value) for value in values)]
+    for method, path in [("POST", "/v1/search"), ("POST", "/v1/rank"), ("POST", "/v1/items"), ("GET", "/v1/status")]:
+        response = await house.client.request(method, path, headers=headers, content=orjson.dumps(GOOD))
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["where"]) == (400, "repeated_header", name)
+    assert all(not shard.batches for shard in house.shards)
+
+
+async def test_accept_may_stand_twice(make_house: Any) -> None:
+    house = make_house()
+    headers = [*TYPE.items(), ("accept", "application/json;q=0.1"), ("accept", "application/msgpack")]
+    for method, path, status in [("POST", "/v1/search", 200), ("GET", "/nothing", 404)]:
+        response = await house.client.request(method, path, headers=headers, content=orjson.dumps(GOOD))
+        assert (response.status_code, response.headers["content-type"]) == (status, "application/msgpack")

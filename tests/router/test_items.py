@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import date
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 SCHEMA = """
 id: film
 vector: {dimension: 2, metric: ip}
-fields: {country: {type: category}, year: {type: int, nullable: true}, day: {type: date, nullable: true}}
+fields: {country: {type: category}, year: {type: int, nullable: true}, day: {type: date, nullable: true},
+         price: {type: float, nullable: true}}
 """
 JSON = {"content-type": "application/json"}
 MESSAGE_PACK = {"content-type": "application/msgpack"}
@@ -164,6 +166,29 @@ WRONG_ITEMS: list[tuple[str, Any, Any, str, str]] = [
     ("patch", {"id": 60, "fields": {"year": 1.5}}, 60, "invalid_value", "fields.year: expected an integer"),
     ("patch", {"id": 61, "fields": {"country": None}}, 61, "missing_field", "the field is not nullable"),
 ]
+
+
+@pytest.mark.parametrize("whole", [2**53 + 1, 2**64 + 1, -(2**63) - 1, 2**90 - 1])
+async def test_an_integer_that_float64_has_not_is_refused_however_long_it_is(door: Door, whole: int) -> None:
+    for good in (2**53, 2**64, -(2**63), 0.1, 1e300):
+        content = json.dumps({"patch": [{"id": 1, "fields": {"price": good}}]}).encode()
+        assert (await door.client.post("/v1/items", content=content, headers=JSON)).json()["errors"] == []
+        (write,) = decode(door.log.records[-1].body)
+        assert plain(write)[2] == {"price": float(good)}
+    content = json.dumps({"patch": [{"id": 1, "fields": {"price": whole}}]}).encode()
+    (error,) = (await door.client.post("/v1/items", content=content, headers=JSON)).json()["errors"]
+    assert (error["code"], error["message"]) == (
+        "invalid_value",
+        f"fields.price: expected a number, got integer {whole}",
+    )
+
+
+async def test_an_id_beyond_64_bits_is_an_error_of_its_item(door: Door) -> None:
+    content = json.dumps({"patch": [{"id": 2**70, "fields": {"year": 1}}], "delete": [2**70]}).encode()
+    for headers in (JSON, JSON | {"accept": MESSAGE_PACK["content-type"]}):
+        response = await door.client.post("/v1/items", content=content, headers=headers)
+        decoded = response.json() if headers is JSON else msgpack.unpackb(response.content)
+        assert [(error["code"], error["id"]) for error in decoded["errors"]] == [("invalid_id", None)] * 2
 
 
 async def test_a_name_nested_as_deep_as_a_body_may_be_is_an_error_of_its_item(door: Door) -> None:

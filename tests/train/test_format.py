@@ -31,7 +31,7 @@ def test_columns_follow_from_the_description() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tasks: [liked]", r"f\.yaml: user: .*required"),
+        ("tasks: [liked]", r"f\.yaml: user: missing key"),
         ("{tasks: [], user: {h: {type: history, ids: int}}}", r"f\.yaml: tasks: expected at least one"),
         ("{tasks: [a], user: {h: {type: history, ids: float}}}", r"f\.yaml: user\.h\.history\.ids"),
         ("{tasks: [a], user: {h: {type: history, ids: int, size: 3}}}", r"user\.h\.history\.size"),
