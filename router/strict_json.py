@@ -11,7 +11,6 @@ import orjson
 _KEY_ENDS = (b'":', b" :", b"\n:", b"\t:", b"\r:")
 _SHOWN = 100
 _CONTAINERS = {dict, list}
-_LOOKED_AT = {*_CONTAINERS, float}
 _LONG = 2.0**63
 """From here on a float may have been an integer."""
 
@@ -69,10 +68,12 @@ def _survey(document: object) -> tuple[int, bool]:
         one = waiting.pop()
         if type(one) is dict:
             count += len(one)
-            waiting.extend([value for value in one.values() if type(value) in _LOOKED_AT])
-        elif type(one) is list:
-            if one and type(one[0]) in _CONTAINERS:
-                waiting.extend(one)
-        elif type(one) is float and abs(one) >= _LONG:
-            long = True
+            for value in one.values():
+                kind = type(value)
+                if kind is dict or kind is list:
+                    waiting.append(value)
+                elif kind is float and not -_LONG < value < _LONG:
+                    long = True
+        elif type(one) is list and one and type(one[0]) in _CONTAINERS:
+            waiting.extend(one)
     return count, long
