@@ -25,7 +25,9 @@ Snapshot = Annotated[Path, typer.Argument(help="Directory of a published version
 
 @app.command()
 def publish(
-    items: Annotated[Path, typer.Argument(help="Parquet file with the id, the fields and, maybe, a vector column.")],
+    items: Annotated[
+        Path, typer.Argument(help="Parquet file, or folder, with the id, the fields and, maybe, a vector column.")
+    ],
     schema: Annotated[Path, typer.Option(help="YAML file: id column, vector, fields.")],
     out: Annotated[Path, typer.Option(help="Snapshot store; the version becomes a folder in it.")],
     vectors: Annotated[Path | None, typer.Option(help="NumPy file [N, D] float32, in row order.")] = None,
@@ -61,7 +63,9 @@ def publish(
 
 @app.command()
 def convert(
-    impressions: Annotated[Path, typer.Argument(help="Parquet file with a row per impression, in the order of time.")],
+    impressions: Annotated[
+        Path, typer.Argument(help="Parquet file or folder, a row per impression, in the order of time.")
+    ],
     features: Annotated[Path, typer.Option(help="YAML file: tasks, and what is known of users.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write, with a row per request.")],
     span: Annotated[

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -25,6 +24,7 @@ from silverray.cluster import movielens
 from silverray.cluster.commands.loadtest import LoadFailed, measure, run_loadtest
 from silverray.cluster.commands.train import describe, train_with_progress
 from silverray.cluster.config import HttpConfig, ServeConfig
+from silverray.cluster.item_files import read_items
 from silverray.cluster.loadtest import LoadPlan
 from silverray.cluster.movielens import LIKED, Film, MovieLens, Rater
 from silverray.cluster.movielens_requests import split_time, write_requests
@@ -154,7 +154,7 @@ def _publish(config: TrainConfig, folder: Path) -> None:
     schema = Schema.parse((files("silverray.configs") / _SCHEMA_FILE).read_text(encoding="utf-8"), _SCHEMA_FILE)
     started = time.perf_counter()
     catalog = publish(
-        pq.read_table(config.items.file),
+        read_items(config.items.file, schema, with_vectors=False),
         schema,
         folder / "snapshots",
         vectors=np.load(config.out / VECTORS_FILE),

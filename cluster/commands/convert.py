@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from silverray.cluster.terminal import notes, print_json, progress_bar, results
+from silverray.shard.parquet.paths import parquet_files
 from silverray.shard.train.convert import convert
 from silverray.shard.train.format import RequestFormat
 
@@ -15,6 +16,7 @@ def run_convert(impressions: Path, features: Path, out: Path, span_s: float, *, 
     if span_s != int(span_s):
         raise ValueError(f"span: expected whole seconds, got {span_s} s")
     format = RequestFormat.load(features)
+    before = sum(file.stat().st_size for file in parquet_files(impressions))
     started = time.perf_counter()
     with progress_bar() as bar:
         task = bar.add_task("impressions", total=None)
@@ -24,7 +26,7 @@ def run_convert(impressions: Path, features: Path, out: Path, span_s: float, *, 
 
         done = convert(impressions, format, out, span_s=int(span_s), progress=show)
     seconds = time.perf_counter() - started
-    before, after = impressions.stat().st_size, out.stat().st_size
+    after = out.stat().st_size
     if as_json:
         print_json({"path": str(out), **done._asdict(), "bytes": after, "seconds": round(seconds, 2)})
         return

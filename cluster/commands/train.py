@@ -15,7 +15,7 @@ def run_train(path: Path, *, workers: int | None, resume: bool, address: str | N
     """Train with a progress bar, and say what was written and how to publish it.
 
     Raises:
-        ConfigError, FormatError, RequestError: a file is wrong.
+        ConfigError, FormatError, TableError: a file is wrong.
         CheckpointError: there is nothing to resume.
         TablesUnavailable: TorchRec is not installed.
     """

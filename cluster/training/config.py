@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from silverray.cluster.config import Count, Positive
 from silverray.cluster.sections import ConfigError, File, Section, read_section
+from silverray.shard.parquet.paths import is_url
 from silverray.shard.train.format import CategorySection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -33,7 +34,7 @@ class ItemsConfig(Section):
     """The catalog.
 
     Attributes:
-        file: Parquet file, an item a row; its order is that of the item vectors.
+        file: Parquet file, or a folder of them, an item a row; its order is that of the item vectors.
         id: column of the ids.
         features: what else is known of an item, by column.
         buckets: rows of the tables of item ids, which are hashed then; None gives each item a row of its own.
@@ -123,7 +124,7 @@ class TrainConfig(Section):
 
     Attributes:
         folder: what the paths of data and output count from; itself relative to the file.
-        requests: request tables, in the order of time.
+        requests: request tables, files or folders, in the order of time.
         held_out: a later request table to judge the towers by; None leaves that out.
         features: description of the requests, relative to the file; see `silverray.shard.train.format`.
         items: the catalog.
@@ -189,10 +190,10 @@ class TrainConfig(Section):
         return config.model_copy(
             update={
                 "folder": folder,
-                "requests": [folder / file for file in config.requests],
-                "held_out": config.held_out and folder / config.held_out,
+                "requests": [_local(folder, file) for file in config.requests],
+                "held_out": config.held_out and _local(folder, config.held_out),
                 "features": home / config.features,
-                "items": config.items.model_copy(update={"file": folder / config.items.file}),
+                "items": config.items.model_copy(update={"file": _local(folder, config.items.file)}),
                 "out": folder / config.out,
             }
         )
@@ -202,3 +203,8 @@ class TrainConfig(Section):
         document = self.model_dump(mode="json", exclude=_FREE)
         del document["items"]["file"]
         return document
+
+
+def _local(folder: Path, file: Path) -> Path:
+    """A file below a folder; an address stays what it is, and is refused as one."""
+    return file if is_url(file) else folder / file

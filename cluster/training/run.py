@@ -15,20 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from silverray.cluster.sections import ConfigError
-from silverray.cluster.training.config import SampledSoftmaxConfig, TrainConfig
+from silverray.cluster.training.config import ItemsConfig, SampledSoftmaxConfig, TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress, Tell
 from silverray.cluster.training.scorer import make_scoring, save_scorer
 from silverray.shard.model.encoder import save_model
 from silverray.shard.model.ids import HashedIds, Keys
+from silverray.shard.parquet.rows import ID_TYPES, Rows
+from silverray.shard.parquet.table import ParquetTable
 from silverray.shard.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from silverray.shard.train.columns import Rows
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Recall, item_vectors, measure_recall, read_likes
 from silverray.shard.train.format import RequestFormat, category_rules
-from silverray.shard.train.items import ItemTable, read_keys
+from silverray.shard.train.items import ItemTable, feature_types, read_keys
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.objectives import BinaryCrossEntropy, SampledSoftmax
-from silverray.shard.train.requests import RequestTable, open_parquet
+from silverray.shard.train.requests import RequestTable
 from silverray.shard.train.scoring import Scoring
 from silverray.shard.train.shapes import Widths, make_towers
 from silverray.shard.train.trainer import Recipe, Step, Trainer
@@ -87,7 +88,7 @@ class RunData:
         """Open all tables and check that they fit the configuration.
 
         Raises:
-            FormatError, RequestError: a file is missing or wrong; the message names it.
+            FormatError, TableError: a file is missing or wrong; the message names it.
             ConfigError: the configuration names a task or feature that there is none of, or there is no request.
         """
         format = RequestFormat.load(config.features)
@@ -96,7 +97,7 @@ class RunData:
         if not len(requests):
             raise ConfigError(f"requests: expected at least one in {', '.join(map(str, config.requests))}, got none")
         ids = None if config.items.buckets is None else HashedIds(config.items.buckets)
-        table = _read_items(config)
+        table = _read_items(config.items)
         items = ItemTable.from_arrow(
             table, config.items.id, category_rules(config.items.features), ids=ids, name=str(config.items.file)
         )
@@ -304,8 +305,7 @@ def _check_names(config: TrainConfig, format: RequestFormat) -> None:
             raise ConfigError(f"dropout: expected one of the features {', '.join(format.user.names)}, got {name!r}")
 
 
-def _read_items(config: TrainConfig) -> pa.Table:
-    columns = [config.items.id, *config.items.features]
-    with open_parquet(config.items.file) as file:
-        known = file.schema_arrow.names
-        return file.read(columns=[column for column in columns if column in known])
+def _read_items(config: ItemsConfig) -> pa.Table:
+    table, rules = ParquetTable.open(config.file), category_rules(config.features)
+    columns = {config.id: table.type_of(config.id, *ID_TYPES)}
+    return table.read(columns | {name: table.type_of(name, *feature_types(rule)) for name, rule in rules.items()})

@@ -12,12 +12,16 @@ from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import ScorerConfig
 from silverray.shard.filter.columns import ColumnError, Columns
 from silverray.shard.filter.schema import Field, FieldType, Schema, VectorSpec
+from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.overarch_files import make_scorer, save_overarch
-from silverray.shard.train.requests import open_parquet
+from silverray.shard.parquet.table import ParquetTable
 from silverray.shard.train.scoring import SampledScoring, Scoring
 from silverray.shard.train.set_scoring import SetScoring
+
+_FIELD_TYPES: tuple[FieldType, ...] = ("date", "int", "float", "bool", "category", "tags")
+"""What a column may be, in the order in which that is tried."""
 
 
 def make_scoring(
@@ -73,27 +77,26 @@ def _features(config: ScorerConfig) -> ItemFeatures:
 def _read(features: ItemFeatures, file: Path) -> Tensor:
     """The features of all items of a file: `[N, F]` float32."""
     names = list(dict.fromkeys(transformation.field for transformation in features.transformations))
-    with open_parquet(file) as parquet:
-        known = parquet.schema_arrow
-        if missing := [name for name in names if name not in known.names]:
-            raise ConfigError(f"scorer.item_features: expected columns of {file}, got {missing[0]!r}")
-        table = parquet.read(columns=names)
-    fields = {name: Field(type=_type(known.field(name).type), nullable=True) for name in names}
+    table = ParquetTable.open(file)
+    if missing := [name for name in names if name not in table]:
+        raise ConfigError(f"scorer.item_features: expected columns of {file}, got {missing[0]!r}")
+    types = {name: _type(table, name) for name in names}
+    read = table.read({name: ARROW_TYPES[type_] for name, type_ in types.items()})
+    fields = {name: Field(type=type_, nullable=True) for name, type_ in types.items()}
     schema = Schema(id="id of an item", vector=VectorSpec(dimension=1, metric="ip"), fields=fields)
     try:
         features.check(schema)
-        columns = Columns.from_arrow(table, schema)
+        columns = Columns.from_arrow(read, schema)
     except (ColumnError, ValueError) as error:
         raise ConfigError(f"scorer.{error}") from None
     made: Tensor = features(columns, torch.arange(columns.items)[None])
     return made[0]
 
 
-def _type(column: pa.DataType) -> FieldType:
-    if pa.types.is_boolean(column):
-        return "bool"
-    if pa.types.is_date(column):
-        return "date"
-    if pa.types.is_floating(column):
-        return "float"
-    return "int" if pa.types.is_integer(column) else "category"
+def _type(table: ParquetTable, column: str) -> FieldType:
+    """The type of field that a column can be, numbers with decimals as floats."""
+    decimal = any(map(pa.types.is_decimal, table.stored_types(column)))
+    kinds: dict[pa.DataType, FieldType] = {
+        ARROW_TYPES[kind]: kind for kind in _FIELD_TYPES if not (decimal and kind == "int")
+    }
+    return kinds[table.type_of(column, *kinds)]

@@ -45,6 +45,13 @@ class CastError(ValueError):
         return CastError(self.expected, self.got, row)
 
 
+def plain_name(type_: pa.DataType) -> str:
+    """What messages call a type that is wanted, whatever the width of its offsets: `string`, `list<int64>`."""
+    if is_list(type_):
+        return f"list<{plain_name(type_.value_type)}>"
+    return "string" if is_text(type_) else str(type_)
+
+
 def decoded_type(type_: pa.DataType) -> pa.DataType:
     """The type of a column's values, without the encodings that `decoded` undoes."""
     if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
@@ -132,7 +139,7 @@ def cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
         CastError: the column does not fit, or a value does not.
     """
     if not fits(column.type, wanted):
-        raise CastError(str(wanted), column.type)
+        raise CastError(plain_name(wanted), column.type)
     chunks, first = [], 0
     for chunk in column.chunks:
         try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from silverray.shard.index.keys import hash_texts, hashed_rows
 from silverray.shard.model.features import BucketFeature, Category, CategoryFeature, HashFeature
 from silverray.shard.model.ids import Keys
-from silverray.shard.train.columns import Rows
+from silverray.shard.parquet.rows import Rows
 from silverray.shard.train.format import category_type
 
 
@@ -28,7 +28,7 @@ def category_codes(rows: Rows, column: str, rule: Category) -> NDArray[np.int64]
     """What `rule.code` gives for each value of a column, and 0 where it is null.
 
     Raises:
-        RequestError: a required value is missing, or one does not fit the rule.
+        TableError: a required value is missing, or one does not fit the rule.
     """
     match rule:
         case CategoryFeature():
@@ -49,6 +49,6 @@ def category_codes(rows: Rows, column: str, rule: Category) -> NDArray[np.int64]
 
 def text_codes(texts: pa.Array, rule: CategoryFeature) -> NDArray[np.int64]:
     """Codes of texts by a vocabulary; 0 for null and unknown ones."""
-    places = pc.index_in(texts, value_set=pa.array(rule.vocabulary, pa.string()), skip_nulls=True)
+    places = pc.index_in(texts, value_set=pa.array(rule.vocabulary, texts.type), skip_nulls=True)
     codes: NDArray[np.int64] = places.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
     return codes

@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from silverray.shard.filter.casts import one_array
+from silverray.shard.filter.casts import is_list, one_array
 from silverray.shard.model.jagged import Jagged
-from silverray.shard.train.columns import RequestError
+from silverray.shard.parquet.table import ParquetTable
 from silverray.shard.train.format import ITEM, ITEMS, REQUEST, TIME, USER, RequestFormat
 from silverray.shard.train.grouping import group
-from silverray.shard.train.impressions import ROW, ImpressionFile
-from silverray.shard.train.requests import open_parquet
+from silverray.shard.train.impressions import ROW, Impressions
 
 ROW_GROUP = 16_384
 """Requests in a row group of a request table."""
@@ -59,7 +58,8 @@ def convert(
     seconds, a block and a row group.
 
     Args:
-        impressions: a Parquet file; see `silverray.shard.train.format`.
+        impressions: a Parquet file, or a folder of files in the order of their names; see
+            `silverray.shard.train.format`.
         format: what its columns mean.
         out: the request table; what is there is replaced once the new one is complete.
         span_s: seconds, 1 or more.
@@ -67,7 +67,7 @@ def convert(
         progress: called with impressions read and impressions in all.
 
     Raises:
-        RequestError: a column is missing or a value is wrong; the message names file, column and row.
+        TableError: a column is missing or a value is wrong; the message names file, column and row.
         ValueError: a setting is out of range.
     """
     for name, value in {"span_s": span_s, "row_group": row_group}.items():
@@ -75,17 +75,16 @@ def convert(
             raise ValueError(f"{name}: expected 1 or more, got {value}")
     partial = out.with_name(f".{out.name}.partial")
     requests = 0
-    with open_parquet(impressions) as file:
-        source = ImpressionFile(file, str(impressions), format)
-        try:
-            with pq.ParquetWriter(partial, source.request_schema, compression=COMPRESSION) as writer:
-                for table in _cut(_Gathering(source, span_s).tables(progress), row_group):
-                    writer.write_table(table)
-                    requests += len(table)
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
-        return Conversion(len(source), requests)
+    source = Impressions(ParquetTable.open(impressions), format)
+    try:
+        with pq.ParquetWriter(partial, source.request_schema, compression=COMPRESSION) as writer:
+            for table in _cut(_Gathering(source, span_s).tables(progress), row_group):
+                writer.write_table(table)
+                requests += len(table)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Conversion(len(source), requests)
 
 
 def to_impressions(requests: pa.Table, format: RequestFormat) -> pa.Table:
@@ -99,7 +98,7 @@ def to_impressions(requests: pa.Table, format: RequestFormat) -> pa.Table:
 
 
 class _Gathering:
-    def __init__(self, source: ImpressionFile, span_s: int) -> None:
+    def __init__(self, source: Impressions, span_s: int) -> None:
         self._source, self._span_s = source, span_s
         self._key = REQUEST if source.has_request else USER
         self._ended: pa.Table | None = None
@@ -136,10 +135,10 @@ class _Gathering:
             firsts = firsts.append_column(REQUEST, pa.array(numbers))
             self._number += len(groups)
         lists = {ITEMS: ITEM, **{task: task for task in self._source.format.tasks}}
-        offsets = pa.array(groups.offsets, pa.int32())
+        offsets = pa.array(groups.offsets)
         schema = self._source.request_schema
         columns = [
-            pa.ListArray.from_arrays(offsets, one_array(rows.column(lists[name])))
+            pa.LargeListArray.from_arrays(offsets, one_array(rows.column(lists[name])))
             if name in lists
             else firsts.column(name)
             for name in schema.names
@@ -160,10 +159,8 @@ class _Gathering:
         _, once = np.unique(codes, return_index=True)
         if len(again := np.setdiff1d(np.arange(len(codes)), once)):
             request, row = (known.column(name)[int(again[0])].as_py() for name in (REQUEST, ROW))
-            raise RequestError(
-                f"{self._source.name}: column {REQUEST!r}, row {row}: expected the impressions of request {request!r} "
-                f"within {self._span_s} seconds of the first, got one later"
-            )
+            expected = f"expected the impressions of request {request!r} within {self._span_s} seconds of the first"
+            raise self._source.fault(REQUEST, row, f"{expected}, got one later")
 
     def _refuse_contradiction(self, rows: pa.Table, firsts: pa.Table, lengths: NDArray[np.int64], name: str) -> None:
         """See that all impressions of a request say the same of it."""
@@ -172,15 +169,13 @@ class _Gathering:
         if len(other := np.flatnonzero(_differ(told, first))):
             place = int(other[0])
             request, row = (rows.column(column)[place].as_py() for column in (REQUEST, ROW))
-            raise RequestError(
-                f"{self._source.name}: column {name!r}, row {row}: expected what request {request!r} said before, "
-                f"{first[place].as_py()!r}, got {told[place].as_py()!r}"
-            )
+            said = f"{first[place].as_py()!r}, got {told[place].as_py()!r}"
+            raise self._source.fault(name, row, f"expected what request {request!r} said before, {said}")
 
 
 def _differ(values: pa.Array, others: pa.Array) -> NDArray[np.bool_]:
     """`[n]` bool, where two arrays of one type differ; null equals null."""
-    if not pa.types.is_list(values.type):
+    if not is_list(values.type):
         unequal = pc.fill_null(pc.not_equal(values, others), False)
         uneven = pc.xor(values.is_null(), others.is_null())
         return np.asarray(pc.or_(unequal, uneven))

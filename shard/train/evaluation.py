@@ -54,7 +54,7 @@ def read_likes(table: RequestTable, items: ItemTable, keys: Keys, task: int) -> 
         task: column of the labels.
 
     Raises:
-        RequestError: a file of the table is damaged.
+        TableError: a file of the table is damaged.
     """
     name, history = table.format.user.history_name, replace(table.format.user.history, length=_WHOLE)
     whole = RequestTable(RequestFormat(replace(table.format.user, history=history), table.format.tasks), table.groups)

@@ -6,17 +6,18 @@ A request table has one row per request, in the order of time:
 |---|---|---|
 | `request` | int64 or string | its id |
 | `user` | int64 or string, nullable | who asked; only where the impressions say so |
-| `time` | int64 | seconds since 1970-01-01 UTC, ascending |
+| `time` | int64 or timestamp | seconds since 1970-01-01 UTC, ascending |
 | a history | list of int64 or string | ids of items, oldest first |
 | a category, a bucket, a hash | string, float64, int64 or string | null where it is missing |
 | `items` | list of int64 or string | the impressions: ids of the items that were shown, at least one |
 | a task | list of float32 | its label for each of the items |
 
 An impression table has one row per impression, in the order of time and with everything about the request and the user
-repeated: instead of `items` it has `item`, its tasks are numbers or booleans, `time` may also be a timestamp, and
+repeated: instead of `items` it has `item`, its tasks are numbers or booleans, and
 either `request` or `user` may be missing.
 
-Columns of both may have any type that docs/types.md names for these.
+Columns of both may have any type that docs/types.md names for these. Texts and lists are read, and written, with
+offsets of 64 bits (`large_string`, `large_list`), so that a column may be of any size.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class RequestFormat:
     def features(self) -> dict[str, pa.DataType]:
         """Arrow types of the user features."""
         rules = self.user.categories.items()
-        return {self.user.history_name: pa.list_(self.item_type), **{name: category_type(rule) for name, rule in rules}}
+        histories = {self.user.history_name: pa.large_list(self.item_type)}
+        return histories | {name: category_type(rule) for name, rule in rules}
 
     def is_required(self, feature: str) -> bool:
         """Whether a user feature may not be null."""
@@ -101,8 +103,8 @@ class RequestFormat:
             fields.append(pa.field(USER, user))
         fields.append(pa.field(TIME, pa.int64(), nullable=False))
         fields += [pa.field(name, type_, not self.is_required(name)) for name, type_ in self.features.items()]
-        fields.append(pa.field(ITEMS, pa.list_(self.item_type), nullable=False))
-        fields += [pa.field(task, pa.list_(pa.float32()), nullable=False) for task in self.tasks]
+        fields.append(pa.field(ITEMS, pa.large_list(self.item_type), nullable=False))
+        fields += [pa.field(task, pa.large_list(pa.float32()), nullable=False) for task in self.tasks]
         return pa.schema(fields)
 
     @classmethod
@@ -144,7 +146,7 @@ def category_type(rule: Category) -> pa.DataType:
     """Arrow type of a value that a rule gives a code to."""
     match rule:
         case CategoryFeature():
-            return pa.string()
+            return pa.large_string()
         case BucketFeature():
             return pa.float64()
         case HashFeature():
@@ -153,7 +155,7 @@ def category_type(rule: Category) -> pa.DataType:
 
 def id_type(rule: HistoryFeature | HashFeature) -> pa.DataType:
     """Arrow type of the ids that a rule takes."""
-    return pa.int64() if rule.ids == "int" else pa.string()
+    return pa.int64() if rule.ids == "int" else pa.large_string()
 
 
 Count = Annotated[int, Field(ge=1)]

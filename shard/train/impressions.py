@@ -1,4 +1,4 @@
-"""Impression tables: Parquet files in which an impression is a row, checked as they are read."""
+"""Impression tables: an impression is a row; see `silverray.shard.train.format`. They are checked as they are read."""
 
 from __future__ import annotations
 
@@ -6,53 +6,57 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from silverray.shard.train.columns import ID_TYPES, RequestError, Rows, check_type
+from silverray.shard.filter.casts import is_list
+from silverray.shard.parquet.rows import ID_TYPES, TIME_TYPES, Rows, TableError
+from silverray.shard.parquet.table import ParquetTable
 from silverray.shard.train.format import ITEM, REQUEST, TIME, USER, RequestFormat
 
 BLOCK = 65_536
 """Impressions that are read at a time."""
 
 ROW = "row"
-"""Column of the row numbers, in what is read."""
+"""Column of the row numbers in the whole table, in what is read."""
 
 
-class ImpressionFile:
-    """A file of impressions in the order of time; see `silverray.shard.train.format`.
+class Impressions:
+    """Impressions in the order of time.
 
     Args:
-        file: it.
-        name: what messages call it.
+        table: them.
         format: what its columns mean.
 
     Attributes:
-        name: as given.
         format: as given.
-        has_request: whether it says which request an impression belongs to.
-        request_schema: the schema of the request table that it can become.
+        has_request: whether they say which request an impression belongs to.
+        request_schema: the schema of the request table that they can become.
 
     Raises:
-        RequestError: a column is missing or has another type.
+        TableError: a column is missing or has another type.
     """
 
-    def __init__(self, file: pq.ParquetFile, name: str, format: RequestFormat) -> None:
-        self.name, self.format, self._file = name, format, file
-        schema = file.schema_arrow
-        self.has_request = REQUEST in schema.names
-        self._has_user = USER in schema.names
+    def __init__(self, table: ParquetTable, format: RequestFormat) -> None:
+        self.format, self._table = format, table
+        self.has_request = REQUEST in table
+        self._has_user = USER in table
         if not self.has_request and not self._has_user:
-            raise RequestError(f"{name}: expected a column {REQUEST!r} or {USER!r}, there is neither")
-        request = check_type(name, schema, REQUEST, *ID_TYPES) if self.has_request else pa.int64()
-        user = check_type(name, schema, USER, *ID_TYPES) if self._has_user else None
-        check_type(name, schema, TIME, pa.int64(), pa.timestamp("us"))
+            raise TableError(f"{table.path}: expected a column {REQUEST!r} or {USER!r}, there is neither")
+        request = table.type_of(REQUEST, *ID_TYPES) if self.has_request else pa.int64()
+        user = table.type_of(USER, *ID_TYPES) if self._has_user else None
+        table.check(TIME, *TIME_TYPES)
         wanted = {**format.features, ITEM: format.item_type, **{task: pa.float32() for task in format.tasks}}
         for column, type_ in wanted.items():
-            check_type(name, schema, column, type_)
+            table.type_of(column, type_)
         self.request_schema = format.request_schema(request, user)
+        named = [*((REQUEST,) if self.has_request else ()), *((USER,) if self._has_user else ()), TIME]
+        self._columns = {name: self.request_schema.field(name).type for name in named} | wanted
 
     def __len__(self) -> int:
-        return int(self._file.metadata.num_rows)
+        return len(self._table)
+
+    def fault(self, column: str, row: int, message: str) -> TableError:
+        """The error of a value; `row` is that of column `row`."""
+        return self._table.fault(column, row, message)
 
     @property
     def described(self) -> tuple[str, ...]:
@@ -63,23 +67,19 @@ class ImpressionFile:
         """The rows, at most `BLOCK` at a time, with the types of the request table, and their numbers in column `row`.
 
         Raises:
-            RequestError: the file is damaged or a value is wrong; the message names the column and row.
+            TableError: a file is damaged or a value is wrong; the message names the file, column and row.
         """
-        columns = [*((REQUEST,) if self.has_request else ()), *self.described, TIME, ITEM, *self.format.tasks]
-        first, before = 0, None
-        try:
-            for batch in self._file.iter_batches(BLOCK, columns=columns, use_threads=False):
-                rows = Rows(self.name, pa.table(batch), first)
-                checked = self._checked(rows)
-                times = checked.column(TIME).to_numpy()
-                rows.check_ascending(TIME, times, before)
-                first, before = first + len(rows), int(times[-1])
-                yield checked
-        except (pa.ArrowInvalid, OSError) as error:
-            raise RequestError(f"{self.name}: cannot be read: {error}") from error
+        done, before = 0, None
+        for rows in self._table.blocks(self._columns, BLOCK):
+            checked = self._checked(rows)
+            times = checked.column(TIME).to_numpy()
+            rows.check_ascending(TIME, times, before)
+            before = int(times[-1])
+            yield checked.append_column(ROW, pa.array(np.arange(done, done + len(rows))))
+            done += len(rows)
 
     def _checked(self, rows: Rows) -> pa.Table:
-        format, columns = self.format, {ROW: pa.array(np.arange(rows.first, rows.first + len(rows)))}
+        format, columns = self.format, {}
         if self.has_request:
             columns[REQUEST] = rows.read(REQUEST, self.request_schema.field(REQUEST).type)
         if self._has_user:
@@ -89,7 +89,7 @@ class ImpressionFile:
             nullable = not format.is_required(name)
             read = rows.read_finite if pa.types.is_floating(type_) else rows.read
             columns[name] = read(name, type_, nullable=nullable)
-            if pa.types.is_list(type_):
+            if is_list(type_):
                 rows.read_lists(name, type_.value_type, nullable=nullable)
         columns[ITEM] = rows.read(ITEM, format.item_type)
         columns |= {task: rows.read_finite(task, pa.float32()) for task in format.tasks}

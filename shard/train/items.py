@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from silverray.shard.filter.casts import is_list
 from silverray.shard.model.features import Category, CategoryFeature
 from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.jagged import Jagged
+from silverray.shard.parquet.rows import ID_TYPES, Rows, TableError, check_type
 from silverray.shard.train.codes import category_codes, id_keys, text_codes
-from silverray.shard.train.columns import ID_TYPES, RequestError, Rows, check_type
 from silverray.shard.train.format import ITEM, category_type
 
 
@@ -62,7 +63,7 @@ class ItemTable:
             name: what messages call the table.
 
         Raises:
-            RequestError: a column is missing or wrong, or an id stands twice.
+            TableError: a column is missing or wrong, or an id stands twice.
         """
         rows = Rows(name, table)
         keys = read_keys(rows, id_column)
@@ -70,7 +71,7 @@ class ItemTable:
         try:
             return cls(keys, features, {column: rule.size for column, rule in rules.items()}, ids)
         except ValueError as error:
-            raise RequestError(f"{name}: column {id_column!r}: {error}") from None
+            raise TableError(f"{name}: column {id_column!r}: {error}") from None
 
     def look_up(self, keys: Keys) -> dict[str, Jagged]:
         """The features of n items, `item` first; unknown items have code 0, and no tags."""
@@ -83,18 +84,21 @@ def read_keys(rows: Rows, id_column: str) -> Keys:
     """Keys of the items in some rows.
 
     Raises:
-        RequestError: the column is missing or wrong.
+        TableError: the column is missing or wrong.
     """
     return id_keys(rows.read(id_column, check_type(rows.name, rows.table.schema, id_column, *ID_TYPES)))
 
 
+def feature_types(rule: Category) -> tuple[pa.DataType, ...]:
+    """Arrow types that a feature of items can be read as; one with a vocabulary may have several values."""
+    one = category_type(rule)
+    return (one, pa.large_list(one)) if isinstance(rule, CategoryFeature) else (one,)
+
+
 def _feature(rows: Rows, column: str, rule: Category) -> Jagged:
-    if isinstance(rule, CategoryFeature):
-        text = pa.string()
-        if pa.types.is_list(check_type(rows.name, rows.table.schema, column, text, pa.list_(text))):
-            values, lengths = rows.read_lists(column, text, nullable=not rule.required)
-            codes = text_codes(values, rule)
-            return Jagged.of_lengths(codes, np.concatenate([[0], lengths])).where(codes != 0)
-    else:
-        check_type(rows.name, rows.table.schema, column, category_type(rule))
+    if is_list(check_type(rows.name, rows.table.schema, column, *feature_types(rule))):
+        assert isinstance(rule, CategoryFeature)
+        values, lengths = rows.read_lists(column, category_type(rule), nullable=not rule.required)
+        codes = text_codes(values, rule)
+        return Jagged.of_lengths(codes, np.concatenate([[0], lengths])).where(codes != 0)
     return Jagged.of_ones(np.concatenate([[0], category_codes(rows, column, rule)]))

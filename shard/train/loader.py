@@ -72,7 +72,7 @@ class RequestLoader:
                 from there are those of an uninterrupted epoch.
 
         Raises:
-            RequestError: a file of the table is damaged.
+            TableError: a file of the table is damaged.
             ValueError: the epoch has no such position.
             TablesUnavailable: TorchRec is not installed.
         """

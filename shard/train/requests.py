@@ -1,4 +1,4 @@
-"""Request tables: Parquet files in which a request is a row, checked as they are read."""
+"""Request tables: a request is a row; see `silverray.shard.train.format`. They are checked as they are read."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from silverray.shard.model.features import UserFeatures
 from silverray.shard.model.ids import HashedIds, Vocabulary
 from silverray.shard.model.jagged import Jagged
+from silverray.shard.parquet.rows import ID_TYPES, TIME_TYPES, Rows
+from silverray.shard.parquet.table import ParquetTable, Part
 from silverray.shard.train.codes import category_codes, id_keys
-from silverray.shard.train.columns import ID_TYPES, RequestError, Rows, check_type
 from silverray.shard.train.format import ITEMS, REQUEST, TIME, RequestFormat, id_type
 
 BLOCK = 8_192
@@ -58,20 +58,18 @@ class RowGroup(NamedTuple):
     """A row group of a request table.
 
     Attributes:
-        path: its file.
+        part: its file.
         number: of the row group in the file.
-        first: the file's row that it begins with.
         rows: requests in it.
     """
 
-    path: Path
+    part: Part
     number: int
-    first: int
     rows: int
 
 
 class RequestTable:
-    """Parquet files that follow `RequestFormat.request_schema`, in the order of time, one after another.
+    """Tables that follow `RequestFormat.request_schema`, in the order of time, one after another.
 
     Attributes:
         format: what the columns mean.
@@ -84,19 +82,16 @@ class RequestTable:
 
     @classmethod
     def open(cls, paths: Path | Sequence[Path], format: RequestFormat) -> RequestTable:
-        """Check the columns of some files; rows are checked as they are read.
+        """Check the columns of some files, or folders of files; rows are checked as they are read.
 
         Raises:
-            RequestError: a file cannot be read, or a column is missing or has another type.
+            TableError: a file cannot be read, or a column is missing or has another type.
         """
-        groups: list[RowGroup] = []
-        for path in [paths] if isinstance(paths, Path) else paths:
-            with open_parquet(path) as file:
-                _check_schema(str(path), file.schema_arrow, format)
-                sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-            starts = np.cumsum([0, *sizes]).tolist()
-            groups += [RowGroup(path, number, starts[number], size) for number, size in enumerate(sizes)]
-        return cls(format, groups)
+        tables = [ParquetTable.open(path) for path in ([paths] if isinstance(paths, Path) else paths)]
+        for table in tables:
+            _check_columns(table, format)
+        parts = [part for table in tables for part in table.parts]
+        return cls(format, [RowGroup(part, *group) for part in parts for group in enumerate(part.groups)])
 
     def __len__(self) -> int:
         return sum(group.rows for group in self.groups)
@@ -111,20 +106,13 @@ class RequestTable:
             before: time of the request before the row group; none may be earlier.
 
         Raises:
-            RequestError: a value is wrong; the message names the file, column and row.
+            TableError: a value is wrong; the message names the file, column and row.
         """
-        columns = [TIME, *self.format.features, ITEMS, *self.format.tasks]
-        first = group.first
-        try:
-            with open_parquet(group.path) as file:
-                for batch in file.iter_batches(BLOCK, row_groups=[group.number], columns=columns, use_threads=False):
-                    rows = Rows(str(group.path), pa.table(batch), first)
-                    requests = self._decode(rows, ids)
-                    rows.check_ascending(TIME, requests.times, before)
-                    first, before = first + len(rows), int(requests.times[-1])
-                    yield requests
-        except (pa.ArrowInvalid, OSError) as error:
-            raise RequestError(f"{group.path}: row group {group.number}: cannot be read: {error}") from error
+        for rows in group.part.blocks(_columns(self.format), BLOCK, group.number):
+            requests = self._decode(rows, ids)
+            rows.check_ascending(TIME, requests.times, before)
+            before = int(requests.times[-1])
+            yield requests
 
     def _decode(self, rows: Rows, ids: Vocabulary | HashedIds) -> Requests:
         items, lengths = rows.read_lists(ITEMS, self.format.item_type)
@@ -148,7 +136,7 @@ def user_codes(rows: Rows, features: UserFeatures, ids: Vocabulary | HashedIds) 
         ids: gives the items of histories their codes; see `RequestTable.read`.
 
     Raises:
-        RequestError: a value is wrong.
+        TableError: a value is wrong.
     """
     history = features.history
     values, lengths = rows.read_lists(features.history_name, id_type(history), nullable=not history.required)
@@ -159,20 +147,16 @@ def user_codes(rows: Rows, features: UserFeatures, ids: Vocabulary | HashedIds) 
     }
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file.
-
-    Raises:
-        RequestError: it is none.
-    """
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RequestError(f"{path}: not a readable Parquet file: {error}") from None
+def _columns(format: RequestFormat) -> dict[str, pa.DataType]:
+    """What is read of a request."""
+    schema = format.request_schema()
+    return {name: schema.field(name).type for name in schema.names if name != REQUEST}
 
 
-def _check_schema(name: str, schema: pa.Schema, format: RequestFormat) -> None:
-    check_type(name, schema, REQUEST, *ID_TYPES)
-    wanted = format.request_schema()
-    for column in wanted.names[1:]:
-        check_type(name, schema, column, wanted.field(column).type)
+def _check_columns(table: ParquetTable, format: RequestFormat) -> None:
+    table.type_of(REQUEST, *ID_TYPES)
+    for column, type_ in _columns(format).items():
+        if column == TIME:
+            table.check(TIME, *TIME_TYPES)
+        else:
+            table.type_of(column, type_)

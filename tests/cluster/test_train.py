@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,7 +21,7 @@ from silverray.cluster.cli import app
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.metrics import Progress
-from silverray.cluster.training.run import train
+from silverray.cluster.training.run import RunData, train
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 from silverray.shard.local import LocalSearcher
@@ -198,7 +200,13 @@ def test_more_epochs_go_on_from_fewer(tmp_path: Path) -> None:
         ("hidden: 32, ids: 16", "hidden: 32, ids: 7", "user-seen.dimension: expected a multiple of 4, got 7"),
         ("id: id", "id: film", "items.parquet: column 'film'"),
         ("half: {", "quarter: {", "items.parquet: column 'quarter'"),
-        ("later.parquet", "earlier.parquet", "earlier.parquet: not a readable Parquet file"),
+        ("later.parquet", "earlier.parquet", "earlier.parquet: no such file"),
+        (
+            "requests: requests.parquet",
+            "requests: s3://b/requests.parquet",
+            "s3:/b/requests.parquet: only local",
+        ),
+        ("items.parquet", "gs://b/items.parquet", "error: gs:/b/items.parquet: only local paths are read"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -208,6 +216,21 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) ->
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_items_may_lie_in_a_partitioned_folder_and_differ_in_types(tmp_path: Path) -> None:
+    path = write_all(tmp_path, config=CONFIG.replace("items.parquet", "items"))
+    table = pq.read_table(tmp_path / "items.parquet")
+    for name, type_ in {"high": pa.dictionary(pa.int8(), pa.string()), "low": pa.string_view()}.items():
+        rows = table.filter(pc.equal(table["half"], name)).select(["id"])
+        rows = rows.append_column("half", pa.array([name] * len(rows)).cast(type_))
+        (tmp_path / f"items/half={name}").mkdir(parents=True)
+        pq.write_table(rows, tmp_path / f"items/half={name}/part.parquet")
+    read = RunData.open(TrainConfig.load(path))
+    whole = RunData.open(TrainConfig.load(write_all(tmp_path)))
+    assert sorted(read.keys.tolist()) == sorted(whole.keys.tolist())
+    found, wanted = (data.items.look_up(whole.keys)["half"] for data in (read, whole))
+    assert np.array_equal(found.values, wanted.values) and set(found.values.tolist()) == {1, 2}
 
 
 def test_paths_count_from_the_file_or_from_a_folder(tmp_path: Path) -> None:

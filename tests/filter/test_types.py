@@ -17,7 +17,7 @@ from silverray.shard.filter.columns import ColumnError
 from silverray.shard.filter.schema import Field, Schema
 from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.live.checks import WriteError, check_value
-from silverray.shard.train.columns import RequestError, Rows, check_type
+from silverray.shard.parquet.rows import Rows, TableError, check_type
 
 TEXTS = [pa.string(), pa.large_string(), pa.string_view()]
 INTS = [pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
@@ -126,7 +126,7 @@ def test_refused_everywhere(type_: Any, arrow: pa.DataType, given: Any) -> None:
         with pytest.raises(WriteError, match=r"^fields.f: expected .*, got "):
             check_value(7.5 if type_ == "date" else given, "f", Field(type=type_))
     if type_ in CONVERTED:
-        with pytest.raises(RequestError, match=r"^t.parquet: column 'f'(, row 0)?: expected .*, got "):
+        with pytest.raises(TableError, match=r"^t.parquet: column 'f'(, row 0)?: expected .*, got "):
             converted(array, type_)
 
 

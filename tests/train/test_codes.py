@@ -7,8 +7,8 @@ from request_tables import FORMAT, ITEMS, RULES, items
 
 from silverray.shard.index.keys import hash_text
 from silverray.shard.model.ids import HashedIds, Vocabulary
+from silverray.shard.parquet.rows import Rows, TableError
 from silverray.shard.train.codes import category_codes
-from silverray.shard.train.columns import RequestError, Rows
 from silverray.shard.train.items import ItemTable
 
 
@@ -81,5 +81,5 @@ def test_bad_items_are_refused(table: dict, message: str) -> None:
     rules = (
         {} if len(table) == 1 else {"year": RULES["year"], **({} if len(table) == 2 and "x" in str(table) else RULES)}
     )
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(TableError, match=message):
         ItemTable.from_arrow(pa.table(table), "id", rules)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from request_tables import FORMAT, request_table, with_column, write
 
+from silverray.shard.parquet.rows import TableError
 from silverray.shard.train import convert as module
 from silverray.shard.train import impressions
-from silverray.shard.train.columns import RequestError
 from silverray.shard.train.convert import Conversion, convert, to_impressions
 from silverray.shard.train.requests import RequestTable
 
@@ -65,7 +65,7 @@ def test_impressions_of_a_request_may_lie_apart(tmp_path: Path, monkeypatch: pyt
 
 def test_text_ids_stay(tmp_path: Path) -> None:
     requests = request_table(20)
-    schema = FORMAT.request_schema(pa.string(), pa.string())
+    schema = FORMAT.request_schema(pa.large_string(), pa.large_string())
     named = [[f"r{n}" for n in range(20)], [f"u{n % 7}" for n in range(20)]]
     requests = pa.table([*named, *requests.columns[2:]], schema=schema)
     assert converted(tmp_path, to_impressions(requests, FORMAT)).equals(requests)
@@ -120,7 +120,7 @@ def test_times_can_be_timestamps(tmp_path: Path, unit: str) -> None:
 def test_milliseconds_are_not_taken_for_seconds(tmp_path: Path, times: Any, got: str) -> None:
     rows = with_column(to_impressions(request_table(3), FORMAT).slice(0, 2), "time", times)
     row = next(row for row, time in enumerate(pa.array(times).cast(pa.int64()).to_pylist()) if str(time) == got)
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(TableError) as caught:
         converted(tmp_path, rows)
     message = (
         f"column 'time', row {row}: expected seconds since 1970, of ten digits at most, got {got}; cast milliseconds"
@@ -141,7 +141,7 @@ def test_times_of_the_same_day_in_any_form_are_one_request(tmp_path: Path) -> No
         found = converted(tmp_path, with_column(rows, "time", times))
         assert found.column("time").to_pylist() == [1_600_000_000]
         (tmp_path / "out.parquet").unlink()
-    with pytest.raises(RequestError, match=r"column 'time': expected int64 or timestamp.* got duration"):
+    with pytest.raises(TableError, match=r"column 'time': expected int64 or timestamp.* got duration"):
         converted(tmp_path, with_column(rows, "time", seconds.cast(pa.duration("s"))))
 
 
@@ -215,7 +215,7 @@ def test_a_request_may_not_go_on_after_its_span(
     row = times.index(1_001 + late)
     requests = rows.column("request").to_pylist()
     requests[row] = 1
-    with pytest.raises(RequestError, match=rf"column 'request', row {row}: .*request 1 within 20 seconds of the first"):
+    with pytest.raises(TableError, match=rf"column 'request', row {row}: .*request 1 within 20 seconds of the first"):
         converted(tmp_path, with_column(rows, "request", requests))
     assert not (tmp_path / "out.parquet").exists()
 
@@ -229,7 +229,7 @@ def test_a_request_may_not_contradict_itself(tmp_path: Path, name: str, value: A
     values = rows.column(name).to_pylist()
     values[8] = value
     rows = with_column(rows, name, pa.array(values, rows.schema.field(name).type))
-    with pytest.raises(RequestError, match=rf"column '{name}', row 8: expected what request 3 said before, {told}"):
+    with pytest.raises(TableError, match=rf"column '{name}', row 8: expected what request 3 said before, {told}"):
         converted(tmp_path, rows)
 
 
@@ -256,17 +256,17 @@ def test_bad_values_are_named_by_row(
     values = rows.column(name).to_pylist()
     values[21] = value
     rows = with_column(rows, name, pa.array(values, rows.schema.field(name).type))
-    with pytest.raises(RequestError, match=rf"impressions\.parquet: column '{name}', row 21: {message}"):
+    with pytest.raises(TableError, match=rf"impressions\.parquet: column '{name}', row 21: {message}"):
         converted(tmp_path, rows)
 
 
 def test_a_user_is_needed_where_no_request_is_named(tmp_path: Path) -> None:
     rows = to_impressions(request_table(5), FORMAT)
-    with pytest.raises(RequestError, match="expected a column 'request' or 'user', there is neither"):
+    with pytest.raises(TableError, match="expected a column 'request' or 'user', there is neither"):
         converted(tmp_path, rows.drop_columns(["request", "user"]))
     unknown = with_column(rows, "user", pa.array([None] * len(rows), pa.int64()))
     assert converted(tmp_path, unknown).column("user").null_count == 5
-    with pytest.raises(RequestError, match="column 'user', row 0: expected a value, got null"):
+    with pytest.raises(TableError, match="column 'user', row 0: expected a value, got null"):
         converted(tmp_path, unknown.drop_columns(["request"]))
 
 
@@ -281,14 +281,14 @@ def test_a_user_is_needed_where_no_request_is_named(tmp_path: Path) -> None:
 )
 def test_wrong_types_are_refused(tmp_path: Path, name: str, values: list[Any], message: str) -> None:
     rows = to_impressions(request_table(1), FORMAT)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(TableError, match=message):
         converted(tmp_path, with_column(rows, name, values))
 
 
 def test_what_stood_there_stays_when_it_fails(tmp_path: Path) -> None:
     wanted = converted(tmp_path, to_impressions(request_table(5), FORMAT))
     rows = with_column(to_impressions(request_table(3), FORMAT), "age", [float("nan")] * 6)
-    with pytest.raises(RequestError):
+    with pytest.raises(TableError):
         converted(tmp_path, rows)
     assert pq.read_table(tmp_path / "out.parquet").equals(wanted)
 
@@ -297,3 +297,58 @@ def test_what_stood_there_stays_when_it_fails(tmp_path: Path) -> None:
 def test_bad_settings(tmp_path: Path, option: str) -> None:
     with pytest.raises(ValueError, match=f"{option}: expected 1 or more, got 0"):
         converted(tmp_path, to_impressions(request_table(1), FORMAT), **{option: 0})
+
+
+def test_a_folder_of_files_is_one_table_whatever_types_they_have(tmp_path: Path) -> None:
+    requests = request_table(40)
+    rows = to_impressions(requests, FORMAT)
+    folder = tmp_path / "impressions"
+    for name, start, end in (("country=FR", 0, 36), ("country=US", 36, len(rows))):
+        (folder / name).mkdir(parents=True)
+        part = rows.slice(start, end - start)
+        part = with_column(part, "country", [name[-2:]] * len(part))
+        if start:
+            part = with_column(part, "request", part.column("request").cast(pa.decimal128(20, 0)))
+            part = with_column(part, "time", part.column("time").cast(pa.timestamp("s")))
+            part = with_column(part, "seen", pa.array(part.column("seen").to_pylist(), pa.list_view(pa.int16())))
+            part = part.drop_columns(["country"])
+        pq.write_table(part, folder / name / "p.parquet")
+    first = len(np.unique(rows.column("request").to_numpy()[:36]))
+    wanted = with_column(requests, "country", pa.array(["FR"] * first + ["US"] * (40 - first), pa.large_string()))
+    assert convert(folder, FORMAT, tmp_path / "out.parquet", span_s=SPAN) == Conversion(len(rows), 40)
+    assert pq.read_table(tmp_path / "out.parquet").equals(wanted.cast(FORMAT.request_schema(user=pa.int64())))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("age", [float("nan")] * 10, "column 'age', row 0: expected a finite number, got nan"),
+        ("time", [5] * 10, "column 'time', row 0: expected ascending times, got 5 after 1003"),
+        ("request", [0] * 10, "column 'user', row 0: expected what request 0 said before, 0, got 4"),
+        ("item", ["x"] * 10, "column 'item': expected int64, got string"),
+        ("request", ["x"] * 10, r"column 'request': expected int64 as in .*/0\.parquet, got string"),
+    ],
+)
+def test_faults_name_the_file_of_a_folder_and_its_row(tmp_path: Path, name: str, values: Any, message: str) -> None:
+    (tmp_path / "rows").mkdir()
+    write(tmp_path / "rows", to_impressions(request_table(4), FORMAT), name="0.parquet")
+    later = with_column(to_impressions(request_table(4, first=4), FORMAT), name, values)
+    write(tmp_path / "rows", later, name="1.parquet")
+    with pytest.raises(TableError, match=rf"^{tmp_path}/rows/1\.parquet: ({message})"):
+        convert(tmp_path / "rows", FORMAT, tmp_path / "out.parquet", span_s=SPAN)
+
+
+def test_paths_without_rows_and_columns_that_stand_twice_are_named(tmp_path: Path) -> None:
+    rows = to_impressions(request_table(3), FORMAT)
+    twice = rows.append_column("x", rows.column("age")).append_column("x", rows.column("age"))
+    assert len(converted(tmp_path, twice)) == 3
+    (tmp_path / "out.parquet").unlink()
+    with pytest.raises(TableError, match=r"impressions\.parquet: column 'age' stands 2 times$"):
+        converted(tmp_path, twice.append_column("age", rows.column("age")))
+    (tmp_path / "empty").mkdir()
+    for path, told in {
+        tmp_path / "empty": "holds no Parquet file",
+        Path("s3://b/x"): "only local paths are read",
+    }.items():
+        with pytest.raises(TableError, match=rf"^{path}: {told}"):
+            convert(path, FORMAT, tmp_path / "out.parquet", span_s=SPAN)

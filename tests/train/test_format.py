@@ -18,11 +18,11 @@ def test_columns_follow_from_the_description() -> None:
         "country": CategoryFeature(("US", "FR")),
         "city": HashFeature("string", 10),
     }
-    schema = FORMAT.request_schema(pa.string(), pa.int64())
+    schema = FORMAT.request_schema(pa.large_string(), pa.int64())
     names = ["request", "user", "time", "seen", "age", "country", "city", "items", "liked", "watched"]
     assert schema.names == names
-    assert schema.field("request").type == pa.string()
-    assert schema.field("seen").type == pa.list_(pa.int64())
+    assert schema.field("request").type == pa.large_string()
+    assert schema.field("seen").type == pa.large_list(pa.int64())
     assert not schema.field("seen").nullable
     assert schema.field("age").nullable
     assert "user" not in FORMAT.request_schema().names

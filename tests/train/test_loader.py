@@ -11,11 +11,11 @@ import pytest
 import torch
 from request_tables import FORMAT, items, request_table, with_column, write
 
+from silverray.shard.parquet.rows import Rows, TableError
 from silverray.shard.train import requests
 from silverray.shard.train.batch import Batch
-from silverray.shard.train.columns import RequestError
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
-from silverray.shard.train.requests import RequestTable, open_parquet
+from silverray.shard.train.requests import RequestTable
 
 
 def loader(paths: Path | Sequence[Path], **config: Any) -> RequestLoader:
@@ -173,7 +173,7 @@ def test_an_empty_table_has_no_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("time", ["x"], "column 'time': expected int64, got string"),
+        ("time", ["x"], "column 'time': expected int64 or timestamp.*, got string"),
         ("items", [1.5], "column 'items': expected list<.*int64>, got double"),
         ("liked", [["a"]], "column 'liked': expected list<.*float>, got list<"),
         ("age", ["old"], "column 'age': expected double, got string"),
@@ -183,13 +183,13 @@ def test_an_empty_table_has_no_batches(tmp_path: Path) -> None:
 )
 def test_wrong_types_are_refused_when_opened(tmp_path: Path, name: str, values: list[Any], message: str) -> None:
     table = with_column(request_table(1), name, values)
-    with pytest.raises(RequestError, match=r"requests\.parquet: " + message):
+    with pytest.raises(TableError, match=r"requests\.parquet: " + message):
         RequestTable.open(write(tmp_path, table), FORMAT)
 
 
 @pytest.mark.parametrize("name", ["request", "time", "seen", "city", "items", "watched"])
 def test_missing_columns_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match=rf"column '{name}': expected .*, there is no such column"):
+    with pytest.raises(TableError, match=rf"column '{name}': expected .*, there is no such column"):
         RequestTable.open(write(tmp_path, request_table(3).drop_columns([name])), FORMAT)
 
 
@@ -222,22 +222,22 @@ def test_bad_values_are_named_by_row(tmp_path: Path, name: str, value: Any, mess
     values[BAD] = value
     table = with_column(table, name, pa.array(values, table.schema.field(name).type))
     read = loader(write(tmp_path, table, row_group=8), requests=4)
-    with pytest.raises(RequestError, match=rf"requests\.parquet: column '{name}', row {BAD}: {message}"):
+    with pytest.raises(TableError, match=rf"requests\.parquet: column '{name}', row {BAD}: {message}"):
         list(read.batches(0))
 
 
 def test_times_may_not_fall_between_row_groups_or_files(tmp_path: Path) -> None:
     later = write(tmp_path, request_table(8, first=8), row_group=8, name="later.parquet")
     earlier = write(tmp_path, request_table(8), row_group=8, name="earlier.parquet")
-    with pytest.raises(RequestError, match=r"earlier\.parquet: .*row 0: expected ascending times, got 1000 after 1015"):
+    with pytest.raises(TableError, match=r"earlier\.parquet: .*row 0: expected ascending times, got 1000 after 1015"):
         list(loader([later, earlier], requests=4).batches(0))
 
 
 def test_what_is_no_parquet_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no table at all, but long enough to be one")
-    for name in ("text.parquet", "none.parquet"):
-        with pytest.raises(RequestError, match=rf"{name}: not a readable Parquet file"):
-            open_parquet(tmp_path / name)
+    for name, told in {"text.parquet": "not a readable Parquet file", "none.parquet": "no such file"}.items():
+        with pytest.raises(TableError, match=rf"{name}: {told}"):
+            RequestTable.open(tmp_path / name, FORMAT)
 
 
 def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
@@ -250,7 +250,30 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     file.write_bytes(damaged)
     read = loader(file, requests=10, shuffle_window=1)
     given = []
-    with pytest.raises(RequestError, match=r"requests\.parquet: row group 2: cannot be read"):
+    with pytest.raises(TableError, match=r"requests\.parquet: cannot be read from row 200 on"):
         for batch in read.batches(0):
             given.append(batch)  # noqa: PERF402 (what came before the error counts)
     assert numbers(given) == list(range(200))
+
+
+def test_a_folder_of_request_tables_is_read_like_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "requests"
+    folder.mkdir()
+    files = [write(folder, request_table(8, first=n), row_group=5, name=f"{n:02}.parquet") for n in (0, 8, 16)]
+    moments = request_table(8, first=8)
+    pq.write_table(with_column(moments, "time", moments.column("time").cast(pa.timestamp("s"))), files[1])
+    assert numbers(loader(folder, requests=4, shuffle_window=1).batches(0)) == list(range(24))
+    bad = with_column(request_table(8, first=16), "age", [1.0] * 6 + [float("inf")] * 2)
+    pq.write_table(bad, files[2], row_group_size=5)
+    with pytest.raises(TableError, match=rf"^{files[2]}: column 'age', row 6: expected a finite number"):
+        list(loader(folder, requests=4).batches(0))
+
+
+def test_texts_of_any_length_are_read() -> None:
+    """Arrow joins no texts of more than 2 GiB whose offsets have 32 bits."""
+    tables = request_table(2).select(["city", "seen"])
+    rows = Rows("x", pa.concat_tables([tables, tables]))
+    assert rows.read("city", FORMAT.features["city"], nullable=True).type == pa.large_string()
+    names = pa.chunked_array([pa.array([["a"], ["b", "c"]]), pa.array([["d"]])])
+    values, lengths = Rows("x", pa.table({"seen": names})).read_lists("seen", pa.large_string())
+    assert (values.type, values.to_pylist(), lengths.tolist()) == (pa.large_string(), ["a", "b", "c", "d"], [1, 2, 1])

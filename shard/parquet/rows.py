@@ -1,7 +1,8 @@
-"""Reading columns of request and impression tables, with errors that name the file, the column and the row."""
+"""Reading columns of some rows of a file, with errors that name the file, the column and the row."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,16 +10,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from silverray.shard.filter.casts import PARTS_A_SECOND, CastError, cast, decoded, decoded_type, fits, one_array
+from silverray.shard.filter.casts import (
+    PARTS_A_SECOND,
+    CastError,
+    cast,
+    decoded,
+    decoded_type,
+    fits,
+    one_array,
+    plain_name,
+)
 
-ID_TYPES = (pa.int64(), pa.string())
+ID_TYPES = (pa.int64(), pa.large_string())
+TIME_TYPES = (pa.int64(), pa.timestamp("us"))
+"""What `Rows.read_seconds` reads."""
 
 FARTHEST_S = 10**10
 """Seconds around 1970 in which times lie, until the year 2286: milliseconds, and finer, soon have more digits."""
 
 
-class RequestError(ValueError):
-    """A table of requests or impressions cannot be used; the message names its file, column and row."""
+class TableError(ValueError):
+    """A file of a table cannot be used; the message names the file, and where it can the column and row."""
+
+
+def fault(name: str, column: str, row: int, message: str) -> TableError:
+    """The error of a value."""
+    return TableError(f"{name}: column {column!r}, row {row}: {message}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +55,30 @@ class Rows:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def fault(self, column: str, row: int, message: str) -> RequestError:
+    def fault(self, column: str, row: int, message: str) -> TableError:
         """The error of a value; `row` counts from the first of these rows."""
-        return RequestError(f"{self.name}: column {column!r}, row {self.first + row}: {message}")
+        return fault(self.name, column, self.first + row, message)
 
-    def read(self, column: str, wanted: pa.DataType, *, nullable: bool = False) -> pa.Array:
-        """A column as one array of a type.
+    def cast(self, column: str, wanted: pa.DataType) -> pa.ChunkedArray:
+        """A column in another type; see `silverray.shard.filter.casts.cast`.
 
         Raises:
-            RequestError: a value is missing, or does not fit.
+            TableError: a value does not fit.
         """
         try:
-            array = one_array(cast(self.table.column(column), wanted))
+            return cast(self.table.column(column), wanted)
         except CastError as error:
             if error.row is None:
-                raise RequestError(f"{self.name}: column {column!r}: {error}") from None
+                raise TableError(f"{self.name}: column {column!r}: {error}") from None
             raise self.fault(column, error.row, str(error)) from None
-        except pa.ArrowInvalid as error:  # more than 2 GiB of text, which tables of requests have no room for
-            raise RequestError(f"{self.name}: column {column!r}: expected {wanted}, got {error}") from None
+
+    def read(self, column: str, wanted: pa.DataType, *, nullable: bool = False) -> pa.Array:
+        """A column as one array of a type; texts and lists of a type with 64-bit offsets may have any length.
+
+        Raises:
+            TableError: a value is missing, or does not fit.
+        """
+        array = one_array(self.cast(column, wanted))
         if not nullable and array.null_count:
             raise self.fault(column, pc.index(pc.is_null(array), True).as_py(), "expected a value, got null")
         return array
@@ -66,9 +89,9 @@ class Rows:
         """The values of a column of lists, all in a row, and the lengths of the lists; a null list is an empty one.
 
         Raises:
-            RequestError: a list or a value in one is missing, or does not fit.
+            TableError: a list or a value in one is missing, or does not fit.
         """
-        lists = self.read(column, pa.list_(wanted), nullable=nullable)
+        lists = self.read(column, pa.large_list(wanted), nullable=nullable)
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         values = pc.list_flatten(lists)
         if values.null_count:
@@ -81,7 +104,7 @@ class Rows:
         """A column of numbers, none of them NaN or infinite.
 
         Raises:
-            RequestError: a value is missing, or does not fit.
+            TableError: a value is missing, or does not fit.
         """
         array = self.read(column, wanted, nullable=nullable)
         finite = pc.fill_null(pc.is_finite(array), True)
@@ -94,7 +117,7 @@ class Rows:
         """A column of seconds or timestamps as int64 seconds since 1970-01-01 UTC, parts of a second dropped.
 
         Raises:
-            RequestError: a value is missing, or so far from 1970 that it cannot have been seconds.
+            TableError: a value is missing, or so far from 1970 that it cannot have been seconds.
         """
         given, parts = self.table.column(column), 1
         rows, type_ = self, decoded_type(given.type)
@@ -112,7 +135,7 @@ class Rows:
         """The labels of a task, as many in each row as another column has items.
 
         Raises:
-            RequestError: there are more or fewer, or one is missing or not finite.
+            TableError: there are more or fewer, or one is missing or not finite.
         """
         values, own = self.read_lists(column, pa.float32())
         if len(uneven := np.flatnonzero(own != lengths)):
@@ -128,7 +151,7 @@ class Rows:
         """See that times never fall, not even from the row before these.
 
         Raises:
-            RequestError: they do.
+            TableError: they do.
         """
         start = times[:1] if before is None else np.array([before])
         steps = np.diff(np.concatenate([start, times]))
@@ -145,17 +168,22 @@ def check_type(name: str, schema: pa.Schema, column: str, *wanted: pa.DataType) 
         The first of the types that fits.
 
     Raises:
-        RequestError: it is not there, or none fits.
+        TableError: it is not there, or none fits.
     """
     if column not in schema.names:
-        raise RequestError(f"{name}: column {column!r}: expected {_either(wanted)}, there is no such column")
+        raise TableError(f"{name}: column {column!r}: expected {either(wanted)}, there is no such column")
     actual = schema.field(column).type
-    for type_ in wanted:
-        timestamps = pa.types.is_timestamp(type_) and pa.types.is_timestamp(decoded_type(actual))
-        if timestamps or (not pa.types.is_timestamp(type_) and fits(actual, type_)):
-            return type_
-    raise RequestError(f"{name}: column {column!r}: expected {_either(wanted)}, got {actual}")
+    if not (fitting := fitting_types(actual, wanted)):
+        raise TableError(f"{name}: column {column!r}: expected {either(wanted)}, got {actual}")
+    return fitting[0]
 
 
-def _either(types: tuple[pa.DataType, ...]) -> str:
-    return " or ".join(map(str, types))
+def fitting_types(actual: pa.DataType, wanted: Sequence[pa.DataType]) -> list[pa.DataType]:
+    """Those of some types that a column of a type can be read as; of timestamps all are one."""
+    moments = pa.types.is_timestamp(decoded_type(actual))
+    return [type_ for type_ in wanted if (moments if pa.types.is_timestamp(type_) else fits(actual, type_))]
+
+
+def either(types: Sequence[pa.DataType]) -> str:
+    """Types in words: `int64 or string`."""
+    return " or ".join(map(plain_name, types))
