@@ -9,7 +9,6 @@ from datetime import date
 from typing import Literal
 
 from silverray.shard.api import FilterError
-from silverray.shard.filter.accepted import same_float
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
 from silverray.shard.filter.hints import mismatch_hint
 from silverray.shard.filter.lexer import Token
@@ -175,13 +174,8 @@ def _stored(field: BoundField, value: Value) -> int | float:
             raise FilterError(f"{field.name} is int: {number} {problem}", value.position, ["an integer"])
         case "float", bool():
             pass
-        case "float", int(whole):
-            if (exact := same_float(whole)) is None:
-                message = f"{field.name} is float: float64 has no {whole}, the nearest is {float(whole):.0f}"
-                raise FilterError(message, value.position, ["a number"])
-            return exact
-        case "float", float(number):
-            return number + 0.0  # makes -0.0 the 0.0 that is stored
+        case "float", int() | float() as number:
+            return float(number) + 0.0  # makes -0.0 the 0.0 that is stored
     raise _mismatch(field, value)
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from silverray.shard.api import InvalidRequest, shown
-from silverray.shard.filter.accepted import same_float
 from silverray.shard.filter.columns import Column, Columns
 from silverray.shard.filter.schema import Field
 from silverray.shard.index.keys import hash_text
@@ -128,10 +127,10 @@ def _stored(spec: Field, value: object) -> int | float | None:
             return _hash(text)
         case "int", int(number) if -(2**63) <= number < 2**63:
             return number
+        case "float", float() | int() as number if abs(number) < 2**1023:
+            return float(number)
         case "float", float(number):
             return number
-        case "float", int(number):
-            return same_float(number)
         case "date", str(text):
             return _days(text)
     return None
