@@ -13,6 +13,7 @@ import pytest
 from silverray.router.compiling import MAX_FILTER_TEXT, FilterCompiler
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, Plan
+from silverray.shard.filter.deadline import Deadline
 from tests.router.conftest import DIMENSION, Admitting
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +29,7 @@ class SlowFilters:
     def find(self, text: str) -> None:
         return None
 
-    def compile(self, text: str) -> CompiledFilter:
+    def compile(self, text: str, deadline: Deadline) -> CompiledFilter:
         self.compiled.append(text)
         time.sleep(0.3)
         if text.startswith("wrong"):
