@@ -68,11 +68,13 @@ class LeafBounds(Bounds):
     @cached_property
     def upper(self) -> Node:
         """True wherever the leaf is."""
+        self._circuit.deadline.check()
         return self.ladder.fitting(self._budget).node
 
     @cached_property
     def lower(self) -> Node:
         """True nowhere else."""
+        self._circuit.deadline.check()
         if self.loosened:
             return self._circuit.false
         return self.upper if self.ladder.lower is None else self.ladder.lower.node
@@ -100,10 +102,14 @@ class Bounder:
         circuit: makes the nodes.
         leaves: makes bounds of leaves.
         budget: instructions that one leaf may take; a longer one gets a looser upper bound and no lower one.
+
+    Attributes:
+        deadline: the circuit's.
     """
 
     def __init__(self, layout: PlaneLayout, circuit: Circuit, leaves: Leaves, budget: int) -> None:
         self._layout = layout
+        self.deadline = circuit.deadline
         self._circuit = circuit
         self._ladders = leaves
         self._budget = budget
@@ -122,6 +128,7 @@ class Bounder:
             Its bounds. `upper` does not depend on `trust` where `positive` is true.
         """
         circuit = self._circuit
+        self.deadline.check()
         match expression:
             case Present(field):
                 node = has_value(circuit, self._layout.fields[field])

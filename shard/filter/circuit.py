@@ -40,11 +40,14 @@ class Circuit:
     """Makes nodes.
 
     Args:
-        deadline: looked at before each.
+        deadline: looked at before each, and for whoever makes them to look at.
+
+    Attributes:
+        deadline: as given.
     """
 
     def __init__(self, deadline: Deadline = NEVER) -> None:
-        self._deadline = deadline
+        self.deadline = deadline
         self._nodes: dict[tuple[Kind, int, tuple[int, ...]], Node] = {}
         self._planes: dict[int, Node] = {}
         self.true = self._node("true")
@@ -128,7 +131,7 @@ class Circuit:
         key = kind, plane, tuple([operand.number for operand in operands])  # a generator takes twice the time
         node = self._nodes.get(key)
         if node is None:
-            self._deadline.check()
+            self.deadline.check()
             size, depth = _cost(kind, operands)
             node = self._nodes[key] = Node(kind, plane, operands, size, depth, len(self._nodes))
         return node

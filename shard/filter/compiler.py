@@ -82,6 +82,7 @@ def compile_filter(
         plan = Plan(_program(Circuit().plane(LIVE)), None)
         return CompiledFilter(text, None, plan, plan)
     expression = simplified(expression, schema)
+    deadline.check()
     bounder, root, whole = _fit(expression, layout, deadline)
     program = _program(root)
     exact = Plan(program, _check(expression, bounder, trust=False, whole=whole))
@@ -181,6 +182,7 @@ def _check(expression: Expression, bounder: Bounder, trust: bool, whole: bool) -
 
 def _trusting(expression: Expression, bounder: Bounder, positive: bool) -> Expression:
     """Replace hashed terms under an even number of negations by tests of their planes."""
+    bounder.deadline.check()
     match expression:
         case OneOf() if positive and (groups := bounder.leaf(expression).groups) is not None:
             return PlaneTest(groups)

@@ -92,6 +92,12 @@ def _least_nested(width: int, intervals: Sequence[Interval]) -> int:
         return width
     lower = (first ^ last).bit_length() - 1
     same = width - lower - 1
+    if len(intervals) == 1:
+        # A bit each, but those at the end for which any value does.
+        left_bits = lower - _trailing_zeros(first | 1 << lower)
+        right_bits = lower - _trailing_zeros(last + 1 | 1 << lower)
+        ends = left_bits > 0 and right_bits > 0
+        return same + left_bits + right_bits + (3 if ends else left_bits + right_bits > 0)
     left, right = _halves(lower, _within(lower + 1, intervals))
     if left == right:
         return same + _least_nested(lower, left)
@@ -99,6 +105,10 @@ def _least_nested(width: int, intervals: Sequence[Interval]) -> int:
     if left == everything or right == everything:
         return same + 1 + _least_nested(lower, right if left == everything else left)
     return same + 3 + _least_nested(lower, left) + _least_nested(lower, right)
+
+
+def _trailing_zeros(number: int) -> int:
+    return (number & -number).bit_length() - 1
 
 
 def _within(width: int, intervals: Sequence[Interval]) -> Sequence[Interval]:

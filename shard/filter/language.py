@@ -55,7 +55,7 @@ def parse(text: str, schema: Schema, deadline: Deadline = NEVER) -> Expression:
 
 class _Parser(Cursor):
     def __init__(self, text: str, schema: Schema, deadline: Deadline) -> None:
-        super().__init__(text, FILTER)
+        super().__init__(text, FILTER, deadline)
         self._schema = schema
         self._deadline = deadline
         self._nesting = 0

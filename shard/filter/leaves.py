@@ -98,7 +98,8 @@ class Leaves:
             if not places:
                 yield exact
             else:
-                prefixes = [len({place[:blocks] for place in places}) for blocks in range(1, len(places[0]) + 1)]
+                cuts = range(1, len(places[0]) + 1)
+                prefixes = [len({place[:cut] for place in places}) if len(places) > 1 else 1 for cut in cuts]
                 for blocks in range(len(prefixes), 0, -1):
                     size = len(known) + _groups_size(prefixes[:blocks])
                     yield Rung(size, lambda blocks=blocks: upper(blocks))  # type: ignore[misc]  # bound at once

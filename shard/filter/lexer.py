@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from silverray.shard.api import FilterError, TextError
+from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.schema import KEYWORDS
 
 MAX_BYTES = 16 * 1024
@@ -120,13 +121,14 @@ class Token(NamedTuple):
     value: str | int | float | None = None
 
 
-def tokenize(text: str, dialect: Dialect) -> list[Token]:
+def tokenize(text: str, dialect: Dialect, deadline: Deadline = NEVER) -> list[Token]:
     """Split a text; the last token is the "end".
 
     Raises:
         TextError: the text is too long, or holds something that is no token; of the dialect's own type.
+        DeadlineExceeded: the deadline came first; it is looked at before each token.
     """
-    return _Lexer(text, dialect).tokens()
+    return _Lexer(text, dialect).tokens(deadline)
 
 
 class _Lexer:
@@ -135,11 +137,12 @@ class _Lexer:
         self._dialect = dialect
         self._error = dialect.error
 
-    def tokens(self) -> list[Token]:
+    def tokens(self, deadline: Deadline) -> list[Token]:
         self._check_size()
         text, match = self._text, self._dialect.usual.match
         tokens, position = [], 0
         while True:
+            deadline.check()
             if found := match(text, position):
                 token = self._usual(found)
                 position = found.end()
