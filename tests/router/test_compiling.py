@@ -72,6 +72,29 @@ async def test_what_is_not_compiled_in_time_is_late_and_nobody_else_waits() -> N
     assert len(filters.compiled) < 10  # the rest was given up
 
 
+class EndlessFilters(SlowFilters):
+    """Looks at the deadline as the compiler does, and never ends by itself."""
+
+    def compile(self, text: str, deadline: Deadline) -> CompiledFilter:
+        self.compiled.append(text)
+        while True:
+            deadline.check()
+
+
+async def test_a_filter_is_given_up_within_its_compiling() -> None:
+    filters = EndlessFilters()
+    admission: Any = SimpleNamespace(filters=filters)
+    compiler = FilterCompiler(admission)
+    for text in ("x" * 1_000, "y" * 1_000):  # the second finds the thread free
+        request = SearchRequest(vectors=VECTORS, filter=text)
+        (outcome,) = await compiler.compile([request], ["queries[0]"], [time.monotonic() + 0.1])
+        assert isinstance(outcome, DeadlineExceeded)
+        assert (outcome.code, outcome.where) == ("deadline_exceeded", "queries[0]")
+        assert outcome.message == "the filter was not compiled in time"
+    # Nothing is left in the thread: what is put there now ends.
+    assert await asyncio.get_running_loop().run_in_executor(compiler._executor, int) == 0
+
+
 async def test_too_much_text_is_refused_before_any_is_compiled() -> None:
     filters, asked = ask(*(f"{place:016000}" for place in range(256)), allowed_s=0.1)
     outcomes = await asked
