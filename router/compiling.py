@@ -11,6 +11,7 @@ from dataclasses import replace
 from silverray.shard.admission import Admission
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchError, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.filter.deadline import Deadline
 
 MAX_FILTER_TEXT = 256 << 10
 """Most characters that the different filters of one call may have together: 256 queries with 1,024 each. Ordinary
@@ -96,11 +97,11 @@ class FilterCompiler:
         return outcome
 
     def _compile(self, text: str, deadline: float) -> Compiled:
-        if time.monotonic() >= deadline:
-            return _late()
         try:
-            return self._admission.filters.compile(text)
-        except FilterError as error:
+            until = Deadline(deadline)
+            until.check()
+            return self._admission.filters.compile(text, until)
+        except (DeadlineExceeded, FilterError) as error:
             return error
 
 

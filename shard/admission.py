@@ -36,7 +36,9 @@ class Admission:
         self.valuer = valuer or Valuer(ValueSettings(), catalog.tasks, catalog.schema)
         self._payload = [name for name, field in catalog.schema.fields.items() if field.payload]
 
-        self.filters = FilterCache(lambda text: compile_filter(text, catalog.schema, catalog.layout))
+        self.filters = FilterCache(
+            lambda text, deadline: compile_filter(text, catalog.schema, catalog.layout, deadline)
+        )
 
     def admit(self, request: SearchRequest, where: str = "") -> SearchRequest:
         """Check a request.

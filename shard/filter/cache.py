@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest
 
 CACHE_BYTES = 64 << 20
@@ -23,14 +24,14 @@ class FilterCache:
     """Compiles filters, and keeps those used last; may be used by several threads.
 
     Args:
-        compile: compiles a text.
+        compile: compiles a text until a deadline.
         limit: bytes that all kept filters may take, as estimated.
 
     Attributes:
         size: bytes that they take, as estimated.
     """
 
-    def __init__(self, compile: Callable[[str | None], CompiledFilter], limit: int = CACHE_BYTES) -> None:
+    def __init__(self, compile: Callable[[str | None, Deadline], CompiledFilter], limit: int = CACHE_BYTES) -> None:
         self._compile = compile
         self._limit = limit
         self._kept: OrderedDict[str | None, tuple[CompiledFilter, int]] = OrderedDict()
@@ -46,12 +47,17 @@ class FilterCache:
             self._kept.move_to_end(text)
             return entry[0]
 
-    def compile(self, text: str | None) -> CompiledFilter:
-        """Find the compiled form of a text, or make it; raises FilterError where the text is wrong."""
+    def compile(self, text: str | None, deadline: Deadline = NEVER) -> CompiledFilter:
+        """Find the compiled form of a text, or make it.
+
+        Raises:
+            FilterError: the text is wrong.
+            DeadlineExceeded: it is not kept, and the deadline came before it was made.
+        """
         found = self.find(text)
         if found is not None:
             return found
-        compiled = self._compile(text)
+        compiled = self._compile(text, deadline)
         size = estimated_bytes(compiled)
         with self._lock:
             if text in self._kept:  # another thread was faster; equal filters should be one object

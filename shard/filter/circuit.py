@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from silverray.kernels.programs import Opcode, instruction
+from silverray.shard.filter.deadline import NEVER, Deadline
 
 Kind = Literal["true", "false", "plane", "and", "or", "not"]
 
@@ -36,9 +37,17 @@ class Node:
 
 
 class Circuit:
-    """Makes nodes."""
+    """Makes nodes.
 
-    def __init__(self) -> None:
+    Args:
+        deadline: looked at before each, and for whoever makes them to look at.
+
+    Attributes:
+        deadline: as given.
+    """
+
+    def __init__(self, deadline: Deadline = NEVER) -> None:
+        self.deadline = deadline
         self._nodes: dict[tuple[Kind, int, tuple[int, ...]], Node] = {}
         self._planes: dict[int, Node] = {}
         self.true = self._node("true")
@@ -122,6 +131,7 @@ class Circuit:
         key = kind, plane, tuple([operand.number for operand in operands])  # a generator takes twice the time
         node = self._nodes.get(key)
         if node is None:
+            self.deadline.check()
             size, depth = _cost(kind, operands)
             node = self._nodes[key] = Node(kind, plane, operands, size, depth, len(self._nodes))
         return node

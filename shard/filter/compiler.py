@@ -11,14 +11,14 @@ from silverray.kernels.programs import MAX_INSTRUCTIONS, MAX_STACK, Opcode, inst
 from silverray.shard.api import FilterError, Mode
 from silverray.shard.filter.bounds import Bounder
 from silverray.shard.filter.circuit import Circuit, Node, emit
+from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest, Range
 from silverray.shard.filter.language import parse
 from silverray.shard.filter.layout import LIVE, PlaneLayout
+from silverray.shard.filter.leaves import LEAF_BUDGETS, Leaf, Leaves
 from silverray.shard.filter.schema import Schema
 from silverray.shard.filter.simplify import simplified
 
-LEAF_BUDGETS = (MAX_INSTRUCTIONS, 512, 256, 128, 64, 32, 16, 8)
-"""Instructions that one leaf may take, tried in turn until the program is short enough."""
 MAX_LEAVES_SIZE = 2 * MAX_INSTRUCTIONS
 """Instructions of all leaves above which a budget is given up: joined, leaves lose some of theirs, rarely half."""
 
@@ -58,27 +58,32 @@ class CompiledFilter:
         return self.exact if mode == "exact" else self.bloom
 
 
-def compile_filter(filter: str | Expression | None, schema: Schema, layout: PlaneLayout) -> CompiledFilter:
+def compile_filter(
+    filter: str | Expression | None, schema: Schema, layout: PlaneLayout, deadline: Deadline = NEVER
+) -> CompiledFilter:
     """Compile a filter.
 
     Args:
         filter: its text, or a parsed expression; None lets every item pass.
         schema: what the text may name.
         layout: the snapshot's planes.
+        deadline: when to give up; looked at again and again.
 
     Returns:
         The plans of both modes, which share one program.
 
     Raises:
         FilterError: the text is wrong, or no program of at most `MAX_INSTRUCTIONS` bounds the filter.
+        DeadlineExceeded: the deadline came first.
     """
     text = filter if isinstance(filter, str) else None
-    expression = parse(filter, schema) if isinstance(filter, str) else filter
+    expression = parse(filter, schema, deadline) if isinstance(filter, str) else filter
     if expression is None:
         plan = Plan(_program(Circuit().plane(LIVE)), None)
         return CompiledFilter(text, None, plan, plan)
     expression = simplified(expression, schema)
-    bounder, root, whole = _fit(expression, layout)
+    deadline.check()
+    bounder, root, whole = _fit(expression, layout, deadline)
     program = _program(root)
     exact = Plan(program, _check(expression, bounder, trust=False, whole=whole))
     bloom = exact
@@ -87,7 +92,7 @@ def compile_filter(filter: str | Expression | None, schema: Schema, layout: Plan
     return CompiledFilter(text, expression, exact, bloom)
 
 
-def _fit(expression: Expression, layout: PlaneLayout) -> tuple[Bounder, Node, bool]:
+def _fit(expression: Expression, layout: PlaneLayout, deadline: Deadline) -> tuple[Bounder, Node, bool]:
     """Find the largest budget whose program is short enough.
 
     Returns:
@@ -96,14 +101,14 @@ def _fit(expression: Expression, layout: PlaneLayout) -> tuple[Bounder, Node, bo
     Raises:
         FilterError: there is none.
     """
-    circuit, leaves = Circuit(), _leaves(expression)
+    circuit, wanted = Circuit(deadline), _wanted(expression)
+    leaves = Leaves(layout, circuit, (leaf for leaf, _ in wanted))
     longest, size = MAX_INSTRUCTIONS + 1, 0
-    bounder: Bounder | None = None
     for budget in LEAF_BUDGETS:
         if budget >= longest:
             continue  # no leaf is longer: the program would be the same once more
-        bounder = Bounder(layout, circuit, budget, bounder)
-        if budget > LEAF_BUDGETS[-1] and _too_long(leaves, bounder):
+        bounder = Bounder(layout, circuit, leaves, budget)
+        if budget > LEAF_BUDGETS[-1] and _too_long(wanted, bounder, deadline):
             continue
         upper = bounder.bounds(expression).upper
         fitted = circuit.fit(upper, MAX_STACK)
@@ -111,7 +116,8 @@ def _fit(expression: Expression, layout: PlaneLayout) -> tuple[Bounder, Node, bo
         if root.size <= MAX_INSTRUCTIONS:
             return bounder, root, fitted is not upper
         size = root.size
-        longest = max(max(bounder.leaf(leaf).upper.size, bounder.leaf(leaf).lower.size) for leaf, _ in leaves)
+        bounds = ((bounder.leaf(leaf), positive) for leaf, positive in wanted)
+        longest = max(leaf.upper.size if positive else leaf.lower.size for leaf, positive in bounds)
     raise FilterError(
         f"the filter needs {size:,} instructions, the limit is {MAX_INSTRUCTIONS:,}",
         position=0,
@@ -119,27 +125,33 @@ def _fit(expression: Expression, layout: PlaneLayout) -> tuple[Bounder, Node, bo
     )
 
 
-Leaves = set[tuple[OneOf | Range, bool]]
+Wanted = dict[tuple[Leaf, bool], None]
 
 
-def _leaves(expression: Expression, positive: bool = True) -> Leaves:
+def _wanted(expression: Expression, positive: bool = True) -> Wanted:
     """The distinct leaves, each with whether it stands under an even number of negations."""
+    found: Wanted = {}
+    _find(expression, positive, found)
+    return found
+
+
+def _find(expression: Expression, positive: bool, found: Wanted) -> None:
     match expression:
         case OneOf() | Range():
-            return {(expression, positive)}
+            found[expression, positive] = None
         case Not(operand):
-            return _leaves(operand, not positive)
+            _find(operand, not positive, found)
         case And(operands) | Or(operands):
-            return set().union(*(_leaves(operand, positive) for operand in operands))
-    return set()
+            for operand in operands:
+                _find(operand, positive, found)
 
 
-def _too_long(leaves: Leaves, bounder: Bounder) -> bool:
+def _too_long(wanted: Wanted, bounder: Bounder, deadline: Deadline) -> bool:
     """Whether the leaves alone show that a program is too long; looks at no more of them than that takes."""
     size = 0
-    for leaf, positive in leaves:
-        bounds = bounder.leaf(leaf)
-        size += bounds.upper.size if positive else bounds.lower.size
+    for leaf, positive in wanted:
+        deadline.check()
+        size += bounder.leaf(leaf).least(positive)
         if size > MAX_LEAVES_SIZE:
             return True
     return False
@@ -158,7 +170,7 @@ def _check(expression: Expression, bounder: Bounder, trust: bool, whole: bool) -
     """What a set bit leaves open; `whole` says that the program is looser than the upper bound."""
     if not whole:
         bounds = bounder.bounds(expression, trust)
-        if bounds.upper is bounds.lower:
+        if bounds.decided:
             return None
         if isinstance(expression, And):
             # The program implies every operand's upper bound, so those that planes decide are settled.
@@ -170,6 +182,7 @@ def _check(expression: Expression, bounder: Bounder, trust: bool, whole: bool) -
 
 def _trusting(expression: Expression, bounder: Bounder, positive: bool) -> Expression:
     """Replace hashed terms under an even number of negations by tests of their planes."""
+    bounder.deadline.check()
     match expression:
         case OneOf() if positive and (groups := bounder.leaf(expression).groups) is not None:
             return PlaneTest(groups)

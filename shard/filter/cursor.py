@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from silverray.shard.api import TextError
 from silverray.shard.filter.binder import BoundField, Value, parse_date
+from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.hints import value_hint
 from silverray.shard.filter.lexer import Dialect, Token, tokenize
 
@@ -24,13 +25,15 @@ class Cursor:
     Args:
         text: the text.
         dialect: its language.
+        deadline: of reading its tokens.
 
     Raises:
         TextError: the text is too long, or holds something that is no token.
+        DeadlineExceeded: the deadline came first.
     """
 
-    def __init__(self, text: str, dialect: Dialect) -> None:
-        self._tokens = tokenize(text, dialect)
+    def __init__(self, text: str, dialect: Dialect, deadline: Deadline = NEVER) -> None:
+        self._tokens = tokenize(text, dialect, deadline)
         self._dialect = dialect
         self._next = 0
 

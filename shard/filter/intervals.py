@@ -56,6 +56,67 @@ def intervals_node(circuit: Circuit, bits: Sequence[Node], intervals: Sequence[I
     return circuit.any(_disjuncts(circuit, bits, intervals))
 
 
+def least_size(width: int, intervals: Sequence[Interval], limit: int) -> int:
+    """Count the instructions that `intervals_node` takes at the least.
+
+    Args:
+        width: number of bits.
+        intervals: as there.
+        limit: where counting ends; once more than that are found, some number above it is the answer.
+
+    Cost:
+        No more than some steps an instruction: nothing that is longer than `limit` need be made to know that.
+    """
+    size, disjuncts = _least_disjuncts(width, intervals, limit)
+    return size + max(disjuncts - 2, 0)  # one of them may be a plane, which takes no instruction to join
+
+
+def _least_disjuncts(width: int, intervals: Sequence[Interval], limit: int) -> tuple[int, int]:
+    if len(intervals) <= NESTED_INTERVALS:
+        return _least_nested(width, intervals), bool(intervals)
+    lower = (intervals[0][0] ^ intervals[-1][1]).bit_length() - 1  # bits above are the same in all
+    left, right = _halves(lower, _within(lower + 1, intervals))
+    size, count = _least_disjuncts(lower, left, limit)
+    if left != right:
+        within = size + count <= limit
+        more, others = _least_disjuncts(lower, right, limit - size - count) if within else (0, 0)
+        size, count = size + count + more + others, count + others
+    return size + count * (width - lower - 1), count
+
+
+def _least_nested(width: int, intervals: Sequence[Interval]) -> int:
+    if not intervals or intervals[0] == (0, (1 << width) - 1):
+        return 0
+    first, last = intervals[0][0], intervals[-1][1]
+    if first == last:
+        return width
+    lower = (first ^ last).bit_length() - 1
+    same = width - lower - 1
+    if len(intervals) == 1:
+        # A bit each, but those at the end for which any value does.
+        left_bits = lower - _trailing_zeros(first | 1 << lower)
+        right_bits = lower - _trailing_zeros(last + 1 | 1 << lower)
+        ends = left_bits > 0 and right_bits > 0
+        return same + left_bits + right_bits + (3 if ends else left_bits + right_bits > 0)
+    left, right = _halves(lower, _within(lower + 1, intervals))
+    if left == right:
+        return same + _least_nested(lower, left)
+    everything = [(0, (1 << lower) - 1)]
+    if left == everything or right == everything:
+        return same + 1 + _least_nested(lower, right if left == everything else left)
+    return same + 3 + _least_nested(lower, left) + _least_nested(lower, right)
+
+
+def _trailing_zeros(number: int) -> int:
+    return (number & -number).bit_length() - 1
+
+
+def _within(width: int, intervals: Sequence[Interval]) -> Sequence[Interval]:
+    """Intervals without the bits above `width`, which are the same in all."""
+    base = intervals[0][0] >> width << width
+    return [(low - base, high - base) for low, high in intervals] if base else intervals
+
+
 def _disjuncts(circuit: Circuit, bits: Sequence[Node], intervals: Sequence[Interval]) -> list[Node]:
     if len(intervals) <= NESTED_INTERVALS:
         return [_nested(circuit, bits, intervals)]

@@ -18,6 +18,7 @@ from silverray.shard.api import FilterError
 from silverray.shard.filter import binder
 from silverray.shard.filter.binder import BoundField, Comparison
 from silverray.shard.filter.cursor import Cursor
+from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.expression import And, Expression, Not, Or
 from silverray.shard.filter.hints import is_hint, operator_hint, start_hint
 from silverray.shard.filter.lexer import FILTER, Token
@@ -29,31 +30,34 @@ MAX_NESTING = 64
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
 
-def parse(text: str, schema: Schema) -> Expression:
+def parse(text: str, schema: Schema, deadline: Deadline = NEVER) -> Expression:
     """Parse a filter and bind it to a schema.
 
     Args:
         text: the filter.
         schema: the fields that it may name.
+        deadline: looked at before each predicate.
 
     Returns:
         Its meaning over stored values.
 
     Raises:
         FilterError: the text is wrong; the error has the 0-based position, what was expected, and maybe a hint.
+        DeadlineExceeded: the deadline came first.
 
     Example:
         >>> text = "{id: film, vector: {dimension: 8, metric: ip}, fields: {year: {type: int}}}"
         >>> parse("year > 1990", Schema.parse(text))
         Range(field='year', low=1991, high=None)
     """
-    return _Parser(text, schema).parse()
+    return _Parser(text, schema, deadline).parse()
 
 
 class _Parser(Cursor):
-    def __init__(self, text: str, schema: Schema) -> None:
-        super().__init__(text, FILTER)
+    def __init__(self, text: str, schema: Schema, deadline: Deadline) -> None:
+        super().__init__(text, FILTER, deadline)
         self._schema = schema
+        self._deadline = deadline
         self._nesting = 0
 
     def parse(self) -> Expression:
@@ -85,6 +89,7 @@ class _Parser(Cursor):
         return expression
 
     def _predicate(self) -> Expression:
+        self._deadline.check()
         if self.token.kind != "name":
             raise self.unexpected(["a field", "not", "("], start_hint(self.token))
         field = binder.resolve(self._schema, self.take())

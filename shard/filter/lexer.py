@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from silverray.shard.api import FilterError, TextError
+from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.schema import KEYWORDS
 
 MAX_BYTES = 16 * 1024
@@ -47,7 +49,7 @@ HINTS = {
 """What to write instead of what no language has."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Dialect:
     """What sets one language's tokens apart from another's; strings, keywords and the forms of numbers are common.
 
@@ -55,7 +57,7 @@ class Dialect:
         name: what messages call a text.
         error: what is raised.
         word: a keyword or a name.
-        number: a number, its fraction and exponent as groups 1 and 2.
+        number: a number; whole without point and exponent.
         symbol: any other token.
         hints: how to mend what is no token, by its first two characters or the first alone.
     """
@@ -66,6 +68,19 @@ class Dialect:
     number: re.Pattern[str]
     symbol: re.Pattern[str]
     hints: Mapping[str, str]
+
+    @cached_property
+    def usual(self) -> re.Pattern[str]:
+        """One match a token, with the space before it, of the group that is its kind; none where one is unusual.
+
+        Usual are words, numbers, strings without escapes, and symbols that no hint is for.
+        """
+        hinted = "|".join(re.escape(pair) for pair in self.hints if len(pair) > 1)
+        return re.compile(
+            rf"[ \t\r\n]*(?:(?P<word>{self.word.pattern})|(?P<number>{self.number.pattern})(?![\w.])"
+            r"""|(?P<text>"[^"\\\x00-\x1f]*"|'[^'\\\x00-\x1f]*')"""
+            rf"|(?!{hinted})(?P<symbol>{self.symbol.pattern}))"
+        )
 
 
 FILTER = Dialect(
@@ -106,13 +121,14 @@ class Token(NamedTuple):
     value: str | int | float | None = None
 
 
-def tokenize(text: str, dialect: Dialect) -> list[Token]:
+def tokenize(text: str, dialect: Dialect, deadline: Deadline = NEVER) -> list[Token]:
     """Split a text; the last token is the "end".
 
     Raises:
         TextError: the text is too long, or holds something that is no token; of the dialect's own type.
+        DeadlineExceeded: the deadline came first; it is looked at before each token.
     """
-    return _Lexer(text, dialect).tokens()
+    return _Lexer(text, dialect).tokens(deadline)
 
 
 class _Lexer:
@@ -121,13 +137,21 @@ class _Lexer:
         self._dialect = dialect
         self._error = dialect.error
 
-    def tokens(self) -> list[Token]:
+    def tokens(self, deadline: Deadline) -> list[Token]:
         self._check_size()
-        tokens, position = [], self._skip_space(0)
-        while position < len(self._text):
-            token, end = self._token(position)
+        text, match = self._text, self._dialect.usual.match
+        tokens, position = [], 0
+        while True:
+            deadline.check()
+            if found := match(text, position):
+                token = self._usual(found)
+                position = found.end()
+            else:
+                position = self._skip_space(position)
+                if position == len(text):
+                    break
+                token, position = self._unusual(position)
             tokens.append(token)
-            position = self._skip_space(end)
         return [*tokens, Token("end", f"end of {self._dialect.name}", len(self._text))]
 
     def _check_size(self) -> None:
@@ -140,39 +164,41 @@ class _Lexer:
             message = f"the {self._dialect.name} has {len(encoded):,} bytes, the limit is {MAX_BYTES:,}"
             raise self._error(message, position)
 
+    def _usual(self, match: re.Match[str]) -> Token:
+        kind = match.lastgroup
+        assert kind is not None
+        piece, start = match[kind], match.start(kind)
+        if kind == "symbol":
+            return Token("symbol", piece, start)
+        if kind == "text":
+            return Token("text", piece, start, piece[1:-1])
+        if kind == "word":
+            word = piece.lower()
+            return Token("keyword", word, start) if word in KEYWORDS else Token("name", piece, start)
+        return self._number(piece, start)
+
     def _skip_space(self, position: int) -> int:
         match = _SPACE.match(self._text, position)
         assert match is not None
         return match.end()
 
-    def _token(self, position: int) -> tuple[Token, int]:
+    def _unusual(self, position: int) -> tuple[Token, int]:
+        """A string with escapes, or the error that stands there."""
         text, dialect = self._text, self._dialect
-        if match := dialect.word.match(text, position):
-            word = match.group()
-            if word.lower() in KEYWORDS:
-                return Token("keyword", word.lower(), position), match.end()
-            return Token("name", word, position), match.end()
         if match := dialect.number.match(text, position):
-            return self._number(match), match.end()
+            following = text[match.end()]
+            raise self._error(f"unexpected character {following!r} in a number", match.end())
         if text[position] in "\"'":
             value, end = self._string(position)
             return Token("text", text[position:end], position, value), end
         pair, hints = text[position : position + 2], dialect.hints
-        match = dialect.symbol.match(text, position)
-        if match is None or pair in hints:
-            hint = hints.get(pair, hints.get(text[position]))
-            raise self._error(f"unexpected {pair if pair in hints else text[position]!r}", position, hint=hint)
-        return Token("symbol", match.group(), position), match.end()
+        hint = hints.get(pair, hints.get(text[position]))
+        raise self._error(f"unexpected {pair if pair in hints else text[position]!r}", position, hint=hint)
 
-    def _number(self, match: re.Match[str]) -> Token:
-        digits, start = match.group(), match.start()
-        following = self._text[match.end() : match.end() + 1]
-        if following and (following.isalnum() or following in "._"):
-            raise self._error(f"unexpected character {following!r} in a number", match.end())
-        if match.group(1) is None and match.group(2) is None:
+    def _number(self, digits: str, start: int) -> Token:
+        if digits.lstrip("-").isdigit():
             # int() refuses thousands of digits, zeros included; int64 has at most 19.
-            significant = digits.lstrip("-0") or "0"
-            number = int(significant[:20]) * (-1 if digits[0] == "-" else 1)
+            number = int(digits.lstrip("-0")[:20] or "0") * (-1 if digits[0] == "-" else 1)
             if not -(2**63) <= number < 2**63:
                 raise self._error("the integer does not fit in 64 bits", start)
             return Token("int", digits, start, number)

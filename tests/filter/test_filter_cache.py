@@ -60,7 +60,7 @@ def test_simplifying_stops_at_what_it_cannot_join(catalog: Any) -> None:
 def test_kept_filters_are_bounded_in_bytes(catalog: Any) -> None:
     calls: list[str | None] = []
 
-    def compile(text: str | None) -> Any:
+    def compile(text: str | None, deadline: Any) -> Any:
         calls.append(text)
         return compile_filter(text, catalog.schema, catalog.layout)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from silverray.kernels.programs import evaluate_programs
 from silverray.shard.filter.circuit import Circuit, Node, emit
-from silverray.shard.filter.intervals import coarsen, intervals_node, merge, merge_nearest
+from silverray.shard.filter.intervals import coarsen, intervals_node, least_size, merge, merge_nearest
 
 Mask = NDArray[np.bool_]
 
@@ -132,6 +132,7 @@ def test_sets_of_codes(width: int, seed: int) -> None:
     member = [any(low <= code <= high for low, high in spans) for code in range(top + 1)]
     assert truth(node, all_assignments(width)).tolist() == member
     assert node.depth <= 6
+    assert least_size(width, merge(spans), 1_000) <= node.size
 
 
 def test_a_range_costs_two_instructions_a_bit_and_a_code_one() -> None:

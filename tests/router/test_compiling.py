@@ -13,6 +13,7 @@ import pytest
 from silverray.router.compiling import MAX_FILTER_TEXT, FilterCompiler
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, Plan
+from silverray.shard.filter.deadline import Deadline
 from tests.router.conftest import DIMENSION, Admitting
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +29,7 @@ class SlowFilters:
     def find(self, text: str) -> None:
         return None
 
-    def compile(self, text: str) -> CompiledFilter:
+    def compile(self, text: str, deadline: Deadline) -> CompiledFilter:
         self.compiled.append(text)
         time.sleep(0.3)
         if text.startswith("wrong"):
@@ -69,6 +70,29 @@ async def test_what_is_not_compiled_in_time_is_late_and_nobody_else_waits() -> N
     assert late[-1].where == "queries[39]"
     await asyncio.sleep(0.4)
     assert len(filters.compiled) < 10  # the rest was given up
+
+
+class EndlessFilters(SlowFilters):
+    """Looks at the deadline as the compiler does, and never ends by itself."""
+
+    def compile(self, text: str, deadline: Deadline) -> CompiledFilter:
+        self.compiled.append(text)
+        while True:
+            deadline.check()
+
+
+async def test_a_filter_is_given_up_within_its_compiling() -> None:
+    filters = EndlessFilters()
+    admission: Any = SimpleNamespace(filters=filters)
+    compiler = FilterCompiler(admission)
+    for text in ("x" * 1_000, "y" * 1_000):  # the second finds the thread free
+        request = SearchRequest(vectors=VECTORS, filter=text)
+        (outcome,) = await compiler.compile([request], ["queries[0]"], [time.monotonic() + 0.1])
+        assert isinstance(outcome, DeadlineExceeded)
+        assert (outcome.code, outcome.where) == ("deadline_exceeded", "queries[0]")
+        assert outcome.message == "the filter was not compiled in time"
+    # Nothing is left in the thread: what is put there now ends.
+    assert await asyncio.get_running_loop().run_in_executor(compiler._executor, int) == 0
 
 
 async def test_too_much_text_is_refused_before_any_is_compiled() -> None:
