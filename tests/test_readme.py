@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import silverray
 from silverray.cluster.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,26 @@ def test_the_files_that_documents_name_are_there() -> None:
     for document in DOCUMENTS:
         for name in re.findall(r"(?:configs|requirements|benchmarks|docs|tests)/[\w/.-]*\w\.\w+", document.read_text()):
             assert (ROOT / name).exists(), name
+
+
+def test_documents_teach_the_public_names_only() -> None:
+    taught = set()
+    for document in (*DOCUMENTS, *(ROOT / "configs").glob("*.yaml")):
+        text = document.read_text()
+        deep = re.findall(r"silverray\.(?:kernels|shard|router|cluster|benchmarks|configs)\b[\w.]*", text)
+        assert not deep, f"{document.name} teaches {deep}"
+        code = [
+            *re.findall(r"```python\n(.*?)```", text, re.DOTALL),
+            *re.findall(r"`[^`\n]*\bsilverray\.[^`\n]*`", text),
+        ]
+        for block in code:
+            taught |= {
+                name
+                for line in re.findall(r"^from silverray import (.*)$", block, re.MULTILINE)
+                for name in line.split(", ")
+            }
+            taught |= set(re.findall(r"\bsilverray\.(\w+)", block))
+    assert {"LocalSearcher", "Schema", "publish", "HttpSearcher"} <= taught <= {*silverray.__all__}
 
 
 MODULES = [
