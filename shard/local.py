@@ -39,7 +39,10 @@ class LocalSearcher:
     """A snapshot, or some of its partitions, searched synchronously.
 
     Args:
-        engine: what answers.
+        engine: what answers; `open` makes one.
+
+    Attributes:
+        catalog: the snapshot without its items.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -61,7 +64,26 @@ class LocalSearcher:
         value: ValueSettings = ValueSettings(),  # noqa: B008 (immutable)
         window: int = WINDOW,
     ) -> Self:
-        """Load a snapshot; the arguments and errors are those of `Engine.open`."""
+        """Load a snapshot.
+
+        Args:
+            path: the snapshot's directory.
+            partitions: which ones; None is all.
+            device: a torch device, or "auto" for CUDA where there is one.
+            threads: of the whole process for computing; None leaves them.
+            value: the formulas that value what is found; its default is the one that counts.
+            window: items of a list that a scorer of whole lists judges together.
+
+        Returns:
+            The searcher, ready to answer: its kernels are compiled.
+
+        Raises:
+            ValueError: an argument is none of what is expected.
+            SnapshotError: a file is missing or altered, or the device does not search so many dimensions; the message
+                names the file or the snapshot.
+            ShardTooLarge: the partitions do not fit into memory.
+            FormulaError: a formula is wrong.
+        """
         return cls(Engine.open(path, partitions, device=device, threads=threads, value=value, window=window))
 
     def search_batch(

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import silverray
 from silverray.cluster.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+ROOMS = ("kernels", "shard", "router", "cluster", "configs", "benchmarks")
+FOLDERS = "|".join((*ROOMS, "requirements", "docs", "tests"))
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
@@ -37,8 +40,53 @@ def test_commands_and_options_exist() -> None:
 
 def test_the_files_that_documents_name_are_there() -> None:
     for document in DOCUMENTS:
-        for name in re.findall(r"(?:configs|requirements|benchmarks|docs|tests)/[\w/.-]*\w\.\w+", document.read_text()):
-            assert (ROOT / name).exists(), name
+        for name in re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w/.-]*\w\.\w+", document.read_text()):
+            assert (ROOT / name).exists(), f"{document.name}: {name}"
+
+
+def test_the_page_of_the_structure_names_every_room_in_sixty_lines() -> None:
+    page = (ROOT / "docs" / "structure.md").read_text()
+    named = re.findall(r"^\| `([\w/]+)/` \|", page, re.MULTILINE)
+    rooms = {str(file.parent.relative_to(ROOT)) for top in ROOMS for file in (ROOT / top).rglob("*.py")}
+    assert sorted(named) == sorted(rooms)
+    assert len(page.splitlines()) <= 60
+
+
+def test_decisions_are_numbered_in_order_and_those_cited_are_there() -> None:
+    number, entries, numbers = 0, 0, set()
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    for line in text.splitlines():
+        if line.startswith("## "):
+            number, entries = number + 1, 0
+            assert line.startswith(f"## {number}. "), line
+        elif line.startswith("**"):
+            entries += 1
+            start = rf"\*\*{number}\.{entries} \(20\d\d-\d\d-\d\d\)\. "
+            assert re.match(start, line), f"expected number {number}.{entries} and the date, got {line[:60]}"
+            numbers.add(f"{number}.{entries}")
+    for file in (*DOCUMENTS, ROOT / "CHANGELOG.md", *(file for top in ROOMS for file in (ROOT / top).rglob("*.py"))):
+        for mentioned in re.findall(r"\bdecisions? (\d+\.\d+)", file.read_text()):
+            assert mentioned in numbers, f"{file}: decision {mentioned}"
+
+
+def test_documents_teach_the_public_names_only() -> None:
+    taught = set()
+    for document in (*DOCUMENTS, *(ROOT / "configs").glob("*.yaml")):
+        text = document.read_text()
+        deep = re.findall(r"silverray\.(?:kernels|shard|router|cluster|benchmarks|configs)\b[\w.]*", text)
+        assert not deep, f"{document.name} teaches {deep}"
+        code = [
+            *re.findall(r"```python\n(.*?)```", text, re.DOTALL),
+            *re.findall(r"`[^`\n]*\bsilverray\.[^`\n]*`", text),
+        ]
+        for block in code:
+            taught |= {
+                name
+                for line in re.findall(r"^from silverray import (.*)$", block, re.MULTILINE)
+                for name in line.split(", ")
+            }
+            taught |= set(re.findall(r"\bsilverray\.(\w+)", block))
+    assert {"LocalSearcher", "Schema", "publish", "HttpSearcher"} <= taught <= {*silverray.__all__}
 
 
 MODULES = [

@@ -34,7 +34,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_every_tracked_file_of_the_packages(wheel: Path) -> None:
     tracked = {f"silverray/{name}" for name in tracked_files(*PACKAGES) if not name.startswith("benchmarks/results/")}
-    tracked.add("silverray/__init__.py")
+    tracked |= {name.removeprefix(".typing/") for name in tracked_files(".typing") if Path(name).suffix}
+    assert {"silverray/__init__.py", "silverray/py.typed"} <= tracked
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("silverray/")}
     assert len(tracked) > 40
     assert shipped == tracked
@@ -86,9 +87,7 @@ def test_without_torchrec_vectors_are_searched_and_towers_say_what_is_missing(tm
         "for name in ('torchrec', 'fbgemm_gpu'): sys.modules[name] = None\n"
         "import numpy as np, pyarrow as pa\n"
         "import silverray.cluster.deployments, silverray.cluster.cli, silverray.cluster.commands.train\n"
-        "from silverray.shard.filter.schema import Schema\n"
-        "from silverray.shard.index.builder import publish\n"
-        "from silverray.shard.local import LocalSearcher\n"
+        "from silverray import LocalSearcher, Schema, publish\n"
         "from silverray.shard.model.tables import TablesUnavailable\n"
         "from silverray.shard.model.towers import Table, TowerShape, UserTower\n"
         "vectors = np.eye(8, dtype=np.float32)\n"

@@ -9,6 +9,7 @@ import json
 import warnings
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.planner import candidates_for
 from silverray.shard.model.ranking import Ranking
 from silverray.shard.model.retrieval import RetrievalModel
+from silverray.shard.paths import as_path
 from silverray.shard.value.valuer import Valuation
 
 INFO_FILE = "module_info.json"
@@ -164,3 +166,25 @@ def save_exported(program: ExportedProgram, path: Path, info: dict[str, Any]) ->
         written.replace(path)
     finally:
         written.unlink(missing_ok=True)
+
+
+def load_exported(path: str | Path) -> nn.Module:
+    """Load a file that `silverray export` wrote, with the ops that it calls.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A module whose inputs and outputs are those of `ExportedModel.forward`, or of `ExportedRanking.forward` where
+        the snapshot has several tasks or a scorer; `module_info.json`, an extra file in it, names them.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no exported model, or `path` no path.
+    """
+    path = as_path("path", path)
+    try:
+        with path.open("rb") as file:
+            return torch.export.load(file).module()
+    except (BadZipFile, RuntimeError) as error:
+        raise ValueError(f"path: expected a file that `silverray export` wrote, got {path}") from error

@@ -8,9 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import silverray
 from silverray.cluster.cli import app
 from silverray.cluster.commands.export import parse_partitions
-from silverray.shard.admission import Admission
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
 
@@ -26,10 +26,10 @@ def test_an_exported_file_answers_like_its_shard(catalog: Catalog, tmp_path: Pat
     assert (told["items"], told["partitions"]) == (catalog.items_in((0, 1, 2, 5)), [0, 1, 2, 5])
     assert told["bytes"] == file.stat().st_size
 
-    module = torch.export.load(file).module()
+    module = silverray.load_exported(file)
     searcher = LocalSearcher.open(catalog.path, [0, 1, 2, 5])
     queries = np.random.default_rng(0).normal(size=(9, catalog.dimension)).astype(np.float32)
-    plans = [Admission(catalog).admit_filter(text).plan("exact") for text in FILTERS]
+    plans = [silverray.compile_filter(text, catalog.schema, catalog.layout).plan("exact") for text in FILTERS]
     assert all(plan.check is None for plan in plans)
     programs = torch.zeros(3, max(len(plan.program) for plan in plans), dtype=torch.int32)
     for row, plan in enumerate(plans):
@@ -52,3 +52,13 @@ def test_mistakes_are_named(catalog: Catalog, tmp_path: Path) -> None:
     missing = tmp_path / "none" / "model.pt2"
     done = CliRunner().invoke(app, ["export", str(catalog.path), "--out", str(missing)])
     assert done.exit_code == 1 and str(missing.parent) in done.stderr
+
+
+def test_a_file_that_is_no_exported_model_is_refused_by_its_path(tmp_path: Path) -> None:
+    other = tmp_path / "films.txt"
+    other.write_text("films")
+    weights = tmp_path / "weights.pt"
+    torch.save({}, weights)
+    for file in (other, weights):
+        with pytest.raises(ValueError, match=rf"^path: expected a file that `silverray export` wrote, got {file}$"):
+            silverray.load_exported(file)
