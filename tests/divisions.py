@@ -11,7 +11,12 @@ DIVISIONS = {"div", "div_", "true_divide", "true_divide_", "floor_divide", "floo
 class OnDevice(TorchDispatchMode):
     """Refuses to divide a tensor by a number, or by a tensor of another device; a mean does the former."""
 
-    def __torch_dispatch__(self, op: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
         name = op.overloadpacket.__name__
         if name in DIVISIONS and arguments[0].is_floating_point():
             assert name != "mean", "a mean multiplies by a reciprocal"

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from silverray.shard.model.features import BucketFeature, CategoryFeature
+from silverray.shard.model.features import BucketFeature, Category, CategoryFeature
 from silverray.shard.train.format import RequestFormat
 from silverray.shard.train.items import ItemTable
 
@@ -28,7 +28,7 @@ ITEMS = pa.table(
         "year": [1990, None, 2005, 2020],
     }
 )
-RULES = {"genres": CategoryFeature(("drama", "war")), "year": BucketFeature((2000.0, 2010.0))}
+RULES: dict[str, Category] = {"genres": CategoryFeature(("drama", "war")), "year": BucketFeature((2000.0, 2010.0))}
 
 
 def items() -> ItemTable:
