@@ -71,7 +71,10 @@ class Case:
 
     def score(self, model: ValueModel) -> torch.Tensor:
         assert set(model.inputs) <= set(self.inputs)
-        return model(self.predictions, gather_fields(self.columns, self.slots, model.fields), self.inputs)
+        scores: torch.Tensor = model(
+            self.predictions, gather_fields(self.columns, self.slots, model.fields), self.inputs
+        )
+        return scores
 
 
 def make_case(requests: int = 2, candidates: int = 12, seed: int = 0) -> Case:
@@ -307,7 +310,13 @@ class Formulas:
         rng = self._rng
         if depth == 0:
             return rng.choice([*TASKS, "year", "quality", "item.quality", "user.taste", "context.hour", *LITERALS])
-        x, y = (lambda: self.number(depth - 1)), (lambda: self.number(rng.randrange(depth)))
+
+        def x() -> str:
+            return self.number(depth - 1)
+
+        def y() -> str:
+            return self.number(rng.randrange(depth))
+
         forms: list[Callable[[], str]] = [
             lambda: f"({x()} {rng.choice('+-*/')} {y()})",
             lambda: f"({x()} {rng.choice('+-*/')} {y()} {rng.choice('+-*/')} {y()})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -89,7 +90,11 @@ def test_a_number_beyond_float64_is_refused() -> None:
         read_requests(SCOPE.user, [{"country": "US", "taste": 10**400}], "user", ["user.taste"])
 
 
-FORMULAS = {"default": "click", "b.2": {"*": [2, "like"]}, "late": "if(context.hour > 20, year, duration is null)"}
+FORMULAS: dict[str, str | Mapping[str, Any]] = {
+    "default": "click",
+    "b.2": {"*": [2, "like"]},
+    "late": "if(context.hour > 20, year, duration is null)",
+}
 
 
 def test_each_request_has_its_variant() -> None:

@@ -225,8 +225,9 @@ def test_compiles_as_one_graph_and_exports(case: Case, text: str) -> None:
 
 def test_exports_for_any_number_of_requests_and_candidates() -> None:
     model, case, other = ValueModel(EXAMPLE, SCOPE), make_case(), make_case(requests=5, candidates=9, seed=2)
+    none: dict[str, Values] = {}
     arguments, others = (
-        (one.predictions, gather_fields(one.columns, one.slots, model.fields), {}) for one in (case, other)
+        (one.predictions, gather_fields(one.columns, one.slots, model.fields), none) for one in (case, other)
     )
     shape = {0: torch.export.Dim("requests"), 1: torch.export.Dim("candidates")}
     fields = {name: Values(shape, None if value.present is None else shape) for name, value in arguments[1].items()}  # type: ignore[arg-type]
