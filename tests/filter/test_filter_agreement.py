@@ -154,7 +154,8 @@ class Oracle:
             parts = [self(part, grant, positive) for part in node.parts]
             if node.kind == "not":
                 return ~parts[0]
-            return np.logical_and.reduce(parts) if node.kind == "and" else np.logical_or.reduce(parts)
+            joined: Mask = (np.logical_and if node.kind == "and" else np.logical_or).reduce(parts)
+            return joined
         column = self.columns[node.field]
         if node.op in ("is null", "is not null"):
             return self._mask(column.map(lambda _: True)) ^ (node.op == "is null")
