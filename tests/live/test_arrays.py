@@ -120,7 +120,7 @@ def test_a_plan_that_fails_changes_nothing(made: Catalog, monkeypatch: pytest.Mo
     write(live, made, *crowd)
     assert live.slots.strays
     changed = replace(moved, vector=-3 * moved.vector, fields={**moved.fields, "tags": [f"tag {n}" for n in range(9)]})
-    writes = [changed, Delete(gone.id), Delete(5_000 + room), Upsert(9_000, moved.vector, moved.fields)]
+    writes: list[Write] = [changed, Delete(gone.id), Delete(5_000 + room), Upsert(9_000, moved.vector, moved.fields)]
     everyone = [int(write.id) for write in [*items, *crowd, *writes]]
     before = slots_of(live, *everyone), live.slots.room.tolist(), live.slots.free, dict(live._tag_ends)
     for step in ("silverray.shard.live.arrays.quantize_rows", "silverray.shard.live.arrays.PlaneEdit.of"):

@@ -51,10 +51,10 @@ def random_writes(rng: np.random.Generator, count: int, ids: Sequence[int]) -> l
             case "delete":
                 writes.append(Delete(id_))
             case "patch":
-                writes.append(Patch(id_, {**random_patch(rng), **(rng.choice(BAD) if bad else {})}))
+                writes.append(Patch(id_, {**random_patch(rng), **(BAD[rng.integers(len(BAD))] if bad else {})}))
             case kind:
                 space = "there" if kind == "elsewhere" else rng.choice(["here", ""])
-                given = {**fields, **(rng.choice(BAD) if bad else {"gone": 1})}
+                given = {**fields, **(BAD[rng.integers(len(BAD))] if bad else {"gone": 1})}
                 writes.append(Upsert(id_, random_vector(rng), given, str(space)))
     return writes
 
@@ -134,7 +134,7 @@ def test_vectors_that_the_metric_cannot_compare_are_left_out(publish_items: Call
     table, vectors = make_items(6)
     a, b = table.column("id").to_pylist()[:2]
     fields, zero = random_fields(np.random.default_rng(0)), np.zeros(DIMENSION, np.float32)
-    writes = [Upsert(a, zero, fields), Upsert(1_000, zero, fields), Patch(1_000, {"rank": 1}), Delete(b)]
+    writes: list[Write] = [Upsert(a, zero, fields), Upsert(1_000, zero, fields), Patch(1_000, {"rank": 1}), Delete(b)]
     folded = fold(table, catalog.schema, vectors, writes, "v1")
     assert folded.outcome == Outcome(deleted=1, unknown=1, refused=2)
     assert folded.refusal == "item 1000: vector: a vector of zeros has no cosine"
@@ -218,7 +218,7 @@ def test_writes_to_ids_that_share_a_key_go_to_the_one_that_is_there(
     for write in random_writes(rng, 200, range(12)):
         number = int(write.id)
         id_ = f"{'~' if number % 2 else ''}{names[number // 2]}"
-        write = replace(write, id=id_, **({"space": "v1"} if isinstance(write, Upsert) else {}))
+        write = replace(write, id=id_, space="v1") if isinstance(write, Upsert) else replace(write, id=id_)
         writes.append(write)
         twin = id_[1:] if number % 2 else f"~{id_}"
         if twin in world.fields:
@@ -269,7 +269,7 @@ def test_rows_of_newer_types_are_folded() -> None:
             "vector": pa.array([[1, 2]] * 3, pa.list_view(pa.int32())),
         }
     )
-    writes = [Patch("b", {"c": "new", "n": 2.5}), Delete("a")]
+    writes: list[Write] = [Patch("b", {"c": "new", "n": 2.5}), Delete("a")]
     found = fold(table, schema, None, writes, "here")
     assert found.outcome == Outcome(patched=1, deleted=1)
     assert found.items.to_pydict() == {

@@ -140,7 +140,7 @@ class LiveCatalog(RuleBasedStateMachine):
         found = np.stack([searcher.engine.payload.slots(asked) >= 0 for searcher in self.shards])
         assert found.sum(axis=0).tolist() == [int(key in self.world.fields) for key in asked.tolist()]
 
-    def check(self, request: SearchRequest, best: list[tuple[float, int, str, Any]]) -> None:
+    def check(self, request: SearchRequest, best: list[tuple[Any, ...]]) -> None:
         assert request.vectors is not None
         matching = self.world.matching(request.filter)  # type: ignore[arg-type]
         assert len(best) == min(request.k, len(matching))
@@ -180,7 +180,7 @@ def test_a_live_catalog_is_the_dictionary_that_was_written(publish_items: Callab
         catalog = made
         world_of_catalog = staticmethod(lambda: World(rows, vectors))
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=15,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.index import planner
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.live import updates
+from silverray.shard.live.compaction import compact
 from silverray.shard.live.writes import Delete, Entry, Patch, Upsert, Write
 from silverray.shard.prepared import Prepared
 from silverray.shard.searcher import ExactSearch, ShardSearcher
@@ -41,7 +43,7 @@ def ask(searcher: ShardSearcher, *requests: SearchRequest) -> list[SearchReply]:
     return replies  # type: ignore[return-value]
 
 
-def query(**options: object) -> SearchRequest:
+def query(**options: Any) -> SearchRequest:
     return replace(make_requests(1, seed=1)[0], **{"filter": None, "k": 10, **options})
 
 
@@ -213,12 +215,11 @@ def test_writes_that_come_while_arrays_are_made_anew_are_in_them(
 ) -> None:
     rng = np.random.default_rng(6)
     held, copying = threading.Event(), threading.Event()
-    real = updates.compact
 
-    def wait(*given: object) -> object:
+    def wait(*given: Any) -> object:
         copying.set()
         assert held.wait(PATIENCE_S)
-        return real(*given)  # type: ignore[arg-type]
+        return compact(*given)
 
     monkeypatch.setattr(updates, "compact", wait)
     assert live.updates is not None
@@ -250,12 +251,11 @@ def test_writes_that_meet_new_arrays_without_room_wait_for_others(
     shard, install = live.updates, live.engine.install
     assert shard is not None
     held, copying, swapping = threading.Event(), threading.Event(), threading.Event()
-    real = updates.compact
 
-    def wait(*given: object) -> object:
+    def wait(*given: Any) -> object:
         copying.set()
         assert held.wait(PATIENCE_S)
-        return real(*given)  # type: ignore[arg-type]
+        return compact(*given)
 
     def swap(prepared: Prepared) -> None:
         if not swapping.is_set():

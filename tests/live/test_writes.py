@@ -40,7 +40,7 @@ def test_decoding_undoes_encoding(writes: list[Write]) -> None:
 
 
 def test_the_form_is_fixed() -> None:
-    writes = [
+    writes: list[Write] = [
         Upsert(7, np.array([1, -2], np.float32), {"day": date(2001, 5, 31)}, "v1"),
         Delete("x"),
         Patch(7, {"a": None}),

@@ -82,7 +82,8 @@ def random_fields(rng: np.random.Generator) -> dict[str, Any]:
 def random_vector(rng: np.random.Generator) -> NDArray[np.float32]:
     """Most of them crowd into one place, whose cluster has no room for all."""
     spread = rng.choice([0.1, 3.0], p=[0.6, 0.4])
-    return (1.0 + spread * rng.standard_normal(DIMENSION)).astype(np.float32)
+    vector: NDArray[np.float32] = (1.0 + spread * rng.standard_normal(DIMENSION)).astype(np.float32)
+    return vector
 
 
 def random_patch(rng: np.random.Generator) -> dict[str, Any]:
