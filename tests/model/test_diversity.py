@@ -49,7 +49,8 @@ def gains(ranked: Ranked, placed: list[int], strength: float, window: int, weigh
         for item, value in enumerate(values):
             gaps = [gap for gap, other in enumerate(reversed(placed), 1) if value >= 0 and values[other] == value]
             spacing[item] += weight * max(0.0, 1 - (gaps[0] - 1) / window) if gaps else 0.0
-    return ranked.scores + strength * (novelty - spacing)
+    total: Array = ranked.scores + strength * (novelty - spacing)
+    return total
 
 
 def greedy(ranked: Ranked, strength: float, window: int, k: int, weights: tuple[float, ...] = ()) -> list[int]:

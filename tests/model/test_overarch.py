@@ -111,6 +111,7 @@ def test_the_mlp_is_its_formula(given: Given) -> None:
     assert isinstance(scorer, MLP)
     users, items, features = (part.double() for part in given[:3])
     wide, expected = scorer.double(), torch.empty(B, K, T, dtype=torch.float64)
+    assert wide.features is not None
     for b in range(B):
         for k in range(K):
             for t in range(T):
@@ -147,7 +148,7 @@ def test_minimising_imbalance_spreads_the_components(given: Given) -> None:
     optimizer = torch.optim.Adam(scorer.parameters(), lr=0.05)
     for _ in range(30):
         optimizer.zero_grad()
-        load_imbalance(scorer.mixture(*given[:3])[1].flatten(0, 2)).backward()  # type: ignore[no-untyped-call]
+        load_imbalance(scorer.mixture(*given[:3])[1].flatten(0, 2)).backward()
         optimizer.step()
     after = scorer.mixture(*given[:3])[1].flatten(0, 2)
     assert before.mean(dim=0).amax() > 0.5 > after.mean(dim=0).amax()

@@ -157,7 +157,8 @@ def test_lists_of_a_batch_may_differ_in_length_and_formula(set_wise: Catalog) ->
 
 
 def test_embedded_search_is_that_of_a_shard(set_wise: Catalog) -> None:
-    local, shard = (kind.open(set_wise.path, value=VALUE, window=50) for kind in (LocalSearcher, ShardSearcher))
+    local = LocalSearcher.open(set_wise.path, value=VALUE, window=50)
+    shard = ShardSearcher.open(set_wise.path, value=VALUE, window=50)
     requests = [replace(request, k=20) for request in make_requests(6, 4, tasks=2)]
     texts = [request.filter for request in requests]
     found = local.search_batch(np.stack([r.vectors for r in requests]), texts, k=20)  # type: ignore[misc,arg-type]

@@ -17,7 +17,7 @@ from silverray.shard.model import graphs
 from silverray.shard.model.export import INFO_FILE, describe, export_model, save_exported
 from silverray.shard.model.graphs import Graphs, Inputs, Run
 from silverray.shard.model.retrieval import Found, RetrievalModel
-from silverray.shard.model.search import Search
+from silverray.shard.model.search import Answers, Search
 
 EVERYTHING, HALF = [instruction(Opcode.LOAD)], [instruction(Opcode.LOAD), instruction(Opcode.AND, 3)]
 PROGRAMS = torch.tensor([[*EVERYTHING, 0], HALF, [EVERYTHING[0], instruction(Opcode.ANDNOT)]], dtype=torch.int32)
@@ -36,7 +36,7 @@ def batch(model: RetrievalModel, count: int, k: int = 10) -> Inputs:
     return queries, PROGRAMS, torch.randint(0, 3, (count,), generator=g), torch.full((count,), k)
 
 
-def assert_found(found: Found | tuple[Tensor, ...], expected: Found) -> None:
+def assert_found(found: Found | Answers | tuple[Tensor, ...], expected: Found) -> None:
     torch.testing.assert_close(found[0], expected.slots, rtol=0, atol=0)
     torch.testing.assert_close(found[1], expected.scores, rtol=0, atol=0)
 
