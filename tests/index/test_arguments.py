@@ -60,8 +60,8 @@ def test_queries_are_whatever_holds_numbers(local: LocalSearcher, given: Any) ->
 def test_half_floats_and_integers_are_queries_too(local: LocalSearcher) -> None:
     halves = torch.from_numpy(QUERIES).bfloat16()
     assert np.array_equal(
-        local.search_batch(halves, k=5).ids,  # type: ignore[arg-type]
-        local.search_batch(halves.float(), k=5).ids,  # type: ignore[arg-type]
+        local.search_batch(halves, k=5).ids,
+        local.search_batch(halves.float(), k=5).ids,
     )
     assert local.search_batch(np.ones((3, DIMENSION), np.int64), k=5).counts.tolist() == [5] * 3
 
@@ -153,7 +153,7 @@ def test_what_is_no_filter(local: LocalSearcher, filters: Any, message: str) -> 
     with pytest.raises(InvalidRequest, match=f"^{re.escape(message)}$"):
         local.search_batch(QUERIES, filters)
     for some in ((None, "live_show"), np.array([None, "live_show"], dtype=object)):
-        assert local.search_batch(QUERIES, some, k=2).counts.tolist() == [2, 2]
+        assert local.search_batch(QUERIES, some, k=2).counts.tolist() == [2, 2]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_queries_without_numbers_have_no_dimensions(local: LocalSearcher) -> Non
 
 def test_a_set_of_filters_has_no_order(local: LocalSearcher) -> None:
     with pytest.raises(InvalidRequest, match=r"^filters: expected a text, None or one for each query, got "):
-        local.search_batch(QUERIES, {"year = 1", "year = 2"})
+        local.search_batch(QUERIES, {"year = 1", "year = 2"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("copy", [pickle.dumps, deepcopy])

@@ -41,7 +41,8 @@ def publish_vectors(out: Path, vectors: Floats, metric: str = "ip", **options: A
 
 def directions(n: int, dimension: int = 4, seed: int = 0) -> Floats:
     vectors = np.random.default_rng(seed).standard_normal((n, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1)[:, None]).astype(np.float32)
+    unit: Floats = (vectors / np.linalg.norm(vectors, axis=1)[:, None]).astype(np.float32)
+    return unit
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_doubles_beyond_float32_are_refused_without_a_warning(tmp_path: Path, me
         LocalSearcher.open(made.path).search_batch(double)
     (error,) = asyncio.run(ShardSearcher.open(made.path).search([SearchRequest(vectors=double[1:])]))
     assert isinstance(error, InvalidRequest) and str(error) == f"vector: {beyond}"
-    upsert = Upsert(1, double[1], {})  # type: ignore[arg-type]
+    upsert = Upsert(1, double[1], {})
     (refused,) = check([upsert], made)
     assert isinstance(refused, WriteError) and str(refused) == f"vector: {beyond}"
     with pytest.raises(ValueError, match=f"vector: {beyond}"):
@@ -136,7 +137,7 @@ def test_doubles_beyond_float32_are_refused_without_a_warning(tmp_path: Path, me
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-40, 1.0, 1e30, 3e38])
 def test_cosine_takes_any_length(tmp_path: Path, scale: float) -> None:
-    items = np.float32([[1, 1, 0, 0], [1, -1, 0, 0], [-1, -1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
+    items = np.array([[1, 1, 0, 0], [1, -1, 0, 0], [-1, -1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]], np.float32)
     made = publish_vectors(tmp_path, items * np.float32(scale), "cosine")
     found = LocalSearcher.open(made.path).search_batch(items[:1] * np.float32(scale), k=5)
     assert found.ids.tolist() == [[0, 4, 1, 3, 2]]

@@ -40,7 +40,7 @@ def timeless(explain: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_brute_force_agrees_with_numpy(catalog: Catalog, exact: ExactSearch) -> None:
-    lists = exact.engine.model.lists  # type: ignore[attr-defined]
+    lists = exact.engine.model.lists
     vectors, keys = lists.vectors.double().numpy(), lists.keys.numpy()
     for request in make_requests(20, seed=1):
         plain = SearchRequest(vectors=request.vectors, k=request.k)
@@ -179,7 +179,7 @@ def test_bloom_mode_adds_only_items_and_never_breaks_a_not(catalog: Catalog, exa
 def test_string_ids_and_cosine(publish_items: Callable[..., Catalog]) -> None:
     made = publish_items(400, metric="cosine", strings=True)
     local = LocalSearcher.open(made.path)
-    queries = np.concatenate([request.vectors for request in make_requests(5, seed=9)])  # type: ignore[misc]
+    queries = np.concatenate([request.vectors for request in make_requests(5, seed=9)])
     found = local.search_batch(queries, k=7)
     again = local.search_batch(queries * 1000, k=7)
     assert found.ids.tolist() == again.ids.tolist()
@@ -214,7 +214,7 @@ def test_requests_that_are_wrong_or_late_get_their_own_error(catalog: Catalog) -
 
 def test_local_search_by_query_filters(catalog: Catalog) -> None:
     local = LocalSearcher.open(catalog.path, partitions=[0, 1])
-    queries = np.concatenate([request.vectors for request in make_requests(11, seed=11)])  # type: ignore[misc]
+    queries = np.concatenate([request.vectors for request in make_requests(11, seed=11)])
     found = local.search_batch(queries, FILTERS, k=5, n_probe=64, refine="all")
     assert found.ids.shape == found.scores.shape == (11, 5)
     for row, count in enumerate(found.counts):

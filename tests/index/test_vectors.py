@@ -1,6 +1,8 @@
 """Item vectors are read as they are compared, in blocks, by threads that change nothing in what is found."""
 
 import threading
+from collections.abc import Generator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ def test_unit_length_of_tiny_and_huge_vectors(scale: float) -> None:
     unit = to_unit_length(random_vectors(100) * np.float32(scale))
     np.testing.assert_allclose(np.linalg.norm(unit.astype(np.float64), axis=1), 1, atol=1e-6)
     with pytest.raises(ZeroVectorError) as error:
-        to_unit_length(np.float32([[1, 0], [0, 0]]))
+        to_unit_length(np.array([[1, 0], [0, 0]], np.float32))
     assert error.value.row == 1
 
 
@@ -33,7 +35,7 @@ def test_scaling_twice_is_scaling_once() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, BLOCK, 3 * BLOCK + 5])
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
-def test_blocks_and_rows_are_the_vectors_as_compared(n: int, metric: str) -> None:
+def test_blocks_and_rows_are_the_vectors_as_compared(n: int, metric: Literal["ip", "cosine"]) -> None:
     given = random_vectors(n)
     before = given.copy()
     given.flags.writeable = False
@@ -49,11 +51,12 @@ def test_blocks_and_rows_are_the_vectors_as_compared(n: int, metric: str) -> Non
 
 @pytest.mark.parametrize("row", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
 def test_the_first_bad_row_is_named(row: int) -> None:
-    for bad, metric, message in [
+    cases: list[tuple[float, Literal["ip", "cosine"], str]] = [
         (np.nan, "ip", "holds NaN or infinity"),
         (-np.inf, "cosine", "holds NaN or infinity"),
         (0, "cosine", "a vector of zeros has no cosine"),
-    ]:
+    ]
+    for bad, metric, message in cases:
         given = random_vectors(3 * BLOCK)
         given[[row, 3 * BLOCK - 1]] = bad
         with pytest.raises(ValueError, match=f"vectors, row {row}: {message}"):
@@ -83,8 +86,9 @@ def test_threads_answer_in_order_compute_alone_and_leave_the_setting_as_it_was()
 
 
 def test_results_do_not_pile_up() -> None:
-    started = []
+    started: list[int] = []
     results = in_threads(started.append, range(1_000))
+    assert isinstance(results, Generator)
     next(results)
     assert len(started) <= 2 * torch.get_num_threads() + 1
     results.close()
