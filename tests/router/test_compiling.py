@@ -14,7 +14,8 @@ from silverray.router.compiling import MAX_FILTER_TEXT, FilterCompiler
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, Plan
 from silverray.shard.filter.deadline import Deadline
-from tests.router.conftest import DIMENSION, Admitting
+
+from .conftest import DIMENSION, Admitting
 
 pytestmark = pytest.mark.anyio
 VECTORS = np.ones((1, 4), dtype=np.float32)

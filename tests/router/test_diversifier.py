@@ -136,8 +136,8 @@ async def test_over_http(make_house: Any, query: Vector) -> None:
         found = await post(body | {"diversify": given})
         assert [item["id"] for item in found["items"]] == expected(house, query, 12, strength)
         assert set(found["items"][0]) == {"id", "score"}
-    for given in (None, {"strength": 0}):
-        assert [item["id"] for item in (await post(body | {"diversify": given}))["items"]] == plain
+    for none in (None, {"strength": 0}):
+        assert [item["id"] for item in (await post(body | {"diversify": none}))["items"]] == plain
     packed = msgpack.packb({"queries": [body, body | {"diversify": {"strength": 4.0}}], "columns": True})
     response = await house.client.post("/v1/search", content=packed, headers={"content-type": "application/msgpack"})
     results = msgpack.unpackb(response.content)["results"]

@@ -25,7 +25,8 @@ from silverray.router.wire import JSON, MESSAGE_PACK, reply_codec
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
 from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.reply_sizes import bounded
-from tests.router.test_items import Door, MemoryLog
+
+from .test_items import Door, MemoryLog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 

@@ -12,6 +12,7 @@ import pytest
 from silverray.router import endpoint
 from silverray.router import gate as gate_module
 from silverray.router.gate import Gate, Visit
+from silverray.router.pulse import Pulse
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 
@@ -206,7 +207,7 @@ async def test_what_came_too_late_is_not_admitted(make_house: Any, monkeypatch: 
         return await real(*given)
 
     monkeypatch.setattr(house.router, "admit", admit)
-    monkeypatch.setattr(endpoint.Pulse, "arrived", lambda self: self._clock() - 0.3)  # 0.3 s in the loop's backlog
+    monkeypatch.setattr(Pulse, "arrived", lambda self: self._clock() - 0.3)  # 0.3 s in the loop's backlog
     response = await house.client.post("/v1/search", content=orjson.dumps(GOOD), headers=JSON)
     assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert not admitted

@@ -39,7 +39,7 @@ def reply(found: list[Item], text: bool = False, seq: int = 0, traits: bool = Fa
 
 def _traits(keys: NDArray[np.int64]) -> Traits:
     """Of items that have as many tags as the largest key among them."""
-    halves = keys[:, None].astype(np.float32) / 2
+    halves = keys[:, None].astype(np.float32) / np.float32(2)
     tags = np.tile(keys[:, None], (1, max(keys.tolist(), default=1)))
     fields = {"year": FieldValues(keys + 1900, keys > 2), "tags": FieldValues(tags)}
     return Traits(halves, np.stack([keys, -keys]), -halves, fields)

@@ -15,7 +15,7 @@ from silverray.router.app import create_app
 from silverray.router.client import HttpSearcher
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
-from silverray.shard.api import EncoderUnavailable, SearchReply, SearchRequest
+from silverray.shard.api import EncoderUnavailable, Searcher, SearchReply, SearchRequest
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 from silverray.shard.index.catalog import Catalog
@@ -71,7 +71,7 @@ def scores_of(reply: object) -> tuple[list[int], NDArray[np.float32], NDArray[np
 @pytest.mark.parametrize("kind", ["mlp", "mixture_of_logits"])
 async def test_every_searcher_and_a_ranking_give_one_order(tmp_path: Path, kind: str) -> None:
     catalog = publish_scored(tmp_path, kind)
-    query = np.float32([[1e17, -3e17, 2e17, 1e16]])
+    query = np.array([[1e17, -3e17, 2e17, 1e16]], np.float32)
     search = SearchRequest(vectors=query, k=ITEMS, refine="all", timeout_s=60.0)
     (truth,) = await ExactSearch.open(catalog.path).search([search])
     keys, scores, predictions = scores_of(truth)
@@ -84,7 +84,7 @@ async def test_every_searcher_and_a_ranking_give_one_order(tmp_path: Path, kind:
     whole, cut = route(catalog, 1), route(catalog, 3)
     transport = httpx.ASGITransport(create_app(cut))
     given = SearchRequest(vectors=query, keys=np.arange(ITEMS), k=ITEMS, timeout_s=60.0)
-    for searcher, asked in [
+    asked: list[tuple[Searcher, SearchRequest]] = [
         (ShardSearcher.open(catalog.path), search),
         (whole, search),
         (cut, search),
@@ -92,8 +92,9 @@ async def test_every_searcher_and_a_ranking_give_one_order(tmp_path: Path, kind:
         (ShardSearcher.open(catalog.path), given),
         (ExactSearch.open(catalog.path), given),
         (cut, given),
-    ]:
-        (reply,) = await searcher.search([asked])
+    ]
+    for searcher, request in asked:
+        (reply,) = await searcher.search([request])
         found = scores_of(reply)
         assert found[0] == keys
         np.testing.assert_array_equal(found[1], scores)
@@ -111,7 +112,7 @@ async def test_every_searcher_and_a_ranking_give_one_order(tmp_path: Path, kind:
 @pytest.mark.anyio
 async def test_a_scorer_of_whole_lists_loses_no_item_either(tmp_path: Path) -> None:
     catalog = publish_scored(tmp_path, "self_attention")
-    query = np.float32([[1e17, -3e17, 2e17, 1e16]])
+    query = np.array([[1e17, -3e17, 2e17, 1e16]], np.float32)
     search = SearchRequest(vectors=query, k=ITEMS, refine="all", timeout_s=60.0)
     (truth,) = await ExactSearch.open(catalog.path).search([search])
     keys, scores, predictions = scores_of(truth)

@@ -14,12 +14,13 @@ from starlette.types import ASGIApp
 from virtual_time import VirtualLoop
 
 from silverray.router.app import create_app
-from silverray.router.endpoint import Pulse
 from silverray.router.fanout import Backend
 from silverray.router.gate import Gate
+from silverray.router.pulse import Pulse
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
-from tests.router.conftest import Admitting, make_catalog, make_shards
+
+from .conftest import Admitting, make_catalog, make_shards
 
 BATCH, TAKES_S, DEADLINE_S = 4, 0.02, 0.6
 SUSTAINABLE = BATCH / TAKES_S

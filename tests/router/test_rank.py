@@ -132,7 +132,7 @@ async def test_ids_may_be_texts_and_a_catalog_may_have_one_task(publish_items: C
         reply = (await client.post("/v1/rank", json=body)).json()
     await router.close()
     assert [item["id"] for item in reply["items"]] == ids
-    np.testing.assert_array_equal(np.float32([item["score"] for item in reply["items"]]), truth.scores[:40])
+    np.testing.assert_array_equal(np.array([item["score"] for item in reply["items"]], np.float32), truth.scores[:40])
     assert reply["unknown"] == ["nosuch"]
     assert sum(shard["ranked"] for shard in reply["explain"]["shards"].values()) == 40
 

@@ -298,7 +298,9 @@ async def test_nothing_and_one_item(set_wise: Catalog) -> None:
     await router.close()
 
 
-async def test_the_event_loop_goes_on_while_lists_are_ranked(set_wise: Catalog) -> None:
+async def test_the_event_loop_goes_on_while_lists_are_ranked(
+    set_wise: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     router = route(set_wise, 1)
     turns, started = 0, []
 
@@ -315,7 +317,7 @@ async def test_the_event_loop_goes_on_while_lists_are_ranked(set_wise: Catalog) 
         started.append(turns)
         return original(*lists)
 
-    router._reranker._ranker.rerank = rerank  # type: ignore[method-assign]
+    monkeypatch.setattr(router._reranker._ranker, "rerank", rerank)
     task = asyncio.create_task(turn())
     await ask(router, every(8, 10))
     task.cancel()
