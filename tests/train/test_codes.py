@@ -1,5 +1,7 @@
 """Codes of ids and values, and the item table that is joined by them."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -77,7 +79,7 @@ def test_text_ids() -> None:
         ({"id": [1], "year": [1]}, "column 'genres': .*there is no such column"),
     ],
 )
-def test_bad_items_are_refused(table: dict, message: str) -> None:
+def test_bad_items_are_refused(table: dict[str, list[Any]], message: str) -> None:
     rules = (
         {} if len(table) == 1 else {"year": RULES["year"], **({} if len(table) == 2 and "x" in str(table) else RULES)}
     )

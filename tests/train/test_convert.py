@@ -14,6 +14,7 @@ from silverray.shard.parquet.rows import TableError
 from silverray.shard.train import convert as module
 from silverray.shard.train import impressions
 from silverray.shard.train.convert import Conversion, convert, to_impressions
+from silverray.shard.train.grouping import group
 from silverray.shard.train.requests import RequestTable
 
 SPAN = 20
@@ -177,7 +178,6 @@ def test_row_groups_have_the_size_asked_for(tmp_path: Path, monkeypatch: pytest.
 def test_memory_holds_a_span_not_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(impressions, "BLOCK", 64)
     held = []
-    group = module.group
 
     def counted(keys: Any, *arguments: Any, **options: Any) -> Any:
         held.append(len(keys))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from request_tables import FORMAT, items, request_table, with_column, write
 
+from silverray.shard.model.features import HashFeature
 from silverray.shard.parquet.rows import Rows, TableError
 from silverray.shard.train import requests
 from silverray.shard.train.batch import Batch
@@ -54,8 +55,9 @@ def test_a_batch_holds_what_the_table_says(tmp_path: Path) -> None:
     assert lists(batch.user, "seen") == [[3, 4, 2], [], [], [1, 1]]
     assert lists(batch.user, "age") == [[1], [1], [1], [1]]
     assert lists(batch.user, "country") == [[0], [0], [1], [2]]
-    hashed = FORMAT.user.categories["city"].code
-    assert lists(batch.user, "city") == [[0], [hashed("Rome")], [hashed("Oslo")], [0]]
+    city = FORMAT.user.categories["city"]
+    assert isinstance(city, HashFeature)
+    assert lists(batch.user, "city") == [[0], [city.code("Rome")], [city.code("Oslo")], [0]]
     shown = table.column("items").to_pylist()
     known = {10: 1, 20: 2, 30: 3, 40: 4, 99: 0}
     assert batch.request.tolist() == [place for place, own in enumerate(shown) for _ in own]

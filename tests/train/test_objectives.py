@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from two_tastes import FORMAT, ITEMS, items, requests_table
 
-from silverray.shard.model.overarch import load_imbalance
+from silverray.shard.model.overarch import MixtureOfLogits, load_imbalance
 from silverray.shard.model.overarch_files import make_scorer
 from silverray.shard.model.two_tower import Encoded, TwoTower
 from silverray.shard.train.batch import Batch
@@ -77,7 +77,7 @@ def test_sampled_softmax_is_its_formula(batch: Batch, model: TwoTower) -> None:
         score = {other: user @ vectors[row] / 0.2 - np.log(q[other]) for other, row in first.items()}
         total += np.log(sum(map(np.exp, score.values()))) - score[item]
     assert float(loss.examples) == float((batch.labels[:, 0] > 0).sum())
-    assert float(loss.total) == pytest.approx(total, rel=1e-5)
+    assert loss.total.item() == pytest.approx(total, rel=1e-5)
 
 
 def test_an_item_that_was_never_counted_has_a_finite_loss(batch: Batch, model: TwoTower) -> None:
@@ -92,7 +92,7 @@ def test_binary_cross_entropy_is_its_formula(batch: Batch, model: TwoTower) -> N
     loss = BinaryCrossEntropy(1)(encoded, batch, item_ids(batch), distinct(item_ids(batch), encoded.items))
     chance = torch.sigmoid(5 * encoded.cosines[:, 1].double())
     wanted = -torch.where(batch.labels[:, 1] > 0, chance.log(), (1 - chance).log()).sum()
-    assert float(loss.total) == pytest.approx(float(wanted), rel=1e-5)
+    assert loss.total.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert float(loss.examples) == len(batch.request)
 
 
@@ -132,14 +132,15 @@ def test_scoring_samples_and_balances(batch: Batch, model: TwoTower) -> None:
 
     def total(objective: SampledScoring) -> float:
         torch.manual_seed(0)
-        return objective(encoded, batch, ids, candidates).total.item()
+        return float(objective(encoded, batch, ids, candidates).total.item())
 
     few, all_of_them = (total(scoring("mixture_of_logits", sampled=sampled)) for sampled in (5, 1_000))
     assert 0 < few < all_of_them
     examples = float((batch.labels > 0).sum())
     balanced = scoring("mixture_of_logits", balance=2.0)
+    assert isinstance(balanced.scorer, MixtureOfLogits)
     gates = balanced.scorer.mixture(encoded.users, candidates.vectors[None], balanced.features[candidates.ids][None])[1]
-    extra = 2.0 * examples * float(load_imbalance(gates.flatten(0, 2)))
+    extra = 2.0 * examples * load_imbalance(gates.flatten(0, 2)).item()
     assert total(balanced) == pytest.approx(all_of_them + extra, rel=1e-4)
 
 
