@@ -6,6 +6,7 @@ Letters: N slots, D dimensions, C clusters, Q queries, P probes, R planes, W wor
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,34 @@ FILTERS: dict[str, list[tuple[Opcode, int]]] = {
 """Programs of every opcode; `deep` fills the stack."""
 
 
+class ScanArguments(NamedTuple):
+    """Arguments of `scan` up to `keep`."""
+
+    codes: Tensor
+    scales: Tensor
+    keys: Tensor
+    offsets: Tensor
+    planes: Tensor
+    programs: Tensor
+    filters: Tensor
+    queries: Tensor
+    probes: Tensor
+    bases: Tensor
+
+
+class ExactScanArguments(NamedTuple):
+    """Arguments of `exact_scan` up to `k`."""
+
+    vectors: Tensor
+    keys: Tensor
+    offsets: Tensor
+    planes: Tensor
+    programs: Tensor
+    filters: Tensor
+    queries: Tensor
+    probes: Tensor
+
+
 @dataclass
 class Lists:
     """The arguments of the scan, by name."""
@@ -52,17 +81,15 @@ class Lists:
     centroids: Tensor
 
     @property
-    def scan(self) -> tuple[Tensor, ...]:
-        """Arguments of `scan` up to `keep`."""
-        return (
+    def scan(self) -> ScanArguments:
+        return ScanArguments(
             self.codes, self.scales, self.keys, self.offsets, self.planes, self.programs, self.filters, self.queries,
             self.probes, self.bases,
         )  # fmt: skip
 
     @property
-    def exact_scan(self) -> tuple[Tensor, ...]:
-        """Arguments of `exact_scan` up to `k`."""
-        return (
+    def exact_scan(self) -> ExactScanArguments:
+        return ExactScanArguments(
             self.vectors, self.keys, self.offsets, self.planes, self.programs, self.filters, self.queries, self.probes,
         )  # fmt: skip
 
@@ -142,12 +169,12 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
         np.testing.assert_array_equal(part.numpy(), wanted.numpy())
 
 
-def assert_same_rows(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+def assert_same_rows(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     """Each row holds the same pairs of score and place, in any order."""
     assert_same(_sorted(found), _sorted(expected))
 
 
-def _sorted(pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _sorted(pairs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     scores, places = pairs
     places, order = places.sort(dim=1)
     return scores.gather(1, order), places

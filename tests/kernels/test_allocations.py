@@ -3,6 +3,7 @@
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from .cases import Lists, make_lists
 from .test_retrieve import arguments_of
 
 QUERIES = (64, 256)
-Call = Callable[[], tuple[Tensor, Tensor]]
+Call = Callable[[], tuple[Tensor, ...]]
 
 
 @pytest.fixture
@@ -68,9 +69,14 @@ def test_numba_allocates_as_often_for_64_queries_as_for_256(name: str, counted: 
 def test_python_and_torch_are_called_as_often_for_64_queries_as_for_256(name: str) -> None:
     counts = []
     for queries in QUERIES:
-        call, events = OPS[name](make(queries)), []
+        call = OPS[name](make(queries))
+        events: list[str] = []
+
+        def see(frame: FrameType, event: str, argument: object, seen: list[str] = events) -> None:
+            seen.append(event)
+
         call()
-        sys.setprofile(lambda frame, event, argument, seen=events: seen.append(event))
+        sys.setprofile(see)
         call()
         sys.setprofile(None)
         counts.append(sum(event in ("call", "c_call") for event in events))

@@ -33,11 +33,11 @@ def test_a_row_without_elements_has_scale_zero() -> None:
 
 def test_a_scale_is_a_quotient_and_no_product_with_a_reciprocal() -> None:
     # In float32, x / 127 and x * (1 / 127) are neighbours for these.
-    largest = [9.0, 13.0, 36.0, 175.0, 350.0]
+    largest = np.array([9, 13, 36, 175, 350], np.float32)
     scales = quantize_rows(torch.tensor(largest, device=DEVICE)[:, None]).scales.cpu()
-    np.testing.assert_array_equal(scales.numpy(), np.float32(largest) / np.float32(127))
+    np.testing.assert_array_equal(scales.numpy(), largest / np.float32(127))
     np.testing.assert_array_equal(scales[:2].numpy().view(np.int32), [0x3D912245, 0x3DD1A347])
-    assert (np.float32(largest) * (np.float32(1) / np.float32(127)) != scales.numpy()).all()
+    assert (largest * (np.float32(1) / np.float32(127)) != scales.numpy()).all()
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -57,7 +57,7 @@ SURVIVORS = ("vectors", "keys", "bits", "filters", "queries")
 
 def retrieve(*arguments: Tensor | int) -> Retrieved:
     """The op with its arguments in order."""
-    return retrieve_arguments(Arguments(*arguments))
+    return retrieve_arguments(Arguments._make(arguments))
 
 
 RETRIEVE = arguments_of(LISTS, 1)
@@ -74,7 +74,9 @@ EVERY_ARGUMENT = [(op, name) for op, (names, _, _) in OPS.items() for name in na
 
 
 @pytest.mark.parametrize(("op", "name"), EVERY_ARGUMENT, ids=[f"{op.__name__}-{name}" for op, name in EVERY_ARGUMENT])
-def test_every_argument_of_another_type_or_number_of_dimensions_is_refused(op: Callable, name: str) -> None:
+def test_every_argument_of_another_type_or_number_of_dimensions_is_refused(
+    op: Callable[..., object], name: str
+) -> None:
     names, arguments, sizes = OPS[op]
     at = names.index(name)
     # Zeros are the same in every type: a kernel that does take them reads nothing outside.
@@ -95,6 +97,6 @@ def test_ops_pass_torchs_own_checks_of_registered_operators() -> None:
 
 
 @pytest.mark.parametrize("op", list(OPS), ids=lambda op: op.__name__)
-def test_kernels_pass_torchs_own_checks_of_registered_operators(op: Callable) -> None:
+def test_kernels_pass_torchs_own_checks_of_registered_operators(op: Callable[..., object]) -> None:
     _, arguments, sizes = OPS[op]
     torch.library.opcheck(getattr(torch.ops.silverray, op.__name__).default, (*arguments, *sizes))

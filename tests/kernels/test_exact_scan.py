@@ -10,7 +10,7 @@ from silverray.kernels.rows import aligned_rows
 from silverray.kernels.scan import exact_scan
 from silverray.kernels.scores import exact_scores
 
-from .cases import THREADS, Lists, assert_same, make_lists, threads
+from .cases import THREADS, ExactScanArguments, Lists, assert_same, make_lists, threads
 from .test_scan import SHAPES
 
 CACHES = [torch.float32, torch.bfloat16]
@@ -86,11 +86,11 @@ def test_arguments_may_be_views_of_larger_tensors_with_any_finite_numbers_betwee
             wide = torch.full([2 * size + 3 for size in part.shape], 7, dtype=part.dtype)
             view = wide[tuple(slice(1, 2 * size + 1, 2) for size in part.shape)]
             views.append(view.copy_(part))
-        assert_same(exact_scan(*views, 40), expected)
+        assert_same(exact_scan(*ExactScanArguments._make(views), 40), expected)
         memory = aligned_rows(torch.full((900, 112), 7.0).to(dtype))
         cut = memory[:, :50].copy_(lists.vectors)
         assert aligned_rows(cut) is cut
-        assert_same(exact_scan(cut, *lists.exact_scan[1:], 40), expected)
+        assert_same(exact_scan(*lists.exact_scan._replace(vectors=cut), 40), expected)
 
 
 def test_a_batch_larger_than_the_buffers_is_scanned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Refining: the kernel against the reference, in order."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,16 @@ from .cases import THREADS, assert_same, threads
 CACHES = [torch.float32, torch.bfloat16]
 
 
-def make(n: int, d: int, queries: int, columns: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+class Arguments(NamedTuple):
+    """Those of `refine` up to `k`."""
+
+    vectors: Tensor
+    keys: Tensor
+    queries: Tensor
+    candidates: Tensor
+
+
+def make(n: int, d: int, queries: int, columns: int, dtype: torch.dtype = torch.float32) -> Arguments:
     """Vectors (half of them twice), keys, queries, and candidates of which a fifth is none."""
     g = torch.Generator().manual_seed(n + d)
     vectors = torch.randn(n, d, generator=g).to(dtype)
@@ -20,10 +31,10 @@ def make(n: int, d: int, queries: int, columns: int, dtype: torch.dtype = torch.
     keys = torch.randperm(n, generator=g) * ((1 << 62) // n)
     candidates = torch.stack([torch.randperm(n, generator=g)[:columns] for _ in range(queries)])
     candidates[torch.rand(candidates.shape, generator=g) < 0.2] = -1
-    return vectors, keys, torch.randn(queries, d, generator=g), candidates
+    return Arguments(vectors, keys, torch.randn(queries, d, generator=g), candidates)
 
 
-def check(arguments: tuple[Tensor, ...], k: int) -> None:
+def check(arguments: tuple[Tensor, Tensor, Tensor, Tensor], k: int) -> None:
     expected = reference(*arguments, k)
     for number in THREADS:
         with threads(number):
@@ -102,4 +113,4 @@ def test_arguments_may_be_views_of_larger_tensors() -> None:
         for part in arguments:
             wide = torch.full([2 * size + 3 for size in part.shape], 5, dtype=part.dtype)
             views.append(wide[tuple(slice(1, 2 * size + 1, 2) for size in part.shape)].copy_(part))
-        assert_same(refine(*views, 25), expected)
+        assert_same(refine(*Arguments._make(views), 25), expected)

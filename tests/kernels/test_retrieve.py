@@ -101,4 +101,4 @@ def test_arguments_may_be_views_of_larger_tensors() -> None:
             wide = torch.zeros([2 * size + 3 for size in part.shape], dtype=part.dtype)
             part = wide[tuple(slice(1, 2 * size + 1, 2) for size in part.shape)].copy_(part)
         views.append(part)
-    assert_same(retrieve(Arguments(*views))[:2], expect(its))
+    assert_same(retrieve(Arguments._make(views))[:2], expect(its))

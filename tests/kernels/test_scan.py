@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from silverray.kernels import scan_launch, scan_reference
 from silverray.kernels.codes import quantize_rows
+from silverray.kernels.programs import reference as evaluate
 from silverray.kernels.scan import scan
 
-from .cases import THREADS, Lists, assert_same_rows, make_lists, threads, unpack
+from .cases import THREADS, Lists, ScanArguments, assert_same_rows, make_lists, threads, unpack
 
 SHAPES = [
     # slots, dimensions, clusters, queries, probes, keep
@@ -127,12 +129,12 @@ def test_arguments_may_be_views_of_larger_tensors() -> None:
         wide = torch.zeros([2 * size + 3 for size in part.shape], dtype=part.dtype)
         view = wide[tuple(slice(1, 2 * size + 1, 2) for size in part.shape)]
         views.append(view.copy_(part))
-    assert_same_rows(scan(*views, 60), expected)
+    assert_same_rows(scan(*ScanArguments._make(views), 60), expected)
     wide = torch.zeros(1501, 64 + 50, dtype=torch.int8)
     shifted = wide[1:, 3:53].copy_(lists.codes)
     planes = torch.cat([lists.planes, lists.planes], dim=1)[:, : lists.planes.shape[1]]
     assert planes.shape[1] % 8 == 0
-    assert_same_rows(scan(shifted, *lists.scan[1:4], planes, *lists.scan[5:], 60), expected)
+    assert_same_rows(scan(*lists.scan._replace(codes=shifted, planes=planes), 60), expected)
 
 
 def test_a_batch_larger_than_the_buffers_is_scanned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +147,12 @@ def test_a_batch_larger_than_the_buffers_is_scanned_in_parts(monkeypatch: pytest
 def test_python_threads_may_scan_at_the_same_time() -> None:
     many = [make_lists(5000, 48, 12, 7, 6, seed=seed) for seed in range(8)]
     expected = [scan_reference.scan(*lists.scan, 30) for lists in many]
+
+    def search(lists: Lists) -> tuple[Tensor, Tensor]:
+        return scan(*lists.scan, 30)
+
     with ThreadPoolExecutor(4) as pool:
-        for found, wanted in zip(pool.map(lambda lists: scan(*lists.scan, 30), many * 5), expected * 5, strict=True):
+        for found, wanted in zip(pool.map(search, many * 5), expected * 5, strict=True):
             assert_same_rows(found, wanted)
 
 
@@ -155,7 +161,7 @@ def test_the_reference_agrees_with_a_loop_over_slots(d: int) -> None:
     lists, keep = make_lists(257, d, 9, 5, 4, seed=d), 20
     lists.probes[1] = -1
     coded = quantize_rows(lists.queries)
-    passing = unpack(scan_reference.evaluate_reference(lists.planes, lists.programs)[lists.filters], 257)
+    passing = unpack(evaluate(lists.planes, lists.programs)[lists.filters], 257)
     scores, places = scan_reference.scan(*lists.scan, keep)
     for query in range(5):
         expected = []

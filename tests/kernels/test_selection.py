@@ -37,7 +37,8 @@ class Candidates:
 
     def keep(self, keep: int) -> tuple[int, int]:
         """Call `keep_best`."""
-        return keep_best(*self._addresses(), self.count, keep, self._keys.ctypes.data)
+        kept: tuple[int, int] = keep_best(*self._addresses(), self.count, keep, self._keys.ctypes.data)
+        return kept
 
     def sort(self) -> None:
         """Call `sort_best`."""

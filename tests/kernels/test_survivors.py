@@ -11,10 +11,12 @@ from silverray.kernels.survivors import reference, score_survivors
 
 from .cases import THREADS, assert_same, threads, unpack
 
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
 
 def make(
     n: int, d: int, queries: int, shares: tuple[float, ...], seed: int = 0, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, ...]:
+) -> Arguments:
     """Arguments of `score_survivors` up to `k`; bits past the last slot are set at random too."""
     g = torch.Generator().manual_seed(seed)
     words = n // 64 + 2
@@ -29,7 +31,7 @@ def make(
     )
 
 
-def check(arguments: tuple[Tensor, ...], k: int) -> None:
+def check(arguments: Arguments, k: int) -> None:
     expected = reference(*arguments, k)
     for number in THREADS:
         with threads(number):
@@ -55,9 +57,9 @@ def test_the_kernel_agrees_with_the_reference(
 
 
 def test_equal_scores_are_ordered_by_key() -> None:
-    vectors, *rest = make(3000, 24, 7, (0.5, 1.0))
+    vectors, keys, bits, filters, queries = make(3000, 24, 7, (0.5, 1.0))
     for k in (1, 50, 3000):
-        check((vectors[:3].repeat(1000, 1), *rest), k)
+        check((vectors[:3].repeat(1000, 1), keys, bits, filters, queries), k)
 
 
 def test_a_batch_larger_than_the_buffers_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

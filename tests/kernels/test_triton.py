@@ -45,7 +45,7 @@ def on_device(value: object) -> object:
     return value.to(DEVICE) if isinstance(value, Tensor) else value
 
 
-def run(launch: Callable, *arguments: object) -> tuple[Tensor, ...]:
+def run(launch: Callable[..., object], *arguments: object) -> tuple[Tensor, ...]:
     found = launch(*(on_device(argument) for argument in arguments))
     return tuple(part.cpu() for part in (found if isinstance(found, tuple) else (found,)))
 
@@ -89,8 +89,8 @@ def test_selection_is_that_of_top_k_ties_and_missing_places_included(n: int, k: 
     keys = torch.randperm(n + 5, generator=g) * ((1 << 62) // (n + 5))
     counts = torch.tensor([n, n // 2, n + 7, 0])
 
-    def select_and_rank(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        return select_triton.rank(*select_triton.select(*arguments, keys.to(DEVICE), k), keys.to(DEVICE))
+    def select_and_rank(some: Tensor, items: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        return select_triton.rank(*select_triton.select(some, items, counts, keys.to(DEVICE), k), keys.to(DEVICE))
 
     there = some.masked_fill(torch.arange(n) >= counts[:, None], -torch.inf)
     best, places = top_k(there, keys[items.long()], k)
@@ -130,8 +130,8 @@ def test_candidates_and_survivors() -> None:
         arguments = lists.vectors, lists.keys, lists.queries, candidates, k
         assert_same(run(refine_triton.launch, *arguments), refine.reference(*arguments))
         words = programs.reference(lists.planes, lists.programs)
-        arguments = lists.vectors, lists.keys, words, lists.filters, lists.queries, k
-        assert_same(run(survivors_triton.launch, *arguments), survivors.reference(*arguments))
+        others = lists.vectors, lists.keys, words, lists.filters, lists.queries, k
+        assert_same(run(survivors_triton.launch, *others), survivors.reference(*others))
 
 
 def test_survivors_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,12 @@ WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "bin
 class NoWaiting(TorchDispatchMode):
     """Refuses operators whose result, or its shape, the host would have to wait for."""
 
-    def __torch_dispatch__(self, op: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
         name = op.overloadpacket.__name__
         assert name not in WAITING and not name.startswith("unique"), name
         assert name != "_to_copy" or "device" not in (options or {}), "a copy between devices"
@@ -168,7 +173,7 @@ class NoWaiting(TorchDispatchMode):
 
 def test_a_search_never_waits_for_the_gpu() -> None:
     its = arguments_of(make_lists(300, 16, 6, 12, seed=1), 1)
-    its = retrieve.Arguments(*(on_device(part) for part in its))  # type: ignore[arg-type]
+    its = retrieve.Arguments._make(on_device(part) for part in its)
     curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.1, 0.5])).lines().to(DEVICE)
     with NoWaiting():
         retrieve_triton.launch(*its)
@@ -178,7 +183,7 @@ def test_a_search_never_waits_for_the_gpu() -> None:
 
 
 def test_a_search_divides_by_nothing_whose_reciprocal_a_gpu_would_take() -> None:
-    its = retrieve.Arguments(*map(on_device, arguments_of(make_lists(300, 16, 6, 12, seed=1), 1)))  # type: ignore[arg-type]
+    its = retrieve.Arguments._make(map(on_device, arguments_of(make_lists(300, 16, 6, 12, seed=1), 1)))
     curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.1, 0.5])).lines().to(DEVICE)
     with OnDevice():
         retrieve_triton.launch(*its)
