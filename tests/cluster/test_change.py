@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> FakeWriters:
 def instance(monkeypatch: pytest.MonkeyPatch) -> FakeInstance:
     fake = FakeInstance()
     monkeypatch.setattr(ServeInstance, "connect", lambda *_, **__: fake)
-    monkeypatch.setattr(readiness.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(Readiness, "_ask", lambda _: None)
     return fake
 

@@ -79,9 +79,8 @@ class Shop:
             id_ = int(rng.choice(ids)) if rng.random() < 0.7 else int(rng.integers(100_000, 100_050))
             fields = {"year": 3000, "genres": rng.choice(["Drama", "New"], 2).tolist(), "country": "Atlantis"}
             vector = rng.standard_normal(16).astype(np.float32)
-            made.append(
-                [Upsert(id_, vector, fields), Delete(id_), Patch(id_, {"year": 3000, "country": None})][rng.integers(3)]
-            )
+            kinds = Upsert(id_, vector, fields), Delete(id_), Patch(id_, {"year": 3000, "country": None})
+            made.append(kinds[rng.integers(3)])
         checked = check(made, self.catalog)
         return [write for write in checked if isinstance(write, (Upsert, Delete, Patch))]
 

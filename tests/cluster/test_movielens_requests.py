@@ -8,6 +8,7 @@ import pytest
 
 from silverray.cluster.movielens import Film, MovieLens, Rater, films_table
 from silverray.cluster.movielens_requests import movielens_format, write_requests
+from silverray.shard.model.features import CategoryFeature
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.requests import RequestTable
@@ -93,6 +94,7 @@ def test_the_files_are_loaded(tmp_path: Path) -> None:
     assert batch.user["history"].lengths().tolist() == [0, 0, 2, 1]
     assert batch.user["age"].values().tolist() == [1, 7, 1, 7]
     occupations = format.user.categories["occupation"]
+    assert isinstance(occupations, CategoryFeature)
     assert batch.user["occupation"].values().tolist() == [occupations.code("student"), occupations.code("writer")] * 2
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from processes import PATIENCE_S
 
-from silverray.cluster import ray_local
 from silverray.cluster.config import HttpConfig, LimitsConfig, ServeConfig
 from silverray.cluster.instance import _environment, connect_ray
 from silverray.cluster.log.store import LogStore
@@ -139,7 +139,7 @@ def started_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(ray_local.ray, "init", init)
+    monkeypatch.setattr(ray, "init", init)
     return folders
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RayServeException
 
@@ -40,9 +41,9 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise ValueError
         return name
 
-    monkeypatch.setattr(serve_life.ray.util, "list_named_actors", lambda all_namespaces: left)
-    monkeypatch.setattr(serve_life.ray, "get_actor", get_actor)
-    monkeypatch.setattr(serve_life.ray, "kill", names.append)
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda all_namespaces: left)
+    monkeypatch.setattr(ray, "get_actor", get_actor)
+    monkeypatch.setattr(ray, "kill", names.append)
     return names
 
 

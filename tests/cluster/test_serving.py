@@ -62,7 +62,8 @@ def make_requests(count: int, seed: int = 0) -> list[SearchRequest]:
 
 def ask(url: str, requests: list[SearchRequest]) -> list[SearchReply]:
     async def search() -> list[Any]:
-        replies, sizes = [], np.random.default_rng(0)
+        replies: list[Any] = []
+        sizes = np.random.default_rng(0)
         async with HttpSearcher(url) as searcher:
             while left := requests[len(replies) :]:
                 replies += await searcher.search(left[: int(sizes.integers(1, 65))])

@@ -13,7 +13,7 @@ from tables import TABLES, make_batch
 
 from silverray.cluster.tables import dispatcher
 from silverray.cluster.tables.dispatcher import GroupTables
-from silverray.cluster.tables.group import GroupFailed
+from silverray.cluster.tables.group import GroupFailed, TableGroup
 from silverray.cluster.tables.plan import RankBudget, TablePlan, plan_tables
 from silverray.cluster.tables.slices import FeatureSlice
 from silverray.shard.api import EncoderUnavailable, Overloaded
@@ -75,7 +75,7 @@ class Forming:
 def play(test: Callable[[GroupTables, Forming], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         forming = Forming()
-        monkeypatch.setattr(dispatcher.TableGroup, "form", forming.form)
+        monkeypatch.setattr(TableGroup, "form", forming.form)
         monkeypatch.setattr(dispatcher, "_FIRST_PAUSE_S", 0.01)
         tables = await GroupTables.form(PLAN, Path(), 0.1)
         try:
@@ -94,7 +94,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def lengths(requests: int, seed: int) -> torch.Tensor:
-    return make_batch(requests, seed)["age"].lengths()[:, None].float()
+    found: torch.Tensor = make_batch(requests, seed)["age"].lengths()[:, None].float()
+    return found
 
 
 def test_batches_are_asked_one_at_a_time_and_keep_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +176,8 @@ def test_too_many_batches_are_refused_and_closing_refuses_the_rest(monkeypatch: 
             if one.done():
                 assert isinstance(one.exception(), Overloaded)
         await tables.close()
-        for one in await asyncio.gather(*asked, return_exceptions=True):
-            assert isinstance(one, EncoderUnavailable | Overloaded)
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(outcome, EncoderUnavailable | Overloaded)
 
     play(test, monkeypatch)
 

@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -117,7 +118,7 @@ def test_a_run_writes_what_publish_takes(tmp_path: Path) -> None:
     assert catalog.has_user_tower
     encoder = TowerEncoder.load(tmp_path / "snapshots" / "v1" / "model")
     assert encoder.tasks == ("liked",)
-    users = [{"seen": [10, 20, 30], "age": 25}, {"seen": [910, 920], "age": 25}, {"seen": []}]
+    users: list[dict[str, Any]] = [{"seen": [10, 20, 30], "age": 25}, {"seen": [910, 920], "age": 25}, {"seen": []}]
     found = asyncio.run(encoder.encode(users))
     encoder.close()
     scores = found[:, 0] @ vectors.T
