@@ -46,7 +46,7 @@ class Captured:
         if not torch.cuda.is_available():
             self.result = call()
             return
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARMUPS):
@@ -95,7 +95,7 @@ def time_calls(calls: Sequence[Call], rounds: int, *, waiting: bool = False, col
             _flush_buffer().zero_()
         if waiting:
             torch.cuda.synchronize()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
         end.record()

@@ -20,6 +20,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 # Triton reads this when it is imported and when a kernel is defined: without a GPU its interpreter runs kernels.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# A warning is an error: one that torch gives once a process would fail whichever test comes first.
+torch.set_warn_always(True)
 
 Publish = Callable[..., Catalog]
 REPEAT_S = 30.0

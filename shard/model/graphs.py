@@ -104,7 +104,7 @@ class Capture:
 
     def __call__(self, run: Run, inputs: Inputs) -> Run:
         """Capture `run`; what it returns is copied before the next replay overwrites it."""
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             run(*inputs)  # compiles what was not yet
