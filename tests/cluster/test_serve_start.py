@@ -14,6 +14,7 @@ import pytest
 
 from silverray.cluster import service
 from silverray.cluster.config import ServeConfig
+from silverray.cluster.instance import ServeInstance
 from silverray.cluster.log.claim import Claim
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.sections import ConfigError
@@ -30,7 +31,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         raise StartedError
 
     monkeypatch.setattr(service, "compile_kernels", refuse)
-    monkeypatch.setattr(service.ServeInstance, "connect", refuse)
+    monkeypatch.setattr(ServeInstance, "connect", refuse)
 
 
 def config(store: Path, folder: Path, **keys: Any) -> ServeConfig:

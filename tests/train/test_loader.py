@@ -1,6 +1,6 @@
 """Request tables and the loader: values, order, resumption, memory, and damaged files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def lists(features: Any, name: str) -> list[list[int]]:
     return [part.tolist() for part in torch.split(column.values(), column.lengths().tolist())]
 
 
-def numbers(batches: Sequence[Batch]) -> list[int]:
+def numbers(batches: Iterable[Batch]) -> list[int]:
     return [time - 1_000 for batch in batches for time in batch.times.tolist()]
 
 
