@@ -17,7 +17,7 @@ from silverray.cluster.garbage import spare_loaded
 from silverray.cluster.handles import ApplicationHandle
 from silverray.shard.api import SearchError
 from silverray.shard.model.encoder import TowerEncoder
-from silverray.shard.model.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables
+from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables
 from silverray.shard.model.tables import LocalTables, Lookup, Table, embedding_tables, int8_tables
 
 ENCODER_DEPLOYMENT = "encoder"
@@ -114,7 +114,6 @@ class _OwnTables(LocalTables):
 
     def __init__(self, folder: Path, *, int8: bool) -> None:
         tables = read_tables(folder)
-        check_tables(folder, tables)
         if int8:
             module = int8_tables(tables, folder)
         else:

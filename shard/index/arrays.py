@@ -6,7 +6,7 @@ Letters: n items of a partition, C clusters, D dimensions, J depths, W words of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -18,9 +18,11 @@ from silverray.kernels.bits import words_for
 from silverray.shard.api import SnapshotError
 from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.schema import Field, FieldType
+from silverray.shard.index.arrow_files import read_table
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.keys import partition_of
 from silverray.shard.index.snapshot import COLUMNS, INDEX, ITEMS, KEYS, PAYLOAD, SnapshotFiles, partition_folder
+from silverray.shard.printing import printable
 
 Arrays = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """Type and shape of arrays by name."""
@@ -29,9 +31,18 @@ _MOST_CURVE = 1 << 20
 """Most bytes of a recall curve, which has nine depths."""
 
 
-def require_index_size(files: SnapshotFiles, catalog: Catalog) -> None:
-    """Check that the index has as many clusters as the manifest says, unread; raises as `read_index` does."""
+def require_sizes(files: SnapshotFiles, catalog: Catalog, partitions: Sequence[int]) -> None:
+    """Check that the files of partitions have as many clusters and items as the manifest says, unread.
+
+    Raises:
+        SnapshotError: as `read_index` does, or there is no such partition.
+    """
+    catalog.items_in(tuple(partitions))
     _require_size(files, INDEX, _index_arrays(catalog), most=_MOST_CURVE)
+    for number in partitions:
+        folder = partition_folder(number)
+        _require_size(files, f"{folder}/{KEYS}", _key_arrays(catalog, number), most=0)
+        _require_size(files, f"{folder}/{ITEMS}", _item_arrays(catalog, number), most=0)
 
 
 def read_index(files: SnapshotFiles, catalog: Catalog) -> dict[str, Tensor]:
@@ -55,8 +66,8 @@ def read_index(files: SnapshotFiles, catalog: Catalog) -> dict[str, Tensor]:
 
 def read_keys(files: SnapshotFiles, catalog: Catalog, number: int) -> dict[str, Tensor]:
     """Keys of a partition's items and their clusters; raises as `read_index` does."""
-    items, name = catalog.partition_items[number], f"{partition_folder(number)}/{KEYS}"
-    found = _read(files, name, {"keys": (torch.int64, (items,)), "clusters": (torch.int32, (items,))})
+    name = f"{partition_folder(number)}/{KEYS}"
+    found = _read(files, name, _key_arrays(catalog, number))
     keys, clusters = found["keys"], found["clusters"]
     good = bool((clusters >= 0).all() and (clusters < catalog.clusters).all())
     _require(good, files, name, f"clusters: expected 0 to {catalog.clusters - 1}")
@@ -70,16 +81,7 @@ def read_keys(files: SnapshotFiles, catalog: Catalog, number: int) -> dict[str, 
 def read_items(files: SnapshotFiles, catalog: Catalog, number: int) -> dict[str, Tensor]:
     """Vectors, codes and filter bits of a partition's items; raises as `read_index` does."""
     items, name = catalog.partition_items[number], f"{partition_folder(number)}/{ITEMS}"
-    found = _read(
-        files,
-        name,
-        {
-            "codes": (torch.int8, (items, catalog.dimension)),
-            "scales": (torch.float32, (items,)),
-            "vectors": (catalog.cache_type, (items, catalog.dimension)),
-            "bits": (torch.int64, (items, words_for(catalog.layout.rows))),
-        },
-    )
+    found = _read(files, name, _item_arrays(catalog, number))
     if not items:
         return found
     # The least and the largest number are NaN if any is.
@@ -115,23 +117,27 @@ def read_columns(files: SnapshotFiles, catalog: Catalog, number: int) -> Columns
 def read_payload(files: SnapshotFiles, catalog: Catalog, number: int) -> pa.Table:
     """What replies show of a partition's items; raises as `read_index` does."""
     items, name = catalog.partition_items[number], f"{partition_folder(number)}/{PAYLOAD}"
-    try:
-        table = pa.ipc.open_file(pa.BufferReader(files.read(name))).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise SnapshotError(f"{files.path / name}: no readable table: {' '.join(str(error).split())}") from error
     fields = {field: its.type for field, its in catalog.schema.fields.items() if its.payload}
     wanted: dict[str, FieldType] = {
         **({catalog.schema.id: "category"} if catalog.id_type == "string" else {}),
         **fields,
     }
-    names = f"columns: expected {', '.join(wanted) or 'none'}"
-    _require(table.column_names == list(wanted), files, name, names)
-    # A table without columns has no rows.
-    _require(len(table) == (items if wanted else len(table)), files, name, f"rows: expected {items}, got {len(table)}")
-    for column, kind in wanted.items():
-        got = table.schema.field(column).type
-        _require(_holds(got, kind), files, name, f"{column}: expected {kind}, got {got}")
+
+    def check(schema: pa.Schema) -> None:
+        names = f"columns: expected {', '.join(wanted) or 'none'}"
+        _require(schema.names == list(wanted), files, name, names)
+        for column, kind in wanted.items():
+            got = schema.field(column).type
+            _require(_holds(got, kind), files, name, f"{column}: expected {kind}, got {printable(str(got))[:100]}")
+
+    try:
+        table = read_table(files.read(name), check)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise SnapshotError(
+            f"{files.path / name}: no readable table: {printable(' '.join(str(error).split()))}"
+        ) from error
+    if wanted:  # a table without columns has no rows
+        _require(len(table) == items, files, name, f"rows: expected {items}, got {len(table)}")
     return table
 
 
@@ -151,6 +157,21 @@ def _check_column(files: SnapshotFiles, name: str, field_name: str, field: Field
 def _index_arrays(catalog: Catalog) -> Arrays:
     centroids = (torch.float32, (catalog.clusters, catalog.dimension))
     return {"centroids": centroids, "sizes": (torch.int64, (catalog.clusters,))}
+
+
+def _key_arrays(catalog: Catalog, number: int) -> Arrays:
+    items = catalog.partition_items[number]
+    return {"keys": (torch.int64, (items,)), "clusters": (torch.int32, (items,))}
+
+
+def _item_arrays(catalog: Catalog, number: int) -> Arrays:
+    items = catalog.partition_items[number]
+    return {
+        "codes": (torch.int8, (items, catalog.dimension)),
+        "scales": (torch.float32, (items,)),
+        "vectors": (catalog.cache_type, (items, catalog.dimension)),
+        "bits": (torch.int64, (items, words_for(catalog.layout.rows))),
+    }
 
 
 def _require_size(files: SnapshotFiles, name: str, exact: Arrays, *, most: int | None) -> None:
@@ -193,7 +214,7 @@ def _require(good: bool, files: SnapshotFiles, name: str, message: str) -> None:
 
 
 _TYPES: Mapping[FieldType, tuple[Callable[[Any], bool], ...]] = {
-    "category": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    "category": (pa.types.is_string, pa.types.is_large_string),
     "tags": (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
     "int": (pa.types.is_integer,),
     "float": (pa.types.is_floating,),

@@ -20,8 +20,9 @@ from silverray.shard.index.arrays import (
     read_items,
     read_keys,
     read_payload,
-    require_index_size,
+    require_sizes,
 )
+from silverray.shard.index.arrow_files import shared_text_bytes
 from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.free_memory import free_bytes
 from silverray.shard.index.lists import Lists
@@ -29,7 +30,7 @@ from silverray.shard.index.memory import FreeBytes, MemoryPlan
 from silverray.shard.index.payload import Payload, spread_index, widen
 from silverray.shard.index.placement import Placement
 from silverray.shard.index.recall import RecallCurve
-from silverray.shard.index.snapshot import ITEMS, SnapshotFiles, partition_folder
+from silverray.shard.index.snapshot import ITEMS, PAYLOAD, SnapshotFiles, partition_folder
 from silverray.shard.index.vectors import MAX_LENGTH, length_fault
 from silverray.shard.index.workers import in_threads
 
@@ -79,7 +80,7 @@ def load_partitions(
     Cost:
         Beside what is returned, the `loading` of its plan.
     """
-    require_index_size(files, catalog)
+    require_sizes(files, catalog, partitions)
     memory = MemoryPlan.of(files, catalog, partitions, placement, slack)
     memory.require(free)
     index = read_index(files, catalog)
@@ -114,8 +115,9 @@ def load_partitions(
     }
     placed = {name: placement.put(name, array) for name, array in arrays.items()}
     stored = Columns.concat(columns).take(arrangement.order)
-    table = pa.concat_tables(tables).combine_chunks()
+    table = _joined(files, partitions, tables)
     if slack is not None:
+        memory.require_texts(shared_text_bytes(table), free)
         stored = stored.spread(arrangement.slots, memory.slots, count_spare_tags(memory.items, memory.slots))
         try:
             table = widen(table, catalog.schema)
@@ -126,6 +128,15 @@ def load_partitions(
     payload = Payload(table, ordered.numpy(), catalog.schema.id if catalog.id_type == "string" else None)
     curve = RecallCurve(*(index[name].to(placement.device) for name in RecallCurve._fields))
     return LoadedPartitions(lists, payload, curve, memory)
+
+
+def _joined(files: SnapshotFiles, partitions: Sequence[int], tables: Sequence[pa.Table]) -> pa.Table:
+    """The payload of all partitions, which have columns of the same types."""
+    for number, table in zip(partitions, tables, strict=True):
+        if not table.schema.equals(tables[0].schema):
+            file = files.path / partition_folder(number) / PAYLOAD
+            raise SnapshotError(f"{file}: expected columns of the same types as in partition {partitions[0]}")
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _too_long(vectors: Tensor) -> str | None:

@@ -23,6 +23,7 @@ from silverray.shard.index.snapshot import COLUMNS, ITEMS, PAYLOAD, SnapshotFile
 SCRATCH_BYTES = 2 << 30
 """Kept free on a device: CUDA's context, and the bits, candidates and scores of a batch."""
 HOST = torch.device("cpu")
+_MORE_SHARDS = "use more shards on more machines"
 
 FreeBytes = Callable[[torch.device], int]
 
@@ -122,8 +123,19 @@ class MemoryPlan:
         if self.device:
             advice = "use more shards" + (" or item_cache: host" if "vectors" in self.device else "")
             _require("on the device", {**self.device, "scratch": SCRATCH_BYTES}, free(self.placement.device), advice)
-        advice = "use more shards on more machines"
-        _require("in host memory", {**self.host, "loading": self.loading}, free(HOST), advice)
+        _require("in host memory", {**self.host, "loading": self.loading}, free(HOST), _MORE_SHARDS)
+
+    def require_texts(self, count: int, free: FreeBytes = free_bytes) -> None:
+        """Refuse texts that rows share in their files and that do not fit once each row has its own.
+
+        Args:
+            count: their bytes.
+            free: says how many bytes are free on a device.
+
+        Raises:
+            ShardTooLarge: the host has too little free.
+        """
+        _require("in host memory", {"texts of the payload": count}, free(HOST), _MORE_SHARDS)
 
 
 def format_bytes(count: float) -> str:

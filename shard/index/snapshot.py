@@ -18,7 +18,7 @@ from torch import Tensor
 
 from silverray.shard.api import SnapshotError
 from silverray.shard.filter.mistakes import describe_mistake
-from silverray.shard.index.documents import parse_json, read_json, require_short
+from silverray.shard.index.documents import array_bytes, header_bytes, parse_json, read_json, require_short
 from silverray.shard.index.manifest import MOST, Manifest, checksum, plain_name
 from silverray.shard.paths import as_path
 from silverray.shard.printing import printable
@@ -105,8 +105,10 @@ class SnapshotFiles:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file, checked as by `read`."""
+        content = self.read(name)
         try:
-            tensors: dict[str, Tensor] = load(self.read(name))
+            header_bytes(content[:8])
+            tensors: dict[str, Tensor] = load(content)
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SnapshotError(f"{self.path / name}: no readable arrays: {error!r}") from error
         return tensors
@@ -130,11 +132,10 @@ class SnapshotFiles:
         Raises:
             SnapshotError: it has none.
         """
-        with (self.path / name).open("rb") as stream:
-            header = int.from_bytes(stream.read(8), "little")
-        if (size := self.bytes_of(name) - 8 - header) < 0:
-            raise SnapshotError(f"{self.path / name}: no readable arrays: its header is longer than the file")
-        return size
+        try:
+            return array_bytes(self.path / name)
+        except (OSError, ValueError) as error:
+            raise SnapshotError(f"{self.path / name}: no readable arrays: {error}") from None
 
     def verify(self) -> Iterator[str]:
         """Check every file, yielding its name once it is found good.

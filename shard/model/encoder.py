@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from silverray.shard.api import SnapshotError
-from silverray.shard.index.documents import read_json
+from silverray.shard.index.documents import array_bytes, read_json
 from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.jagged import Jagged, features_of
 from silverray.shard.model.shapes import require_shapes
-from silverray.shard.model.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables, save_tables
+from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables, save_tables
 from silverray.shard.model.tables import LocalTables, Lookup, embedding_tables
 from silverray.shard.model.towers import DenseLayers, TowerShape, UserTower
 
@@ -96,6 +96,7 @@ class TowerEncoder:
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise SnapshotError(f"{info_path}: not a readable model description: {error!r}") from error
         try:
+            array_bytes(weights_path)  # refuses long headers
             tensors = load_file(weights_path)
             keys = tensors.pop(_ITEM_KEYS).numpy()
             item_ids = Vocabulary(keys) if buckets is None else HashedIds(buckets)
@@ -107,7 +108,6 @@ class TowerEncoder:
         except (OSError, SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SnapshotError(f"{weights_path}: no weights of this tower: {error}") from error
         if lookup is None:
-            check_tables(model_dir / TABLES_FOLDER, tables)
             module = embedding_tables(tables)
             load_tables(model_dir / TABLES_FOLDER, tables, module)
             lookup = LocalTables(tables, module)

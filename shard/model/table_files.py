@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from silverray.shard.api import SnapshotError
-from silverray.shard.index.documents import read_json
+from silverray.shard.index.documents import array_bytes, read_json
 
 if TYPE_CHECKING:
     from torchrec import EmbeddingBagCollection
@@ -51,26 +51,24 @@ def save_tables(folder: Path, tables: Sequence[Table], module: EmbeddingBagColle
 
 
 def read_tables(folder: Path) -> tuple[Table, ...]:
-    """The tables that `save_tables` wrote, without their weights.
+    """The tables that `save_tables` wrote, without their weights: whoever makes room for them has compared their sizes
+    with their files.
 
     Raises:
-        SnapshotError: there are none, or their description is damaged.
+        SnapshotError: there are none, or their description is damaged or not that of their files.
     """
     from silverray.shard.model.tables import Table
 
     path = folder / TABLES_FILE
     try:
         documents = read_json(path)
-        return tuple(Table(**{**document, "features": tuple(document["features"])}) for document in documents)
+        tables = tuple(Table(**{**document, "features": tuple(document["features"])}) for document in documents)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise SnapshotError(f"{path}: not a readable list of tables: {error!r}") from error
-
-
-def check_tables(folder: Path, tables: Sequence[Table]) -> None:
-    """Raise SnapshotError unless the tables' files have the sizes that their description says; reads no weights."""
     for table in tables:
         with _opened(folder, table):
             pass
+    return tables
 
 
 def load_tables(folder: Path, tables: Sequence[Table], module: EmbeddingBagCollection) -> None:
@@ -132,13 +130,14 @@ def _opened(folder: Path, table: Table) -> Iterator[Any]:
     """The weights of a table in its file, of which slices can be read."""
     path = folder / _file_name(table)
     try:
+        array_bytes(path)  # refuses long headers
         with safe_open(path, framework="pt") as file:
             weight = file.get_slice(_WEIGHT)
             found = [*weight.get_shape(), weight.get_dtype()]
             if found != [table.rows, table.dimension, "F32"]:
                 raise SnapshotError(f"{path}: expected [{table.rows}, {table.dimension}, 'F32'], got {found}")
             yield weight
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise SnapshotError(f"{path}: no weights of table {table.name!r}: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """The encoder's deployment without a cluster: tables in its process, whole or in int8."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from silverray.cluster.applications import belongs_to, describe_applications
 from silverray.cluster.config import EncoderConfig, ServeConfig, TableGroupConfig
 from silverray.cluster.encoders import EncoderArgs, EncoderReplica
 from silverray.cluster.layout import Layout
-from silverray.shard.api import InvalidRequest, SearchError
+from silverray.cluster.tables.dispatcher import GroupTables
+from silverray.shard.api import InvalidRequest, SearchError, SnapshotError
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 from silverray.shard.index.catalog import Catalog
@@ -106,3 +108,21 @@ def test_a_snapshot_with_a_tower_gets_an_application_for_it(
     assert belongs_to("films-encoder", "films") and not belongs_to("films-encoder-2", "films")
     without = Catalog.open(store / "v1")
     assert describe_applications(config, without, Layout.spread("v1", 16, 1))[-1].args["encoder"] is None
+
+
+def test_ranks_make_no_room_for_tables_that_the_files_do_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def form(*_: object) -> None:
+        raise AssertionError("ranks were formed")
+
+    monkeypatch.setattr(GroupTables, "form", form)
+    model = save_tower(tmp_path / "model", KEYS, 16)
+    file = model / "tables" / "tables.json"
+    tables = json.loads(file.read_bytes())
+    tables[1]["rows"] = 10**12
+    file.write_text(json.dumps(tables))
+    group = TableGroupConfig(ranks=2, host_bytes=10**15)
+    args = EncoderArgs(model=model, version="v1", int8=False, group=group, rank_cpus=0.1)
+    with pytest.raises(SnapshotError, match=r"users\.safetensors: expected \[1000000000000, 32, 'F32'\], got"):
+        asyncio.run(EncoderReplica.__new__(EncoderReplica).__init__(args))  # type: ignore[misc]

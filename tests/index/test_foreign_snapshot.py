@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from catalogs import make_items, schema_text, write_set_wise
+from foreign import Refused, reseal
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,41 +30,11 @@ from silverray.shard.index.snapshot import (
     SnapshotFiles,
     partition_folder,
     seal,
-    write_manifest,
 )
 
 Arrays = dict[str, Tensor]
 PART = partition_folder(0)
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 items in 2 partitions and 4 clusters, with every kind of field and planes."""
-    table, vectors = make_items(40, strings=True)
-    out = tmp_path_factory.mktemp("store")
-    return publish(table, Schema.parse(schema_text()), out, vectors=vectors, version="v", partitions=2, clusters=4).path
-
-
-@pytest.fixture
-def copy(published: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(published, tmp_path / "v"))
-
-
-def reseal(snapshot: Path) -> None:
-    """Hash the files as they are now: what anybody can do who alters a snapshot."""
-    manifest = json.loads((snapshot / MANIFEST).read_bytes())
-    (snapshot / MANIFEST).unlink()
-    rest = {name: entry for name, entry in manifest.items() if name not in ("format", "files", "checksum")}
-    write_manifest(snapshot, rest)
-
-
-def refused(snapshot: Path, file: str) -> str:
-    with pytest.raises(SnapshotError) as failure:
-        Engine.open(snapshot)
-    message = str(failure.value)
-    assert message.isprintable() and f"{snapshot}/{file}: " in message, message
-    return message
 
 
 def test_a_copy_that_is_sealed_again_is_read(copy: Path) -> None:
@@ -86,7 +56,7 @@ FINE = {("model", "None"), ("vector_space", "'x'"), ("version", "'x'"), ("partit
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_an_entry_of_another_kind_is_refused(entry: str, copy: Path) -> None:
+def test_an_entry_of_another_kind_is_refused(entry: str, copy: Path, refused: Refused) -> None:
     manifest = json.loads((copy / MANIFEST).read_bytes())
     for value in WRONG:
         if (entry, repr(value)[:99]) in FINE or (entry == "number" and value is None):
@@ -119,7 +89,7 @@ def test_an_entry_of_another_kind_is_refused(entry: str, copy: Path) -> None:
     ],
     ids=str,
 )
-def test_a_value_out_of_bounds_is_refused(entries: dict[str, Any], copy: Path) -> None:
+def test_a_value_out_of_bounds_is_refused(entries: dict[str, Any], copy: Path, refused: Refused) -> None:
     manifest = json.loads((copy / MANIFEST).read_bytes())
     seal(manifest | entries, copy / MANIFEST)
     refused(copy, MANIFEST)
@@ -139,7 +109,7 @@ def test_a_model_that_cannot_be_read_is_refused(model: dict[str, Any], copy: Pat
 @pytest.mark.parametrize(
     "sizes", [{"hidden": 2**40}, {"hidden": 8}, {"hidden": -8}, {"hidden": "x"}, {"other": 1}, [], 3]
 )
-def test_the_sizes_of_a_scorer_are_those_of_its_weights(sizes: Any, tmp_path: Path) -> None:
+def test_the_sizes_of_a_scorer_are_those_of_its_weights(sizes: Any, tmp_path: Path, refused: Refused) -> None:
     model = write_set_wise(tmp_path / "model", ("click", "like"))
     table, vectors = make_items(20)
     schema = Schema.parse(schema_text())
@@ -148,9 +118,7 @@ def test_the_sizes_of_a_scorer_are_those_of_its_weights(sizes: Any, tmp_path: Pa
     manifest = json.loads((made / MANIFEST).read_bytes())
     manifest["model"]["overarch"]["sizes"] = sizes
     seal(manifest, made / MANIFEST)
-    with pytest.raises(SnapshotError, match="no usable scorer") as failure:
-        Engine.open(made)
-    assert str(failure.value).isprintable()
+    assert "no usable scorer" in refused(made, "model/module_info.json")
 
 
 def test_entries_of_later_releases_are_left_alone(copy: Path) -> None:
@@ -159,12 +127,12 @@ def test_entries_of_later_releases_are_left_alone(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[" * 200_000, "{}", "[]", "null", '{"checksum": NaN}', "\xff\xfe", ""])
-def test_what_is_no_manifest_is_refused(content: str, copy: Path) -> None:
+def test_what_is_no_manifest_is_refused(content: str, copy: Path, refused: Refused) -> None:
     (copy / MANIFEST).write_text(content, encoding="latin-1")
     refused(copy, MANIFEST)
 
 
-def test_a_pipe_or_a_folder_for_a_manifest_is_not_waited_for(copy: Path) -> None:
+def test_a_pipe_or_a_folder_for_a_manifest_is_not_waited_for(copy: Path, refused: Refused) -> None:
     (copy / MANIFEST).unlink()
     os.mkfifo(copy / MANIFEST)
     refused(copy, MANIFEST)
@@ -176,7 +144,7 @@ def test_a_pipe_or_a_folder_for_a_manifest_is_not_waited_for(copy: Path) -> None
 @pytest.mark.parametrize(
     "name", ["../v/secret", "/etc/hostname", "a/../layout.json", "./layout.json", "a//b", ".", "", "x\x1b"]
 )
-def test_no_name_leads_out_of_the_folder(name: str, copy: Path) -> None:
+def test_no_name_leads_out_of_the_folder(name: str, copy: Path, refused: Refused) -> None:
     manifest = json.loads((copy / MANIFEST).read_bytes())
     manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
     seal(manifest, copy / MANIFEST)
@@ -184,14 +152,14 @@ def test_no_name_leads_out_of_the_folder(name: str, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", [{"bytes": -1}, {"bytes": "1"}, {"sha256": "x"}, {"sha256": None}, {"bytes": 1.0}])
-def test_a_file_is_described_properly(entry: dict[str, Any], copy: Path) -> None:
+def test_a_file_is_described_properly(entry: dict[str, Any], copy: Path, refused: Refused) -> None:
     manifest = json.loads((copy / MANIFEST).read_bytes())
     manifest["files"][INDEX] |= entry
     seal(manifest, copy / MANIFEST)
     refused(copy, MANIFEST)
 
 
-def test_links_are_not_followed(copy: Path, tmp_path: Path) -> None:
+def test_links_are_not_followed(copy: Path, refused: Refused, tmp_path: Path) -> None:
     file = copy / PART / PAYLOAD
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
@@ -282,7 +250,7 @@ CHANGES: list[tuple[str, Callable[[Arrays], Any]]] = [
 
 @pytest.mark.parametrize(("name", "change"), CHANGES, ids=[f"{n}-{Path(c[0]).stem}" for n, c in enumerate(CHANGES)])
 def test_an_array_that_is_not_what_it_must_be_is_refused(
-    name: str, change: Callable[[Arrays], Any], copy: Path
+    name: str, change: Callable[[Arrays], Any], copy: Path, refused: Refused
 ) -> None:
     arrays = load_file(copy / name)
     change(arrays)
@@ -295,7 +263,7 @@ def test_an_array_that_is_not_what_it_must_be_is_refused(
     "content", [b"", b"\xff" * 8, b"\x00" * 64, (2**62).to_bytes(8, "little") + b"{}", b"\x02\0\0\0\0\0\0\0{}"]
 )
 @pytest.mark.parametrize("name", [INDEX, f"{PART}/{KEYS}", f"{PART}/{ITEMS}", f"{PART}/{COLUMNS}", f"{PART}/{PAYLOAD}"])
-def test_a_file_of_nothing_like_arrays_is_refused(name: str, content: bytes, copy: Path) -> None:
+def test_a_file_of_nothing_like_arrays_is_refused(name: str, content: bytes, copy: Path, refused: Refused) -> None:
     (copy / name).write_bytes(content)
     reseal(copy)
     refused(copy, name)
@@ -325,7 +293,9 @@ def invalid_text(count: int) -> pa.Array:
 
 
 @pytest.mark.parametrize("change", PAYLOADS)
-def test_a_payload_that_does_not_fit_the_schema_is_refused(change: Callable[[pa.Table], pa.Table], copy: Path) -> None:
+def test_a_payload_that_does_not_fit_the_schema_is_refused(
+    change: Callable[[pa.Table], pa.Table], copy: Path, refused: Refused
+) -> None:
     table = change(payload_of(copy))
     with pa.ipc.new_file(str(copy / PART / PAYLOAD), table.schema) as writer:
         writer.write_table(table)
@@ -370,7 +340,9 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("change", LAYOUTS)
-def test_a_layout_that_does_not_fit_the_schema_is_refused(change: Callable[[Any], Any], copy: Path) -> None:
+def test_a_layout_that_does_not_fit_the_schema_is_refused(
+    change: Callable[[Any], Any], copy: Path, refused: Refused
+) -> None:
     layout = json.loads((copy / LAYOUT).read_bytes())
     change(layout)
     (copy / LAYOUT).write_text(json.dumps(layout))
@@ -379,7 +351,7 @@ def test_a_layout_that_does_not_fit_the_schema_is_refused(change: Callable[[Any]
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "null", "3", '{"rows": NaN}', "\xff"])
-def test_what_is_no_layout_is_refused(content: str, copy: Path) -> None:
+def test_what_is_no_layout_is_refused(content: str, copy: Path, refused: Refused) -> None:
     (copy / LAYOUT).write_text(content, encoding="latin-1")
     reseal(copy)
     refused(copy, LAYOUT)
