@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable, Generator
+import subprocess
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,21 @@ def two_tasks(publish_items: Publish, tmp_path_factory: pytest.TempPathFactory) 
 def set_wise(publish_items: Publish, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """The same items and tasks, with self-attention that matters and reads features."""
     return publish_items(3_000, clusters=64, model=write_set_wise(tmp_path_factory.mktemp("model"), ("click", "like")))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of some KB; where it is mounted."""
+    disk = tmp_path / "disk"
+
+    def mount(size_kb: int) -> Path:
+        disk.mkdir()
+        options = f"size={size_kb}k"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True)
+        if done.returncode:
+            pytest.skip("small disks can be mounted by root only")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "-l", str(disk)], check=True)

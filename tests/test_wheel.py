@@ -69,6 +69,16 @@ def test_a_bare_folder_named_silverray_does_not_replace_the_package(tmp_path: Pa
     assert "Usage" in done.stdout
 
 
+def test_the_command_runs_what_is_installed_whatever_package_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "silverray").mkdir()
+    (tmp_path / "silverray" / "__init__.py").write_text("raise SystemExit('not the installed package')")
+    program = Path(sys.executable).parent / "silverray"
+    for command in ([str(program)], [sys.executable, "-P", "-m", "silverray.cluster.cli"]):  # the other: serve --detach
+        done = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+
+
 def test_shard_and_kernels_import_without_ray_and_torchrec() -> None:
     modules = [name[:-3].replace("/", ".") for name in tracked_files("shard", "kernels") if name.endswith(".py")]
     program = (

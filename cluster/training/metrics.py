@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from silverray.shard.train.trainer import Step
+
+_FLUSH_S = 10.0
 
 
 class Progress(NamedTuple):
@@ -32,24 +37,36 @@ Tell = Callable[[Progress], None]
 class MetricsLog:
     """Writes a run's figures as TensorBoard reads them: `tensorboard --logdir OUT/metrics`.
 
+    They are written by the caller's thread, which hears of a full disk: tensorboardX's own one would end, and the run
+    would wait for it for ever.
+
     Args:
-        folder: to write to.
+        folder: to write to; made if need be.
         first_step: steps from here on replace those of an earlier attempt.
+
+    Raises:
+        OSError: it cannot be written, here and in every method.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         # The suffix keeps an attempt that follows within a second from writing over the one before.
-        suffix = f".{first_step}"
-        self._writer = SummaryWriter(str(folder), purge_step=first_step, flush_secs=10, filename_suffix=suffix)
+        self._writer = EventsWriter(str(folder / "events"), f".{first_step}")
+        self._flushed = time.monotonic()
+        self._writer.write_event(Event(step=first_step, file_version="brain.Event:2"))
+        self._writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write_step(self, step: Step) -> None:
         """Note the losses of a step."""
         for name, loss in step.losses.items():
-            self._writer.add_scalar(f"loss/{name}", loss, step.number)
+            self.write(f"loss/{name}", loss, step.number)
 
     def write(self, name: str, value: float, step: int) -> None:
         """Note a figure."""
-        self._writer.add_scalar(name, value, step)
+        self._writer.write_event(Event(summary=scalar(name, value), step=step, wall_time=time.time()))
+        if time.monotonic() - self._flushed >= _FLUSH_S:
+            self._writer.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Write what is not written yet."""

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from silverray.cluster.sections import ConfigError
@@ -22,7 +24,7 @@ from silverray.shard.model.encoder import save_model
 from silverray.shard.model.ids import HashedIds, Keys
 from silverray.shard.parquet.rows import ID_TYPES, Rows
 from silverray.shard.parquet.table import ParquetTable
-from silverray.shard.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from silverray.shard.train.checkpoint import CHECKPOINT_FILE, CheckpointError, load_checkpoint, save_checkpoint
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Recall, item_vectors, measure_recall, read_likes
 from silverray.shard.train.format import RequestFormat, category_rules
@@ -121,6 +123,7 @@ def train(config: TrainConfig, workers: Workers, tell: Tell, *, resume: bool) ->
 
     Raises:
         CheckpointError: there is no checkpoint to go on from, or one of another run.
+        OSError: the folder of the run cannot be written; its last checkpoint stays.
         ValueError: the data is wrong; the message says where.
     """
     with _threads(config.threads):
@@ -135,6 +138,18 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say of errors of the file system where it was that nothing could be written, and that the run can go on."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+        has_one = (out / CHECKPOINT_FOLDER / CHECKPOINT_FILE).exists()
+        advice = "; make room and go on from the last checkpoint with --resume" if has_one else ""
+        raise OSError(f"{out}: cannot be written: {reason}{advice}") from error
 
 
 class _Run:
@@ -187,7 +202,10 @@ class _Run:
             for step in self._trainer.steps():
                 _note(epoch, step)
             return self._trained(epoch, None)
-        with closing(MetricsLog(self._config.out / METRICS_FOLDER, self._first_step)) as log:
+        with (
+            _writing(self._config.out),
+            closing(MetricsLog(self._config.out / METRICS_FOLDER, self._first_step)) as log,
+        ):
             for step in self._trainer.steps():
                 _note(epoch, step)
                 log.write_step(step)

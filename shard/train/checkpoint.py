@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,29 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write a state under another name, then put it in the place of the one that is there."""
+    """Write a state under another name, then put it in the place of the one that is there.
+
+    Raises:
+        OSError: it cannot be written; the one that is there stays, and nothing is left of the other.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / f".{CHECKPOINT_FILE}.new"
-    torch.save(state, written)
-    written.replace(folder / CHECKPOINT_FILE)
+    try:
+        with written.open(
+            "wb"
+        ) as stream:  # of a file that it opens itself, torch does not say why it cannot be written
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        written.replace(folder / CHECKPOINT_FILE)
+    except RuntimeError as error:
+        written.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    except BaseException:
+        written.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:

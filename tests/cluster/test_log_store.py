@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -220,3 +221,30 @@ def test_a_log_holds_so_many_bytes(tmp_path: Path) -> None:
     store.trim(4)
     assert store.append([(b"x" * 50_000, 1)]) == [5], "room that was freed is used again"
     store.close()
+
+
+def test_a_disk_that_is_full_or_read_only_loses_nothing_acknowledged(small_disk: Callable[[int], Path]) -> None:
+    def remount(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+    disk = small_disk(400)
+    path = disk / "updates.db"
+    store = LogStore(path)
+    acknowledged = 0
+    with pytest.raises(LogUnavailable, match=r"database or disk is full|disk I/O error") as full:
+        for number in range(100):
+            (acknowledged,) = store.append([(bytes([number]) * 10_000, 1)])
+    assert "\n" not in str(full.value) and 5 < acknowledged < 40
+    assert store.read(0, 1_000).last == len(store.read(0, 1_000).records) == acknowledged
+    remount("size=4m")
+    assert store.append([(b"room", 1)]) == [acknowledged + 1]
+    store.close()
+    remount("size=4m,ro")
+    with pytest.raises(LogUnavailable, match=r"updates\.db: ") as fixed:
+        LogStore(path)
+    assert "\n" not in str(fixed.value)
+    remount("size=4m,rw")
+    again = LogStore(path)
+    bodies = [record.body for record in again.read(0, 1_000).records]
+    again.close()
+    assert bodies == [*(bytes([number]) * 10_000 for number in range(acknowledged)), b"room"]

@@ -232,6 +232,33 @@ def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, acc
     assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
 
 
+def test_serve_beside_a_clone_runs_what_is_installed(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
+    """Ray has workers look in the working directory first, where another package may have our name."""
+    fake = tmp_path / "silverray"
+    (fake / "cluster").mkdir(parents=True)
+    for name in ("__init__.py", "cluster/__init__.py", "cluster/deployments.py", "cluster/cli.py"):
+        (fake / name).write_text("raise SystemExit('not the installed package')")
+    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: 0}}}}")
+    program = str(Path(sys.executable).parent / "silverray")
+    served = subprocess.Popen(
+        [program, "serve", "c.yaml", "--shards", "1"], env=account, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert served.stdout is not None
+    try:
+        line = served.stdout.readline()
+        assert line.startswith("ready http://127.0.0.1:")
+        (reply,) = ask(line.split()[1], make_requests(1))
+        assert reply.coverage.shards == 1
+        children = descendants(served.pid)
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(timeout=PATIENCE_S) == 0
+        assert gone(children)
+    finally:
+        served.kill()
+        served.wait()
+        served.stdout.close()
+
+
 def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
     tmp_path: Path, store: Path, address: str, config: ServeConfig, account: dict[str, str]
 ) -> None:

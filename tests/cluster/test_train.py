@@ -3,7 +3,8 @@
 import asyncio
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from typer.testing import CliRunner, Result
 from silverray.cluster.cli import app
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import TrainConfig
-from silverray.cluster.training.metrics import Progress
+from silverray.cluster.training.metrics import MetricsLog, Progress
 from silverray.cluster.training.run import RunData, train
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.encoder import TowerEncoder
+from silverray.shard.train.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from silverray.shard.train.workers import Alone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -265,3 +267,30 @@ def test_the_shipped_configuration_loads_and_says_how_to_run_it(tmp_path: Path) 
     config = TrainConfig.load(path)
     assert path.read_text(encoding="utf-8").splitlines()[0] == "# silverray train configs/movielens-train.yaml"
     assert config.features.exists()
+
+
+@pytest.mark.parametrize("size_kb", [8, 40, 60, 104, 112])
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
+    size_kb: int, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """A checkpoint takes 95 KB; what is written beside it may fail as well."""
+    config = write_all(tmp_path)
+    disk = small_disk(size_kb)
+    config.write_text(config.read_text().replace("out: out\n", f"out: {disk / 'out'}\n"))
+    done = run(str(config))
+    assert done.exit_code == 1
+    went_on = "; make room and go on from the last checkpoint with --resume" if size_kb > 100 else ""
+    assert done.stderr == f"error: {disk / 'out'}: cannot be written: No space left on device{went_on}\n"
+    files = {file.name for file in (disk / "out/checkpoint").iterdir()}
+    assert files == ({CHECKPOINT_FILE} if went_on else set())
+    if went_on:
+        assert load_checkpoint(disk / "out/checkpoint")["place"]["number"] == 5
+
+
+def test_metrics_that_cannot_be_written_are_told_to_who_writes_them(small_disk: Callable[[int], Path]) -> None:
+    """A thread of tensorboardX's own ended with them, and the eleventh figure waited for it for ever."""
+    disk = small_disk(4)
+    (disk / "other").write_bytes(bytes(4096))
+    with pytest.raises(OSError, match=r"No space left"), closing(MetricsLog(disk, 1)) as log:
+        for step in range(1_000):
+            log.write("loss", 0.5, step)

@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -155,25 +155,23 @@ def test_the_permissions_of_a_version_are_those_that_the_user_has_asked_for(tmp_
     assert modes <= {0o700, 0o600}
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a disk of 300 KB can be mounted by root only")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def test_a_full_disk_is_one_error_that_names_the_store(small_disk: Path) -> None:
-    n = 2_000
+def test_a_full_disk_is_one_error_that_names_the_store(small_disk: Callable[[int], Path]) -> None:
+    n, disk = 2_000, small_disk(300)
     vectors = np.random.default_rng(0).normal(size=(n, 64)).astype(np.float32)
     schema = Schema.parse("{id: id, vector: {dimension: 64, metric: ip}, fields: {}}")
     with pytest.raises(OSError, match=r"disk/store: version v cannot be written: .*No space left on device") as failure:
-        publish(pa.table({"id": range(n)}), schema, small_disk / "store", vectors=vectors, version="v")
+        publish(pa.table({"id": range(n)}), schema, disk / "store", vectors=vectors, version="v")
     assert "\n" not in str(failure.value)
-    assert list((small_disk / "store").iterdir()) == []
+    assert list((disk / "store").iterdir()) == []
+
+
+def test_a_read_only_disk_is_one_error_that_names_the_store(small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(4_000)
+    make(disk / "store", "a")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(OSError, match=r"disk/store: version b cannot be written: Read-only file system$"):
+        make(disk / "store", "b")
+    assert newest_version(disk / "store") == "a"
 
 
 def test_an_error_of_the_file_system_keeps_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
