@@ -17,7 +17,7 @@ from silverray.cluster.garbage import spare_loaded
 from silverray.cluster.handles import ApplicationHandle
 from silverray.shard.api import SearchError
 from silverray.shard.model.encoder import TowerEncoder
-from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables
+from silverray.shard.model.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables
 from silverray.shard.model.tables import LocalTables, Lookup, Table, embedding_tables, int8_tables
 
 ENCODER_DEPLOYMENT = "encoder"
@@ -114,6 +114,7 @@ class _OwnTables(LocalTables):
 
     def __init__(self, folder: Path, *, int8: bool) -> None:
         tables = read_tables(folder)
+        check_tables(folder, tables)
         if int8:
             module = int8_tables(tables, folder)
         else:
@@ -148,6 +149,7 @@ async def _open_tables(args: EncoderArgs) -> ServedTables:
     from silverray.cluster.tables.plan import RankBudget, plan_tables
 
     tables = await asyncio.to_thread(read_tables, folder)
+    await asyncio.to_thread(check_tables, folder, tables)  # here, as ranks make room before they read
     budget = RankBudget(args.group.host_bytes, args.group.hbm_bytes)
     plan = await asyncio.to_thread(plan_tables, tables, args.group.ranks, budget, "cuda" if budget.hbm_bytes else "cpu")
     return await GroupTables.form(plan, folder, args.rank_cpus)

@@ -27,7 +27,7 @@ from silverray.shard.model.features import UserFeatures, features_from
 from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.model.jagged import Jagged, features_of
 from silverray.shard.model.shapes import require_shapes
-from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables, save_tables
+from silverray.shard.model.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables, save_tables
 from silverray.shard.model.tables import LocalTables, Lookup, embedding_tables
 from silverray.shard.model.towers import DenseLayers, TowerShape, UserTower
 
@@ -108,6 +108,7 @@ class TowerEncoder:
         except (OSError, SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SnapshotError(f"{weights_path}: no weights of this tower: {error}") from error
         if lookup is None:
+            check_tables(model_dir / TABLES_FOLDER, tables)
             module = embedding_tables(tables)
             load_tables(model_dir / TABLES_FOLDER, tables, module)
             lookup = LocalTables(tables, module)

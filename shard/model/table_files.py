@@ -51,24 +51,26 @@ def save_tables(folder: Path, tables: Sequence[Table], module: EmbeddingBagColle
 
 
 def read_tables(folder: Path) -> tuple[Table, ...]:
-    """The tables that `save_tables` wrote, without their weights: whoever makes room for them has compared their sizes
-    with their files.
+    """The tables that `save_tables` wrote, without their weights. Before room is made for them: `check_tables`.
 
     Raises:
-        SnapshotError: there are none, or their description is damaged or not that of their files.
+        SnapshotError: there are none, or their description is damaged.
     """
     from silverray.shard.model.tables import Table
 
     path = folder / TABLES_FILE
     try:
         documents = read_json(path)
-        tables = tuple(Table(**{**document, "features": tuple(document["features"])}) for document in documents)
+        return tuple(Table(**{**document, "features": tuple(document["features"])}) for document in documents)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise SnapshotError(f"{path}: not a readable list of tables: {error!r}") from error
+
+
+def check_tables(folder: Path, tables: Sequence[Table]) -> None:
+    """Raise SnapshotError unless the tables' files have the sizes that their description says; reads no weights."""
     for table in tables:
         with _opened(folder, table):
             pass
-    return tables
 
 
 def load_tables(folder: Path, tables: Sequence[Table], module: EmbeddingBagCollection) -> None:

@@ -196,7 +196,7 @@ def test_a_dictionary_that_fits_is_read(copy: Path) -> None:
     assert {len(title) for title in engine.payload.fields(["title"], slots[slots >= 0])["title"]} == {TEXT}
 
 
-def test_tables_that_the_files_do_not_have(tmp_path: Path, refused: Refused) -> None:
+def test_tables_that_the_tower_does_not_have(tmp_path: Path, refused: Refused) -> None:
     model = save_tower(tmp_path / "model", np.arange(9, dtype=np.int64), 16)
     file = model / "tables" / "tables.json"
     good = json.loads(file.read_bytes())
@@ -204,7 +204,7 @@ def test_tables_that_the_files_do_not_have(tmp_path: Path, refused: Refused) -> 
         tables = [dict(table) for table in good]
         tables[place][entry] = size
         file.write_text(json.dumps(tables))
-        refused(model, f"tables/{tables[place]['name']}.safetensors", "encoder")
+        refused(model, "user_tower.safetensors", "encoder")
 
 
 def test_a_tower_that_its_weights_do_not_have(tmp_path: Path, refused: Refused) -> None:
