@@ -6,7 +6,7 @@ Letters: n items of a partition, C clusters, D dimensions, J depths, W words of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -31,18 +31,9 @@ _MOST_CURVE = 1 << 20
 """Most bytes of a recall curve, which has nine depths."""
 
 
-def require_sizes(files: SnapshotFiles, catalog: Catalog, partitions: Sequence[int]) -> None:
-    """Check that the files of partitions have as many clusters and items as the manifest says, unread.
-
-    Raises:
-        SnapshotError: as `read_index` does, or there is no such partition.
-    """
-    catalog.items_in(tuple(partitions))
+def require_index_size(files: SnapshotFiles, catalog: Catalog) -> None:
+    """Check that the index has as many clusters as the manifest says, unread; raises as `read_index` does."""
     _require_size(files, INDEX, _index_arrays(catalog), most=_MOST_CURVE)
-    for number in partitions:
-        folder = partition_folder(number)
-        _require_size(files, f"{folder}/{KEYS}", _key_arrays(catalog, number), most=0)
-        _require_size(files, f"{folder}/{ITEMS}", _item_arrays(catalog, number), most=0)
 
 
 def read_index(files: SnapshotFiles, catalog: Catalog) -> dict[str, Tensor]:
@@ -66,8 +57,8 @@ def read_index(files: SnapshotFiles, catalog: Catalog) -> dict[str, Tensor]:
 
 def read_keys(files: SnapshotFiles, catalog: Catalog, number: int) -> dict[str, Tensor]:
     """Keys of a partition's items and their clusters; raises as `read_index` does."""
-    name = f"{partition_folder(number)}/{KEYS}"
-    found = _read(files, name, _key_arrays(catalog, number))
+    items, name = catalog.partition_items[number], f"{partition_folder(number)}/{KEYS}"
+    found = _read(files, name, {"keys": (torch.int64, (items,)), "clusters": (torch.int32, (items,))})
     keys, clusters = found["keys"], found["clusters"]
     good = bool((clusters >= 0).all() and (clusters < catalog.clusters).all())
     _require(good, files, name, f"clusters: expected 0 to {catalog.clusters - 1}")
@@ -81,7 +72,16 @@ def read_keys(files: SnapshotFiles, catalog: Catalog, number: int) -> dict[str, 
 def read_items(files: SnapshotFiles, catalog: Catalog, number: int) -> dict[str, Tensor]:
     """Vectors, codes and filter bits of a partition's items; raises as `read_index` does."""
     items, name = catalog.partition_items[number], f"{partition_folder(number)}/{ITEMS}"
-    found = _read(files, name, _item_arrays(catalog, number))
+    found = _read(
+        files,
+        name,
+        {
+            "codes": (torch.int8, (items, catalog.dimension)),
+            "scales": (torch.float32, (items,)),
+            "vectors": (catalog.cache_type, (items, catalog.dimension)),
+            "bits": (torch.int64, (items, words_for(catalog.layout.rows))),
+        },
+    )
     if not items:
         return found
     # The least and the largest number are NaN if any is.
@@ -157,21 +157,6 @@ def _check_column(files: SnapshotFiles, name: str, field_name: str, field: Field
 def _index_arrays(catalog: Catalog) -> Arrays:
     centroids = (torch.float32, (catalog.clusters, catalog.dimension))
     return {"centroids": centroids, "sizes": (torch.int64, (catalog.clusters,))}
-
-
-def _key_arrays(catalog: Catalog, number: int) -> Arrays:
-    items = catalog.partition_items[number]
-    return {"keys": (torch.int64, (items,)), "clusters": (torch.int32, (items,))}
-
-
-def _item_arrays(catalog: Catalog, number: int) -> Arrays:
-    items = catalog.partition_items[number]
-    return {
-        "codes": (torch.int8, (items, catalog.dimension)),
-        "scales": (torch.float32, (items,)),
-        "vectors": (catalog.cache_type, (items, catalog.dimension)),
-        "bits": (torch.int64, (items, words_for(catalog.layout.rows))),
-    }
 
 
 def _require_size(files: SnapshotFiles, name: str, exact: Arrays, *, most: int | None) -> None:

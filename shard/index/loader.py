@@ -20,7 +20,7 @@ from silverray.shard.index.arrays import (
     read_items,
     read_keys,
     read_payload,
-    require_sizes,
+    require_index_size,
 )
 from silverray.shard.index.arrow_files import shared_text_bytes
 from silverray.shard.index.catalog import Catalog
@@ -80,7 +80,7 @@ def load_partitions(
     Cost:
         Beside what is returned, the `loading` of its plan.
     """
-    require_sizes(files, catalog, partitions)
+    require_index_size(files, catalog)
     memory = MemoryPlan.of(files, catalog, partitions, placement, slack)
     memory.require(free)
     index = read_index(files, catalog)
