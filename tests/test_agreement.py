@@ -44,7 +44,7 @@ def routed(count: int) -> Make:
 
 def nested(catalog: Catalog) -> Searcher:
     halves = [range(0, 3), range(3, 8)]
-    inner = [Router(catalog, backends(catalog, half, 2)) for half in halves]
+    inner = [Router(catalog, backends(catalog, half, 2), settings=RouterSettings(deadline_s=50.0)) for half in halves]
     return Router(
         catalog,
         [

@@ -23,6 +23,7 @@ from silverray.shard.index.catalog import Catalog
 from silverray.shard.searcher import ShardSearcher
 
 VECTOR = [0.5] * 16
+PATIENT = RouterSettings(deadline_s=50.0)
 Post = Callable[..., httpx.Response]
 
 
@@ -37,7 +38,7 @@ def post(catalog: Catalog, backend: Backend) -> Post:
 
     def send(content: bytes, media_type: str = "application/json") -> httpx.Response:
         async def run() -> httpx.Response:
-            app = create_app(Router(catalog, [backend]))
+            app = create_app(Router(catalog, [backend], settings=PATIENT))
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
                 response = await client.post("/v1/search", content=content, headers={"content-type": media_type})
                 good = await client.post("/v1/search", json={"vector": VECTOR, "k": 3, "deadline_ms": 10_000})
@@ -125,7 +126,7 @@ def test_a_number_of_clusters_beyond_int64_is_refused_in_admission_too(catalog: 
 
 def test_a_length_of_thousands_of_digits_is_too_large(catalog: Catalog, backend: Backend) -> None:
     async def run() -> httpx.Response:
-        app = create_app(Router(catalog, [backend]))
+        app = create_app(Router(catalog, [backend], settings=PATIENT))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
             return await client.post("/v1/search", content=b"{}", headers={"content-length": "9" * 5_000})
 
@@ -195,7 +196,7 @@ def test_other_content_types_are_refused(post: Post) -> None:
 
 
 async def _ask_as_described(catalog: Catalog, backend: Backend) -> None:
-    app = create_app(Router(catalog, [backend]))
+    app = create_app(Router(catalog, [backend], settings=PATIENT))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
         for path in ("/v1/search", "/v1/rank"):

@@ -15,6 +15,7 @@ from silverray.router.app import create_app
 from silverray.router.client import HttpSearcher
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
+from silverray.router.settings import RouterSettings
 from silverray.shard.api import EncoderUnavailable, Searcher, SearchReply, SearchRequest
 from silverray.shard.filter.schema import Schema
 from silverray.shard.index.builder import publish
@@ -58,7 +59,7 @@ def route(catalog: Catalog, shards: int) -> Router:
         Backend(f"s{n}", ShardSearcher.open(catalog.path, part), catalog.items_in(part), part)
         for n, part in enumerate(parts)
     ]
-    return Router(catalog, backends)
+    return Router(catalog, backends, settings=RouterSettings(deadline_s=50.0))
 
 
 def scores_of(reply: object) -> tuple[list[int], NDArray[np.float32], NDArray[np.float32]]:

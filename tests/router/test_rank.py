@@ -13,6 +13,7 @@ from catalogs import make_requests
 from silverray.router.app import create_app
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
+from silverray.router.settings import RouterSettings
 from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.index.catalog import Catalog
@@ -47,7 +48,10 @@ def route(catalog: Catalog, shards: int, value: ValueSettings = VALUE) -> tuple[
         for n, (shard, part) in enumerate(zip(watched, parts, strict=True))
     ]
     return Router(
-        catalog, backends, admission=Admission(catalog, Valuer(value, catalog.tasks, catalog.schema))
+        catalog,
+        backends,
+        settings=RouterSettings(deadline_s=50.0),
+        admission=Admission(catalog, Valuer(value, catalog.tasks, catalog.schema)),
     ), watched
 
 
