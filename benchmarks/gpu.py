@@ -73,7 +73,7 @@ SECTIONS = {
 def import_here() -> None:
     """Make `silverray` importable from this checkout; where its links were lost, by links in a temporary folder."""
     links = ROOT / ".typing"
-    if not (links / "silverray" / "kernels" / "device.py").is_file():
+    if not (links / "silverray" / "kernels" / "gpu" / "launch.py").is_file():
         links = Path(tempfile.mkdtemp(prefix="silverray-links-"))
         atexit.register(shutil.rmtree, links, ignore_errors=True)
         (links / "silverray").mkdir()

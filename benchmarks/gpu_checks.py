@@ -19,21 +19,15 @@ from silverray.benchmarks import gpu_truth
 from silverray.benchmarks.gpu_catalog import FILTERS, Catalog, encode, make_catalog, make_queries, sharing
 from silverray.benchmarks.gpu_scale import Scale, arguments
 from silverray.benchmarks.gpu_timing import device, poison, synchronise
-from silverray.kernels import (
-    bits,
-    programs,
-    programs_triton,
-    refine_triton,
-    retrieve_triton,
-    scan_reference,
-    scan_triton,
-    scores,
-    scores_triton,
-    select_triton,
-    survivors_triton,
-    topk,
-)
+from silverray.kernels import bits, programs, scan_reference, scores, topk
 from silverray.kernels.codes import quantize_rows
+from silverray.kernels.gpu import programs as programs_triton
+from silverray.kernels.gpu import refine as refine_triton
+from silverray.kernels.gpu import retrieve as retrieve_triton
+from silverray.kernels.gpu import scan as scan_triton
+from silverray.kernels.gpu import scores as scores_triton
+from silverray.kernels.gpu import select as select_triton
+from silverray.kernels.gpu import survivors as survivors_triton
 from silverray.kernels.retrieve import Arguments
 from silverray.shard.index.planner import coarse_keep
 

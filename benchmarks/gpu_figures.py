@@ -27,15 +27,16 @@ from silverray.benchmarks.gpu_timing import (
     time_all,
     time_calls,
 )
-from silverray.kernels import centroids, programs, retrieve_triton
+from silverray.kernels import centroids, programs
 from silverray.kernels.codes import quantize_rows
+from silverray.kernels.gpu import retrieve as retrieve_triton
+from silverray.kernels.gpu.programs import count_lists
+from silverray.kernels.gpu.programs import launch as evaluate
+from silverray.kernels.gpu.refine import best_of
+from silverray.kernels.gpu.scan import Room, plan_tasks, scan_lists
+from silverray.kernels.gpu.select import rank, select
 from silverray.kernels.probes import clusters_needed
-from silverray.kernels.programs_triton import count_lists
-from silverray.kernels.programs_triton import launch as evaluate
-from silverray.kernels.refine_triton import best_of
 from silverray.kernels.retrieve import Arguments
-from silverray.kernels.scan_triton import Room, plan_tasks, scan_lists
-from silverray.kernels.select_triton import rank, select
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]

@@ -18,8 +18,9 @@ from silverray.benchmarks.gpu_catalog import Catalog, encode, make_queries, shar
 from silverray.benchmarks.gpu_figures import Row, Rows, guarded
 from silverray.benchmarks.gpu_scale import Scale, arguments
 from silverray.benchmarks.gpu_timing import Captured, free_memory, time_calls
-from silverray.kernels import programs, retrieve_triton
+from silverray.kernels import programs
 from silverray.kernels.bits import read_bits
+from silverray.kernels.gpu import retrieve as retrieve_triton
 
 TITLE = "Beside brute force and unfused operators"
 COLUMNS = {

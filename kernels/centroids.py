@@ -50,7 +50,7 @@ def reference(codes: Tensor, scales: Tensor, queries: Tensor) -> Tensor:
 _score_centroids = define(
     "score_centroids",
     reference,
-    cpu=lazily("centroids_numba.launch"),
+    cpu=lazily("cpu.centroids.launch"),
     fake=lambda codes, queries, **_: queries.new_empty(queries.shape[0], codes.shape[0]),
 )
 

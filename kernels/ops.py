@@ -53,6 +53,6 @@ def lazily(path: str) -> Callable[..., Any]:
     Args:
         path: `module.function` below `silverray.kernels`.
     """
-    module, name = path.split(".")
+    module, _, name = path.rpartition(".")
     function = cache(lambda: getattr(import_module(f"silverray.kernels.{module}"), name))
     return lambda *arguments: function()(*arguments)

@@ -66,7 +66,7 @@ def reference(
 _plan_visits = define(
     "plan_visits",
     reference,
-    cpu=lazily("plans_numba.launch"),
+    cpu=lazily("cpu.plans.launch"),
     fake=lambda filters, **_: (
         filters.new_empty(filters.shape[0], dtype=torch.bool),
         filters.new_empty(2, filters.shape[0]),

@@ -104,6 +104,6 @@ def clusters_needed(
 _choose_probes = define(
     "choose_probes",
     reference,
-    cpu=lazily("probes_numba.launch"),
+    cpu=lazily("cpu.probes.launch"),
     fake=lambda scores, filters, **_: filters.new_empty(scores.shape[0], torch.library.get_ctx().new_dynamic_size()),
 )

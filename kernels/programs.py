@@ -147,14 +147,14 @@ def _run(planes: Tensor, program: list[int]) -> Tensor:
 _evaluate_programs = define(
     "evaluate_programs",
     reference,
-    cpu=lazily("programs_numba.launch"),
-    cuda=lazily("programs_triton.launch"),
+    cpu=lazily("cpu.programs.launch"),
+    cuda=lazily("gpu.programs.launch"),
     fake=lambda planes, programs: planes.new_empty(programs.shape[0], planes.shape[1]),
 )
 _count_passing = define(
     "count_passing",
     count_reference,
-    cpu=lazily("programs_numba.launch_count"),
-    cuda=lazily("programs_triton.launch_count"),
+    cpu=lazily("cpu.programs.launch_count"),
+    cuda=lazily("gpu.programs.launch_count"),
     fake=lambda planes, programs, slots: planes.new_empty(programs.shape[0]),
 )

@@ -57,7 +57,7 @@ def reference(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor
 _refine = define(
     "refine",
     reference,
-    cpu=lazily("refine_numba.launch"),
-    cuda=lazily("refine_triton.launch"),
+    cpu=lazily("cpu.refine.launch"),
+    cuda=lazily("gpu.refine.launch"),
     fake=lambda queries, keys, k, **_: (queries.new_empty(queries.shape[0], k), keys.new_empty(queries.shape[0], k)),
 )

@@ -161,8 +161,8 @@ def reference(
 _retrieve = define(
     "retrieve",
     reference,
-    cpu=lazily("retrieve_numba.launch"),
-    cuda=lazily("retrieve_triton.launch"),
+    cpu=lazily("cpu.retrieve.launch"),
+    cuda=lazily("gpu.retrieve.launch"),
     fake=lambda queries, filters, survivors, k, **_: (
         queries.new_empty(queries.shape[0], k),
         filters.new_empty(queries.shape[0], k),

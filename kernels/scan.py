@@ -125,8 +125,8 @@ def check_lists(
 _scan = define(
     "scan",
     scan_reference.scan,
-    cpu=lazily("scan_launch.launch_scan"),
-    cuda=lazily("scan_triton.launch"),
+    cpu=lazily("cpu.scan_launch.launch_scan"),
+    cuda=lazily("gpu.scan.launch"),
     fake=lambda queries, filters, keep, **_: (
         queries.new_empty(queries.shape[0], keep),
         filters.new_empty(queries.shape[0], keep),
@@ -135,8 +135,8 @@ _scan = define(
 _exact_scan = define(
     "exact_scan",
     scan_reference.exact_scan,
-    cpu=lazily("scan_launch.launch_exact"),
-    cuda=lazily("scan_triton.launch_exact"),
+    cpu=lazily("cpu.scan_launch.launch_exact"),
+    cuda=lazily("gpu.scan.launch_exact"),
     fake=lambda queries, filters, k, **_: (
         queries.new_empty(queries.shape[0], k),
         filters.new_empty(queries.shape[0], k),

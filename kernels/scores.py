@@ -113,12 +113,12 @@ def dot_products_reference(users: Tensor, vectors: Tensor, slots: Tensor) -> Ten
 _dot_products = define(
     "dot_products",
     dot_products_reference,
-    cpu=lazily("products_numba.launch"),
+    cpu=lazily("cpu.scores.launch"),
     fake=lambda users, slots, **_: users.new_empty(*slots.shape, users.shape[1]),
 )
 _exact_scores = define(
     "exact_scores",
     reference,
-    cuda=lazily("scores_triton.launch"),
+    cuda=lazily("gpu.scores.launch"),
     fake=lambda queries, slots, **_: queries.new_empty(slots.shape[0]),
 )

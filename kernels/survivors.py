@@ -100,8 +100,8 @@ def reference(
 _score_survivors = define(
     "score_survivors",
     reference,
-    cpu=lazily("survivors_numba.launch"),
-    cuda=lazily("survivors_triton.launch"),
+    cpu=lazily("cpu.survivors.launch"),
+    cuda=lazily("gpu.survivors.launch"),
     fake=lambda queries, filters, k, **_: (
         queries.new_empty(queries.shape[0], k),
         filters.new_empty(queries.shape[0], k),

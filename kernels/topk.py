@@ -80,6 +80,6 @@ def reference(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
 _top_k = define(
     "top_k",
     reference,
-    cpu=lazily("topk_numba.launch"),
+    cpu=lazily("cpu.topk.launch"),
     fake=lambda scores, keys, k: (scores.new_empty(scores.shape[0], k), keys.new_empty(scores.shape[0], k)),
 )

@@ -66,7 +66,7 @@ def reference(slots: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 _unite = define(
     "unite",
     reference,
-    cpu=lazily("union_numba.launch"),
+    cpu=lazily("cpu.union.launch"),
     fake=lambda slots, scores: (
         slots.new_empty(slots.shape[0], slots.shape[1] * slots.shape[2]),
         scores.new_empty(slots.shape[0], slots.shape[1] * slots.shape[2], slots.shape[1]),

@@ -184,7 +184,7 @@ class Engine:
         device = self.model.lists.keys.device.type
         if device != "cpu":
             return device
-        from silverray.kernels.simd import implementation
+        from silverray.kernels.cpu.simd import implementation
 
         return implementation()
 

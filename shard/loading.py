@@ -70,7 +70,7 @@ def check_dimension(path: Path, dimension: int, device: torch.device) -> None:
     """
     if device.type != "cpu":
         return
-    from silverray.kernels.simd import MAX_CHUNKS  # a GPU does without Numba
+    from silverray.kernels.cpu.simd import MAX_CHUNKS  # a GPU does without Numba
 
     if dimension > (most := LANES * MAX_CHUNKS):
         raise SnapshotError(f"{path}: has {dimension} dimensions; a CPU searches at most {most}")

@@ -26,7 +26,7 @@ from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.lateness import LatenessProbe
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.service import Service, start
-from silverray.kernels.simd import implementation
+from silverray.kernels.cpu.simd import implementation
 from silverray.router.client import HttpSearcher
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.index.snapshot import MANIFEST, write_manifest

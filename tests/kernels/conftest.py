@@ -1,6 +1,6 @@
 """What the kernels are compiled for stands at the head of every report."""
 
-from silverray.kernels.simd import implementation
+from silverray.kernels.cpu.simd import implementation
 
 
 def pytest_report_header() -> str:

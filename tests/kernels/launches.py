@@ -2,15 +2,13 @@
 
 import torch
 
-from silverray.kernels import (
-    programs_triton,
-    refine_triton,
-    retrieve_triton,
-    scan_triton,
-    scores_triton,
-    survivors_triton,
-)
 from silverray.kernels.codes import quantize_rows
+from silverray.kernels.gpu import programs as programs_triton
+from silverray.kernels.gpu import refine as refine_triton
+from silverray.kernels.gpu import retrieve as retrieve_triton
+from silverray.kernels.gpu import scan as scan_triton
+from silverray.kernels.gpu import scores as scores_triton
+from silverray.kernels.gpu import survivors as survivors_triton
 from silverray.kernels.retrieve import Arguments
 
 from .cases import make_lists

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from processes import PATIENCE_S
 
-from silverray.kernels import simd
+from silverray.kernels.cpu import simd
 
 HERE = Path(__file__).parent
 AVX2 = "+sse4.2,+popcnt,+avx,+f16c,+avx2,+fma,+bmi,+bmi2,+lzcnt"

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from silverray.kernels import scan_launch, scan_reference
+from silverray.kernels import scan_reference
 from silverray.kernels.bits import read_bits
+from silverray.kernels.cpu import scan_launch
 from silverray.kernels.programs import reference as evaluate
 from silverray.kernels.rows import aligned_rows
 from silverray.kernels.scan import exact_scan

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from silverray.kernels import centroids, probes, programs, refine, retrieve_numba, scan_reference, survivors
+from silverray.kernels import centroids, probes, programs, refine, scan_reference, survivors
 from silverray.kernels.codes import quantize_rows
+from silverray.kernels.cpu import retrieve as retrieve_numba
 from silverray.kernels.retrieve import Arguments, retrieve
 
 from .cases import THREADS, Lists, assert_same, make_lists, threads

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from silverray.kernels import scan_launch, scan_reference
+from silverray.kernels import scan_reference
 from silverray.kernels.codes import quantize_rows
+from silverray.kernels.cpu import scan_launch
 from silverray.kernels.programs import reference as evaluate
 from silverray.kernels.scan import scan
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silverray.kernels.selection import LOWEST, flip, keep_best, kth_rank, sort_best
+from silverray.kernels.cpu.selection import LOWEST, flip, keep_best, kth_rank, sort_best
 
 LARGEST = (1 << 31) - 1
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numba import njit
 
-from silverray.kernels import simd
+from silverray.kernels.cpu import simd
 from silverray.kernels.rows import aligned_rows
 from silverray.kernels.scores import halving_sum
 

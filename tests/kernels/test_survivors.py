@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from silverray.kernels import survivors_numba
+from silverray.kernels.cpu import survivors as survivors_numba
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.survivors import reference, score_survivors
 

@@ -13,23 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
-from silverray.kernels import (
-    bits,
-    plans,
-    programs,
-    programs_triton,
-    refine,
-    refine_triton,
-    retrieve,
-    retrieve_triton,
-    scan_reference,
-    scan_triton,
-    scores,
-    scores_triton,
-    select_triton,
-    survivors,
-    survivors_triton,
-)
+from silverray.kernels import bits, plans, programs, refine, retrieve, scan_reference, scores, survivors
+from silverray.kernels.gpu import programs as programs_triton
+from silverray.kernels.gpu import refine as refine_triton
+from silverray.kernels.gpu import retrieve as retrieve_triton
+from silverray.kernels.gpu import scan as scan_triton
+from silverray.kernels.gpu import scores as scores_triton
+from silverray.kernels.gpu import select as select_triton
+from silverray.kernels.gpu import survivors as survivors_triton
 from silverray.kernels.topk import reference as top_k
 from silverray.shard.index.recall import RecallCurve
 

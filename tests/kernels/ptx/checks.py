@@ -12,16 +12,11 @@ from typing import Any
 
 import torch
 
-from silverray.kernels import (
-    bits,
-    programs,
-    programs_triton,
-    scan_reference,
-    scan_triton,
-    scores,
-    scores_triton,
-    survivors_triton,
-)
+from silverray.kernels import bits, programs, scan_reference, scores
+from silverray.kernels.gpu import programs as programs_triton
+from silverray.kernels.gpu import scan as scan_triton
+from silverray.kernels.gpu import scores as scores_triton
+from silverray.kernels.gpu import survivors as survivors_triton
 
 from ..cases import assert_same, assert_same_rows, encode, make_lists, unpack
 from .filters import STACKED

@@ -12,13 +12,13 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import use_threads, workspace
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import use_threads, workspace
+from silverray.kernels.cpu.programs import run_program
+from silverray.kernels.cpu.selection import LOWEST, flip, kth_rank
+from silverray.kernels.cpu.simd import append_lanes, count_bits, first_bit, lanes_reaching, pointer
 from silverray.kernels.programs import MAX_STACK
-from silverray.kernels.programs_numba import run_program
 from silverray.kernels.rows import LANES, WORDS, aligned_planes
-from silverray.kernels.selection import LOWEST, flip, kth_rank
-from silverray.kernels.simd import append_lanes, count_bits, first_bit, lanes_reaching, pointer
 
 BLOCK = 64
 """Words of a list that are evaluated at a time."""

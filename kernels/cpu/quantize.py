@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from silverray.kernels.jit import kernel
-from silverray.kernels.simd import pointer
+from silverray.kernels.cpu.jit import kernel
+from silverray.kernels.cpu.simd import pointer
 
 
 @kernel

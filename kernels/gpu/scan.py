@@ -18,10 +18,10 @@ from torch import Tensor
 
 from silverray.kernels.bits import range_bits
 from silverray.kernels.codes import quantize_rows
-from silverray.kernels.device import EXACT, power_of_two, resident_programs
-from silverray.kernels.programs_triton import launch as evaluate
-from silverray.kernels.select_triton import rank, select
-from silverray.kernels.survivors_triton import launch as score_survivors
+from silverray.kernels.gpu.launch import EXACT, power_of_two, resident_programs
+from silverray.kernels.gpu.programs import launch as evaluate
+from silverray.kernels.gpu.select import rank, select
+from silverray.kernels.gpu.survivors import launch as score_survivors
 
 GROUP = 16
 """Queries that share a read of a list: what a tensor core multiplies at least."""

@@ -1,4 +1,4 @@
-"""How kernels are compiled: once, kept on disk, and anew when any file of this folder changes."""
+"""How kernels are compiled: once, kept on disk, and anew when any file of `kernels` changes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from numba import njit
 
-_FOLDER = Path(__file__).parent
-_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(_FOLDER.glob("*.py")))).hexdigest()
+_FOLDER = Path(__file__).parents[1]
+_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(_FOLDER.rglob("*.py")))).hexdigest()
 
 
 def _compiled(function: Any, **options: Any) -> Any:

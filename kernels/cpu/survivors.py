@@ -11,15 +11,14 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import padded_floats, use_threads, workspace
-from silverray.kernels.refine_numba import ask_for, exact_dots
-from silverray.kernels.rows import LANES, aligned_rows
-from silverray.kernels.scan_frame import BFLOATS, SCRATCH, Batch, Frame, Work, capacity_for, work_sizes
-from silverray.kernels.scan_launch import MAX_BUFFER, vector_lists
-from silverray.kernels.scan_numba import write_all
-from silverray.kernels.selection import LOWEST, keep_best
-from silverray.kernels.simd import (
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import padded_floats, use_threads, workspace
+from silverray.kernels.cpu.refine import ask_for, exact_dots
+from silverray.kernels.cpu.scan import write_all
+from silverray.kernels.cpu.scan_frame import BFLOATS, SCRATCH, Batch, Frame, Work, capacity_for, work_sizes
+from silverray.kernels.cpu.scan_launch import MAX_BUFFER, vector_lists
+from silverray.kernels.cpu.selection import LOWEST, keep_best
+from silverray.kernels.cpu.simd import (
     append_lanes,
     count_bits,
     first_bit,
@@ -30,6 +29,7 @@ from silverray.kernels.simd import (
     store_int32,
     store_int64,
 )
+from silverray.kernels.rows import LANES, aligned_rows
 
 STRIP = 64
 """Rows that are scored for one query after another: 32 KiB of 128 floats."""

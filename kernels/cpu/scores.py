@@ -10,11 +10,11 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import padded_floats, use_threads, workspace
-from silverray.kernels.refine_numba import AHEAD, ask_for, cache_of, exact_dots
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import padded_floats, use_threads, workspace
+from silverray.kernels.cpu.refine import AHEAD, ask_for, cache_of, exact_dots
+from silverray.kernels.cpu.simd import pointer
 from silverray.kernels.rows import LANES, LINE, aligned_rows
-from silverray.kernels.simd import pointer
 
 
 def launch(users: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:

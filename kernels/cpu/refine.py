@@ -12,11 +12,10 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import padded_floats, use_threads, workspace
-from silverray.kernels.rows import LANES, LINE, aligned_rows
-from silverray.kernels.selection import LOWEST, flip, keep_best, sort_best
-from silverray.kernels.simd import (
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import padded_floats, use_threads, workspace
+from silverray.kernels.cpu.selection import LOWEST, flip, keep_best, sort_best
+from silverray.kernels.cpu.simd import (
     append_lanes,
     halving_rows_bfloat,
     halving_rows_float,
@@ -25,6 +24,7 @@ from silverray.kernels.simd import (
     prefetch,
     rank_scores,
 )
+from silverray.kernels.rows import LANES, LINE, aligned_rows
 
 AHEAD = 32
 """Candidates that are asked for from memory before they are scored."""

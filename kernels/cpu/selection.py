@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from silverray.kernels.jit import inlined, kernel
+from silverray.kernels.cpu.jit import inlined, kernel
+from silverray.kernels.cpu.simd import append_lanes, count_bits, lanes_reaching, load_int64, pointer
 from silverray.kernels.rows import LANES
-from silverray.kernels.simd import append_lanes, count_bits, lanes_reaching, load_int64, pointer
 
 LOWEST = -2139095041
 """The rank of -inf, which is the score of no candidate."""

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from silverray.kernels import centroids
+from silverray.kernels.gpu.programs import count_lists
+from silverray.kernels.gpu.refine import best_of
+from silverray.kernels.gpu.scan import scan_lists
+from silverray.kernels.gpu.scores import score_candidates
+from silverray.kernels.gpu.select import select
+from silverray.kernels.gpu.survivors import list_bits
 from silverray.kernels.probes import clusters_needed
-from silverray.kernels.programs_triton import count_lists
-from silverray.kernels.refine_triton import best_of
 from silverray.kernels.retrieve import Arguments
-from silverray.kernels.scan_triton import scan_lists
-from silverray.kernels.scores_triton import score_candidates
-from silverray.kernels.select_triton import select
-from silverray.kernels.survivors_triton import list_bits
 
 
 def launch(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

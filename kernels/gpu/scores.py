@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from silverray.kernels.device import EXACT, power_of_two
+from silverray.kernels.gpu.launch import EXACT, power_of_two
 
 TILE = 4096
 """Elements of the vectors that a program scores together."""

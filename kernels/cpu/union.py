@@ -7,9 +7,9 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import use_threads, workspace
-from silverray.kernels.simd import pointer
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import use_threads, workspace
+from silverray.kernels.cpu.simd import pointer
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio: the products' high bits are spread evenly
 

@@ -9,8 +9,8 @@ import numba
 import torch
 from torch import Tensor
 
+from silverray.kernels.cpu.simd import MAX_CHUNKS, RUN_CHUNKS
 from silverray.kernels.rows import LANES, LINE
-from silverray.kernels.simd import MAX_CHUNKS, RUN_CHUNKS
 
 _kept = threading.local()
 

@@ -13,14 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, prange
 
-from silverray.kernels.jit import inlined, kernel, parallel_kernel
-from silverray.kernels.programs import MAX_STACK
-from silverray.kernels.programs_numba import run_program
-from silverray.kernels.refine_numba import exact_dots, write_best
-from silverray.kernels.rows import LANES, LINE, WORDS
-from silverray.kernels.scan_frame import BFLOATS, BLOCK, CODES, LEVEL, PENDING, SCRATCH, Frame
-from silverray.kernels.selection import LOWEST, keep_best
-from silverray.kernels.simd import (
+from silverray.kernels.cpu.jit import inlined, kernel, parallel_kernel
+from silverray.kernels.cpu.programs import run_program
+from silverray.kernels.cpu.refine import exact_dots, write_best
+from silverray.kernels.cpu.scan_frame import BFLOATS, BLOCK, CODES, LEVEL, PENDING, SCRATCH, Frame
+from silverray.kernels.cpu.selection import LOWEST, keep_best
+from silverray.kernels.cpu.simd import (
     append_lanes,
     coarse_scores,
     code_bias,
@@ -39,6 +37,8 @@ from silverray.kernels.simd import (
     store_int32,
     store_int64,
 )
+from silverray.kernels.programs import MAX_STACK
+from silverray.kernels.rows import LANES, LINE, WORDS
 
 TILE = 4_096
 """Slots of a tile: half a megabyte of codes of 128 dimensions."""

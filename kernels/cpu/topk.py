@@ -7,12 +7,12 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import use_threads, workspace
-from silverray.kernels.refine_numba import write_best
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import use_threads, workspace
+from silverray.kernels.cpu.refine import write_best
+from silverray.kernels.cpu.selection import LOWEST
+from silverray.kernels.cpu.simd import pointer, rank_scores
 from silverray.kernels.rows import LANES
-from silverray.kernels.selection import LOWEST
-from silverray.kernels.simd import pointer, rank_scores
 
 
 def launch(scores: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from silverray.kernels.programs_triton import popcount, words_in
-from silverray.kernels.refine_triton import best_of
+from silverray.kernels.gpu.programs import popcount, words_in
+from silverray.kernels.gpu.refine import best_of
 
 WORDS = 32
 """Words of a program of `_list_bits`."""

@@ -12,12 +12,11 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import code_rows, use_threads, workspace
-from silverray.kernels.quantize_numba import quantize
-from silverray.kernels.refine_numba import exact_dots
-from silverray.kernels.rows import LANES, LINE, aligned_rows
-from silverray.kernels.simd import (
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import code_rows, use_threads, workspace
+from silverray.kernels.cpu.quantize import quantize
+from silverray.kernels.cpu.refine import exact_dots
+from silverray.kernels.cpu.simd import (
     coarse_scores,
     code_bias,
     dot_rows,
@@ -28,6 +27,7 @@ from silverray.kernels.simd import (
     store_float,
     store_int32,
 )
+from silverray.kernels.rows import LANES, LINE, aligned_rows
 
 BLOCK = 128
 """Centroids that are scored for one query after another: 16 KiB of 128 dimensions."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from silverray.kernels.scores_triton import score_candidates
-from silverray.kernels.select_triton import rank, select
+from silverray.kernels.gpu.scores import score_candidates
+from silverray.kernels.gpu.select import rank, select
 
 
 def launch(vectors: Tensor, keys: Tensor, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:

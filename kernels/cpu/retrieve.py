@@ -8,19 +8,19 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from silverray.kernels import probes_numba
-from silverray.kernels.centroids_numba import block_scratch, coded_centroids, score_all, score_probed
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import padded_floats, use_threads, workspace
-from silverray.kernels.probes_numba import Probing, choose_all
-from silverray.kernels.quantize_numba import quantize
-from silverray.kernels.refine_numba import cache_of, rank_slots, write_best
+from silverray.kernels.cpu import probes as probes_numba
+from silverray.kernels.cpu.centroids import block_scratch, coded_centroids, score_all, score_probed
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import padded_floats, use_threads, workspace
+from silverray.kernels.cpu.probes import Probing, choose_all
+from silverray.kernels.cpu.quantize import quantize
+from silverray.kernels.cpu.refine import cache_of, rank_slots, write_best
+from silverray.kernels.cpu.scan import fill_buffers, merge
+from silverray.kernels.cpu.scan_frame import Batch, Frame, Work, capacity_for, work_sizes
+from silverray.kernels.cpu.scan_launch import MAX_BUFFER, code_lists
+from silverray.kernels.cpu.simd import load_int64
 from silverray.kernels.retrieve import Arguments
 from silverray.kernels.rows import LANES, LINE, aligned_planes, aligned_rows
-from silverray.kernels.scan_frame import Batch, Frame, Work, capacity_for, work_sizes
-from silverray.kernels.scan_launch import MAX_BUFFER, code_lists
-from silverray.kernels.scan_numba import fill_buffers, merge
-from silverray.kernels.simd import load_int64
 from silverray.kernels.survivors import score_passing
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from silverray.kernels.launch import code_rows, padded_floats, use_threads, workspace
-from silverray.kernels.quantize_numba import quantize
+from silverray.kernels.cpu.launch import code_rows, padded_floats, use_threads, workspace
+from silverray.kernels.cpu.quantize import quantize
+from silverray.kernels.cpu.scan import scan_lists
+from silverray.kernels.cpu.scan_frame import BFLOATS, CODES, FLOATS, Batch, Frame, Lists, Work, capacity_for, work_sizes
 from silverray.kernels.rows import LANES, LINE, aligned_planes, aligned_rows
-from silverray.kernels.scan_frame import BFLOATS, CODES, FLOATS, Batch, Frame, Lists, Work, capacity_for, work_sizes
-from silverray.kernels.scan_numba import scan_lists
 
 MAX_SLOTS = 1 << 31
 """Slots are int32 in a buffer."""

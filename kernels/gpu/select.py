@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from silverray.kernels.device import power_of_two
+from silverray.kernels.gpu.launch import power_of_two
 
 CHUNK = 4096
 """Candidates that a program of `_select` looks at together."""

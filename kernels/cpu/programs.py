@@ -10,11 +10,9 @@ import torch
 from numba import carray, prange
 from torch import Tensor
 
-from silverray.kernels.jit import kernel, parallel_kernel
-from silverray.kernels.launch import use_threads, workspace
-from silverray.kernels.programs import MAX_STACK, PLANE_BITS, Opcode
-from silverray.kernels.rows import WORDS, aligned_planes
-from silverray.kernels.simd import (
+from silverray.kernels.cpu.jit import kernel, parallel_kernel
+from silverray.kernels.cpu.launch import use_threads, workspace
+from silverray.kernels.cpu.simd import (
     and_not_words,
     and_words,
     copy_words,
@@ -24,6 +22,8 @@ from silverray.kernels.simd import (
     or_words,
     pointer,
 )
+from silverray.kernels.programs import MAX_STACK, PLANE_BITS, Opcode
+from silverray.kernels.rows import WORDS, aligned_planes
 
 BLOCK = 512
 """Words of a block: 4 KiB."""

@@ -9,9 +9,9 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from silverray.kernels.jit import kernel
-from silverray.kernels.programs_numba import launch_count
-from silverray.kernels.simd import pointer
+from silverray.kernels.cpu.jit import kernel
+from silverray.kernels.cpu.programs import launch_count
+from silverray.kernels.cpu.simd import pointer
 
 
 def launch(
