@@ -30,9 +30,9 @@ from silverray.benchmarks.peers import TRAINING, load
 from silverray.benchmarks.processes import resident_bytes
 from silverray.benchmarks.report import Report
 from silverray.benchmarks.truth import brute_force, recall
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.snapshot import INDEX, SnapshotFiles
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.files import INDEX, SnapshotFiles
 
 TITLE = "Building an index, 2 threads"
 THREADS = 2
@@ -159,7 +159,7 @@ class Stages:
         self._last = time.perf_counter()
 
     def progress(self, stage: str, done: int, _total: int) -> None:
-        """See `silverray.shard.index.kmeans.Progress`: what ends, or goes on, at each report."""
+        """See `silverray.shard.publish.kmeans.Progress`: what ends, or goes on, at each report."""
         part = {
             ("k-means", 0): "check and read",
             ("assign", 0): "train",

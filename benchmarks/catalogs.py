@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.schema import Schema
 
 BLOCK = 32_768
 ITEMS_PER_SUBTOPIC = 220

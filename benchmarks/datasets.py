@@ -16,8 +16,8 @@ import yaml
 from numpy.typing import NDArray
 
 from silverray.benchmarks.catalogs import clustered, queries
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.snapshot import FORMAT
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.files import FORMAT
 
 FILTERS = {1.0: None, 0.1: "bucket < 100", 0.01: "bucket < 10", 0.001: "bucket = 7"}
 """A filter for each share of the items that passes; every data set has an int `bucket`, uniform over 0 … 999."""

@@ -23,10 +23,10 @@ from silverray.benchmarks.report import Report
 from silverray.kernels.bits import transpose_bits
 from silverray.kernels.programs import PLANE_BITS, Opcode, count_passing, evaluate_programs
 from silverray.kernels.rows import aligned_planes
-from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.compiler import compile_filter
 from silverray.shard.filter.layout import PlaneLayout
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.schema import Schema
 
 TITLE = "Filters over a whole catalog, one thread"
 ITEMS = 800_000

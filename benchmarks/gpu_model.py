@@ -15,10 +15,10 @@ from silverray.benchmarks.gpu_catalog import Catalog, encode, make_queries, shar
 from silverray.benchmarks.gpu_figures import MODEL, Row, Rows, guarded
 from silverray.benchmarks.gpu_scale import Scale
 from silverray.benchmarks.gpu_timing import Captured, free_memory, time_calls
-from silverray.shard.filter.columns import Columns
-from silverray.shard.index.lists import Lists
-from silverray.shard.index.recall import DEPTHS, RecallCurve
+from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.model.retrieval import Found, RetrievalModel
+from silverray.shard.schema.columns import Columns
+from silverray.shard.snapshot.recall_curve import DEPTHS, RecallCurve
 
 SAMPLE = 64
 TARGET = 0.99

@@ -28,7 +28,7 @@ from silverray.benchmarks.report import Report
 from silverray.benchmarks.truth import brute_force, recall
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.service import Service, start
-from silverray.shard.index.kmeans import default_clusters
+from silverray.shard.publish.kmeans import default_clusters
 
 TITLE = "Search over HTTP, against a Serve application that does nothing"
 ITEMS, DIMENSION, QUERIES, K, SHARDS = 194_000, 128, 4_096, 10, 2

@@ -17,11 +17,11 @@ from silverray.cluster.demo import HELD_OUT
 from silverray.cluster.movielens_requests import write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE, RunData
-from silverray.shard.model.encoder import INFO_FILE, TowerEncoder
-from silverray.shard.model.jagged import features_of
-from silverray.shard.model.table_files import TABLES_FOLDER, load_tables, read_tables
-from silverray.shard.model.tables import int8_tables
-from silverray.shard.model.towers import TowerShape, UserTower
+from silverray.shard.towers.encoder import INFO_FILE, TowerEncoder
+from silverray.shard.towers.jagged import features_of
+from silverray.shard.towers.table_files import TABLES_FOLDER, load_tables, read_tables
+from silverray.shard.towers.tables import int8_tables
+from silverray.shard.towers.towers import TowerShape, UserTower
 from silverray.shard.train.evaluation import measure_recall, read_likes
 
 PLACES = 20

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.benchmarks.catalogs import clustered, queries
-from silverray.shard.index.builder import publish
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+from silverray.shard.publish.builder import publish
 
 Floats = NDArray[np.float32]
 

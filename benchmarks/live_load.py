@@ -13,9 +13,9 @@ import numpy as np
 
 from silverray.benchmarks.live_items import Floats, LiveItems
 from silverray.cluster.garbage import spare_loaded
-from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.index.arrangement import SLACK
+from silverray.shard.engine.validation import Admission
+from silverray.shard.index.packing import SLACK
 from silverray.shard.live.updates import UpdatesStatus
 from silverray.shard.live.writes import Entry, Write
 from silverray.shard.searcher import ShardSearcher

@@ -25,7 +25,7 @@ from silverray.benchmarks.report import Report
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.service import Service, start
-from silverray.shard.index.kmeans import default_clusters
+from silverray.shard.publish.kmeans import default_clusters
 
 TITLE = "Goodput under overload: one router, two shards, bodies of 8 queries with k = 100, deadline 1 s"
 ITEMS, DIMENSION, QUERIES = 50_000, 64, 4_096

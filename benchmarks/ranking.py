@@ -34,15 +34,15 @@ from silverray.cluster.training.scorer import make_scoring, save_scorer
 from silverray.kernels.topk import top_k
 from silverray.kernels.union import United, unite
 from silverray.shard.api import SearchRequest
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.engine.rerank import WINDOW
 from silverray.shard.local import LocalSearcher
-from silverray.shard.model.encoder import save_model
-from silverray.shard.model.jagged import features_of
-from silverray.shard.model.overarch import DotProduct, Scorer
-from silverray.shard.model.two_tower import TwoTower
-from silverray.shard.set_ranker import WINDOW
+from silverray.shard.model.scorers import DotProduct, Scorer
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.towers.encoder import save_model
+from silverray.shard.towers.jagged import features_of
+from silverray.shard.towers.two_tower import TwoTower
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Likes, item_vectors, read_likes
 from silverray.shard.train.loader import LoaderConfig, RequestLoader

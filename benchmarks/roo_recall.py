@@ -23,8 +23,8 @@ from silverray.cluster.movielens import MovieLens
 from silverray.cluster.movielens_requests import RequestFiles, movielens_format, split_time, write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import train
-from silverray.shard.filter.casts import one_array
-from silverray.shard.model.ids import Vocabulary
+from silverray.shard.schema.casts import one_array
+from silverray.shard.towers.ids import Vocabulary
 from silverray.shard.train.evaluation import read_likes
 from silverray.shard.train.format import ITEMS, USER
 from silverray.shard.train.items import ItemTable

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from silverray.benchmarks.measure import interleave, ratio
 from silverray.cluster.movielens_requests import RequestFiles
-from silverray.shard.filter.casts import one_array
+from silverray.shard.schema.casts import one_array
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.convert import COMPRESSION, to_impressions
 from silverray.shard.train.format import ITEM, ITEMS, REQUEST, RequestFormat

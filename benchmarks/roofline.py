@@ -20,7 +20,7 @@ from silverray.benchmarks.report import Report
 from silverray.kernels.programs import Opcode, instruction
 from silverray.kernels.scan import scan
 from silverray.shard.filter.layout import LIVE
-from silverray.shard.index.lists import Lists
+from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.index.planner import coarse_keep
 
 QUERIES = 64

@@ -24,9 +24,9 @@ from silverray.benchmarks.measure import interleave
 from silverray.benchmarks.processes import own_actors
 from silverray.benchmarks.report import Report
 from silverray.shard.index.memory import format_bytes
-from silverray.shard.model.table_files import save_tables
-from silverray.shard.model.tables import LocalTables, Lookup, Table, embedding_tables, keyed_jagged
-from silverray.shard.model.tables import int8_tables as read_int8
+from silverray.shard.towers.table_files import save_tables
+from silverray.shard.towers.tables import LocalTables, Lookup, Table, embedding_tables, keyed_jagged
+from silverray.shard.towers.tables import int8_tables as read_int8
 
 if TYPE_CHECKING:
     from torchrec import KeyedJaggedTensor

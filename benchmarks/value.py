@@ -16,8 +16,8 @@ from silverray.benchmarks.report import Report
 from silverray.benchmarks.value_formula import FORMULA, SCHEMA, SCOPE, TASKS, make_contexts, make_items
 from silverray.benchmarks.value_share import COLUMNS as SHARE_COLUMNS
 from silverray.benchmarks.value_share import REQUESTS, shares
-from silverray.shard.filter.columns import Columns
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.keys import hash_text
 from silverray.shard.value.inputs import Values, gather_fields, read_requests
 from silverray.shard.value.model import ValueModel
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.schema import Schema
 from silverray.shard.value.scope import Scope
 from silverray.shard.value.settings import ValueSettings
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from silverray.benchmarks.catalogs import clustered, queries
 from silverray.benchmarks.value_formula import DIMENSION, SCHEMA, TASKS, VALUE, make_contexts, make_items
-from silverray.shard.admission import Admission
-from silverray.shard.engine import Best, Engine
-from silverray.shard.index.builder import publish
+from silverray.shard.engine.engine import Best, Engine
+from silverray.shard.engine.validation import Admission
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.overarch_files import make_scorer, save_overarch
+from silverray.shard.model.scorer_files import make_scorer, save_overarch
+from silverray.shard.publish.builder import publish
 from silverray.shard.value.valuer import Asked
 
 REQUESTS, K, THREADS = 64, 100, 2

@@ -13,9 +13,9 @@ from silverray.cluster.encoders import ENCODER_DEPLOYMENT, EncoderArgs
 from silverray.cluster.layout import Layout
 from silverray.router.callers import Callers
 from silverray.router.settings import RouterSettings
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import MODEL
 from silverray.shard.live.sizes import ItemSizes
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import MODEL
 
 _DEPLOYMENTS = "silverray.cluster.deployments"
 _ENCODERS = "silverray.cluster.encoders"

@@ -14,7 +14,7 @@ from silverray.cluster.log.actor import describe_writer, stop_writer
 from silverray.cluster.log.claim import read_claim, withdraw_claim
 from silverray.cluster.readiness import Progress, Readiness, ServiceError, wait_until_ready
 from silverray.cluster.signals import put_off_signals
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.snapshot.catalog import Catalog
 
 
 class Change:

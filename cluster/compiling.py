@@ -8,7 +8,7 @@ from typing import Any
 
 from numba.core import event
 
-from silverray.shard.engine import Engine
+from silverray.shard.engine.engine import Engine
 
 
 class _Counter(event.Listener):  # type: ignore[misc]  # Numba has no types

@@ -35,8 +35,8 @@ from silverray.cluster.terminal import notes, results, told_progress
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE
 from silverray.router.client import SearchClient
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
 
 NAME = "silverray-demo"
 KEPT_FOLDER = Path("silverray-demo")

@@ -28,11 +28,11 @@ from silverray.router.item_writer import ItemWriter
 from silverray.router.log import Reader
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
-from silverray.shard.admission import Admission
 from silverray.shard.api import SearchError, SearchRequest
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.engine.validation import Admission
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
 

@@ -16,9 +16,9 @@ from silverray.cluster.config import TableGroupConfig
 from silverray.cluster.garbage import spare_loaded
 from silverray.cluster.handles import ApplicationHandle
 from silverray.shard.api import SearchError
-from silverray.shard.model.encoder import TowerEncoder
-from silverray.shard.model.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables
-from silverray.shard.model.tables import LocalTables, Lookup, Table, embedding_tables, int8_tables
+from silverray.shard.towers.encoder import TowerEncoder
+from silverray.shard.towers.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables
+from silverray.shard.towers.tables import LocalTables, Lookup, Table, embedding_tables, int8_tables
 
 ENCODER_DEPLOYMENT = "encoder"
 

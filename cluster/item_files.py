@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from silverray.shard.filter.casts import is_numbers
-from silverray.shard.filter.schema import VECTOR_COLUMN, Schema
 from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.parquet.paths import require_local
 from silverray.shard.parquet.rows import ID_TYPES, TableError
 from silverray.shard.parquet.table import ParquetTable
+from silverray.shard.schema.casts import is_numbers
+from silverray.shard.schema.schema import VECTOR_COLUMN, Schema
 
 _NUMPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGIC = b"PK"

@@ -12,7 +12,7 @@ from silverray.cluster.applications import belongs_to
 from silverray.cluster.instance import ApplicationState, ServeInstance
 from silverray.cluster.log.actor import read_positions
 from silverray.shard.api import ShardTooLarge, SnapshotError
-from silverray.shard.model.tables import TablesTooLarge, TablesUnavailable
+from silverray.shard.towers.tables import TablesTooLarge, TablesUnavailable
 
 Progress = Callable[[str], None]
 

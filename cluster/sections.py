@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from silverray.shard.filter.mistakes import describe_mistake
-from silverray.shard.filter.yaml_text import YamlError, read_yaml
+from silverray.shard.schema.mistakes import describe_mistake
+from silverray.shard.schema.yaml_text import YamlError, read_yaml
 
 
 class ConfigError(ValueError):

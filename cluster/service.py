@@ -28,8 +28,8 @@ from silverray.router.diversifier import check_spacing
 from silverray.router.log import LogUnavailable
 from silverray.router.quotas import check_quotas
 from silverray.shard.api import FormulaError, SnapshotError
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import SnapshotFiles, least_seq, version_folder
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles, least_seq, version_folder
 from silverray.shard.value.valuer import Valuer
 
 _logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import Coverage, SearchError, SearchReply, SearchRequest, TaskScores
 from silverray.shard.filter.compiler import CompiledFilter
-from silverray.shard.traits import Traits
+from silverray.shard.model.candidate_features import Traits
 
 Outcomes = list[SearchReply | SearchError]
 

@@ -27,8 +27,8 @@ from silverray.shard.api import (
     shown,
 )
 from silverray.shard.arguments import float32_array
-from silverray.shard.index.keys import hash_texts
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+from silverray.shard.schema.keys import hash_texts
 
 _MAX_QUERIES = 256
 _NETWORK_S = 5.0

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from silverray.shard.admission import Admission
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchError, SearchRequest
+from silverray.shard.engine.validation import Admission
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.deadline import Deadline
 

@@ -27,7 +27,7 @@ from silverray.shard.api import (
 from silverray.shard.model.diversity import Diversity
 
 if TYPE_CHECKING:
-    from silverray.shard.index.catalog import Catalog
+    from silverray.shard.snapshot.catalog import Catalog
 
 Outcome = SearchReply | SearchError
 

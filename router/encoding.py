@@ -18,8 +18,8 @@ from silverray.shard.api import Encoder, EncoderUnavailable, InvalidRequest, Sea
 
 if TYPE_CHECKING:
     from silverray.router.metrics import RouterMetrics
-    from silverray.shard.admission import Admission
-    from silverray.shard.model.features import UserFeatures
+    from silverray.shard.engine.validation import Admission
+    from silverray.shard.schema.user_features import UserFeatures
 
 _logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from silverray.shard.api import (
     SearchRequest,
     SequenceNotReached,
 )
-from silverray.shard.index.keys import partition_of
+from silverray.shard.schema.keys import partition_of
 
 _logger = logging.getLogger(__name__)
 

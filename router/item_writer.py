@@ -14,7 +14,7 @@ from silverray.router.log import LogUnavailable, UpdateLog
 from silverray.shard.live.writes import Upsert, Write
 
 if TYPE_CHECKING:
-    from silverray.shard.index.catalog import Catalog
+    from silverray.shard.snapshot.catalog import Catalog
 
 
 class WriteReply(NamedTuple):

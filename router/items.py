@@ -15,7 +15,7 @@ from silverray.shard.live.checks import WriteError, check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 
 if TYPE_CHECKING:
-    from silverray.shard.index.catalog import Catalog
+    from silverray.shard.snapshot.catalog import Catalog
 
 DEADLINE_S = 5.0
 """Time for a write whose body names none; a disk may need longer than a search should."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.shard.api import Coverage, SearchReply, TaskScores
-from silverray.shard.traits import Traits
+from silverray.shard.model.candidate_features import Traits
 
 
 def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from silverray.router.bodies import BatchBody, DiversifyBody, QueryBody, RankBody, SearchBody, UserBody
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest, json_type, shown
-from silverray.shard.index.catalog import IdType
-from silverray.shard.index.keys import hash_texts
+from silverray.shard.schema.keys import hash_texts
+from silverray.shard.snapshot.catalog import IdType
 
 Body = TypeVar("Body", bound=BaseModel)
 

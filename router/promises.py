@@ -7,7 +7,7 @@ from typing import Any
 from silverray.router.item_bodies import MAX_ITEMS
 from silverray.router.router import Router
 from silverray.shard.api import MAX_K
-from silverray.shard.index.keys import MAX_ID_BYTES
+from silverray.shard.schema.keys import MAX_ID_BYTES
 
 _SHOWN = 8
 _FIELD_TYPES: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import numpy as np
 from silverray.shard.api import SearchError, SearchReply, SearchRequest
 
 if TYPE_CHECKING:
-    from silverray.shard.index.catalog import Catalog
+    from silverray.shard.snapshot.catalog import Catalog
 
 
 class Quotas:

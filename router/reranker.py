@@ -13,12 +13,12 @@ from silverray.router.settings import RerankSettings
 from silverray.router.ticket import Ticket
 from silverray.router.turns import in_turns
 from silverray.shard.api import SearchError, SearchReply, SearchRequest
-from silverray.shard.index.snapshot import SnapshotFiles
-from silverray.shard.model.overarch_files import load_overarch
-from silverray.shard.set_ranker import SetRanker
+from silverray.shard.engine.rerank import SetRanker
+from silverray.shard.model.scorer_files import load_overarch
+from silverray.shard.snapshot.files import SnapshotFiles
 
 if TYPE_CHECKING:
-    from silverray.shard.index.catalog import Catalog
+    from silverray.shard.snapshot.catalog import Catalog
     from silverray.shard.value.valuer import Valuer
 
 Outcome = SearchReply | SearchError

@@ -24,7 +24,6 @@ from silverray.router.quotas import Quotas
 from silverray.router.reranker import Reranker
 from silverray.router.settings import RouterSettings
 from silverray.router.ticket import Ticket
-from silverray.shard.admission import Admission
 from silverray.shard.api import (
     DeadlineExceeded,
     Encoder,
@@ -35,9 +34,10 @@ from silverray.shard.api import (
     SearchRequest,
     SequenceNotReached,
 )
+from silverray.shard.engine.validation import Admission
 
 if TYPE_CHECKING:
-    from silverray.shard.index.catalog import Catalog
+    from silverray.shard.snapshot.catalog import Catalog
 
 _INLINE_ADMISSIONS = 16
 _PROBE_S = 1.0

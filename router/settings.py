@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from silverray.router.callers import Callers
 from silverray.shard.api import MAX_STRENGTH, MAX_TRAITS_K
+from silverray.shard.engine.rerank import WINDOW
 from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.model.diversity import MAX_WINDOW
-from silverray.shard.set_ranker import WINDOW
 
 Strength = Annotated[float, Field(ge=0, le=MAX_STRENGTH, allow_inf_nan=False)]
 

@@ -18,7 +18,7 @@ from silverray.router.accept import preferred
 from silverray.router.errors import MalformedBody, UnsupportedMediaType, to_document
 from silverray.router.strict_json import loads_strict, unique
 from silverray.shard.api import ItemId, ReplyTooLarge, SearchError, SearchReply, TaskScores
-from silverray.shard.reply_sizes import bounded, text_bytes, too_large
+from silverray.shard.engine.reply_sizes import bounded, text_bytes, too_large
 
 
 def _plain(value: object) -> object:

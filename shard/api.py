@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from silverray.shard.filter.compiler import CompiledFilter
-    from silverray.shard.traits import Traits
+    from silverray.shard.model.candidate_features import Traits
 
 Mode = Literal["exact", "bloom"]
 ItemId = int | str

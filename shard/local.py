@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple, Never, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from silverray.shard.admission import Admission
 from silverray.shard.api import InvalidRequest, Mode, SearchRequest, shown
-from silverray.shard.engine import Engine, require_engine
+from silverray.shard.engine.engine import Engine, require_engine
+from silverray.shard.engine.rerank import WINDOW
+from silverray.shard.engine.validation import Admission
 from silverray.shard.filter.compiler import CompiledFilter
-from silverray.shard.set_ranker import WINDOW
 from silverray.shard.value.settings import ValueSettings
 
 BATCH = 512

@@ -11,7 +11,6 @@ from typing import ClassVar, Self
 
 import torch
 
-from silverray.shard.admission import Admission
 from silverray.shard.api import (
     DeadlineExceeded,
     InvalidRequest,
@@ -21,13 +20,14 @@ from silverray.shard.api import (
     SequenceNotReached,
 )
 from silverray.shard.arguments import whole_number
-from silverray.shard.engine import Engine, require_engine
-from silverray.shard.exact import ExactEngine
+from silverray.shard.engine.engine import Engine, require_engine
+from silverray.shard.engine.exact import ExactEngine
+from silverray.shard.engine.rerank import WINDOW
+from silverray.shard.engine.validation import Admission
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.live.updates import Updates
 from silverray.shard.live.writes import Entry
-from silverray.shard.set_ranker import WINDOW
 from silverray.shard.value.settings import ValueSettings
 
 

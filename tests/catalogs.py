@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from silverray.shard.api import SearchRequest
-from silverray.shard.filter.schema import Schema
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.overarch_files import make_scorer, save_overarch
+from silverray.shard.model.scorer_files import make_scorer, save_overarch
+from silverray.shard.schema.schema import Schema
 
 DIMENSION = 16
 COUNTRIES = ["DE", "FR", "JP", "US", "Österreich"]

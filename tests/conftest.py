@@ -11,9 +11,9 @@ import pytest
 import torch
 from catalogs import make_items, schema_text, write_set_wise, write_tasks
 
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.catalog import Catalog
 
 # Ray's default for a cluster that a program starts. Drivers of such a cluster have to say it, and Ray reads it when it
 # is imported: so it is said here, before any test module is.

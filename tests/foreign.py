@@ -13,9 +13,9 @@ from pathlib import Path
 
 from catalogs import make_items, schema_text
 
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.snapshot import MANIFEST, write_manifest
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.files import MANIFEST, write_manifest
 
 ROOM_BYTES = 1 << 30
 """What the process may take beside what it has after opening a snapshot."""
@@ -64,8 +64,8 @@ def opener(snapshot: Path) -> Iterator[Refused]:
 
 def main() -> None:
     """Open what standard input names, a line each."""
-    from silverray.shard.engine import Engine
-    from silverray.shard.model.encoder import TowerEncoder
+    from silverray.shard.engine.engine import Engine
+    from silverray.shard.towers.encoder import TowerEncoder
 
     opens: dict[str, Callable[[Path], object]] = {
         "engine": Engine.open,

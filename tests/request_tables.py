@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from silverray.shard.model.features import BucketFeature, Category, CategoryFeature
+from silverray.shard.schema.user_features import BucketFeature, Category, CategoryFeature
 from silverray.shard.train.format import RequestFormat
 from silverray.shard.train.items import ItemTable
 

@@ -16,8 +16,8 @@ from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RouterSettings
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.index import planner
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 
 Make = Callable[[Catalog], Searcher]
 EPSILON = 1e-6

@@ -93,13 +93,13 @@ if TYPE_CHECKING:
         TaskScores,
     )
     from silverray.shard.filter.compiler import CompiledFilter, compile_filter
-    from silverray.shard.filter.schema import Field, Schema, SchemaError, VectorSpec
-    from silverray.shard.index.builder import publish
-    from silverray.shard.index.catalog import Catalog
     from silverray.shard.live.writes import Delete, Patch, Upsert
     from silverray.shard.local import BatchResult, LocalSearcher
     from silverray.shard.model.export import load_exported
+    from silverray.shard.publish.builder import publish
+    from silverray.shard.schema.schema import Field, Schema, SchemaError, VectorSpec
     from silverray.shard.searcher import ExactSearch
+    from silverray.shard.snapshot.catalog import Catalog
     from silverray.shard.value.settings import ValueSettings
 else:  # hidden from type checkers, for which a module with `__getattr__` has every name
     _HOMES = {
@@ -114,9 +114,9 @@ else:  # hidden from type checkers, for which a module with `__getattr__` has ev
             " SnapshotError TaskScores"
         ),
         "silverray.shard.filter.compiler": "CompiledFilter compile_filter",
-        "silverray.shard.filter.schema": "Field Schema SchemaError VectorSpec",
-        "silverray.shard.index.builder": "publish",
-        "silverray.shard.index.catalog": "Catalog",
+        "silverray.shard.schema.schema": "Field Schema SchemaError VectorSpec",
+        "silverray.shard.publish.builder": "publish",
+        "silverray.shard.snapshot.catalog": "Catalog",
         "silverray.shard.live.writes": "Delete Patch Upsert",
         "silverray.shard.local": "BatchResult LocalSearcher",
         "silverray.shard.model.export": "load_exported",

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import torch
 from rich.table import Column, Table
 
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.memory import SCRATCH_BYTES, MemoryPlan, format_bytes
 from silverray.shard.index.placement import ItemCache, Placement
-from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles
 
 CARDS_GIB = (24, 40, 80, 141)
 """Memory of an L4 or RTX 4090, an A100, an A100 or H100, and an H200."""

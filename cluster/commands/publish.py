@@ -18,16 +18,16 @@ from silverray.cluster.item_files import read_items, read_vectors
 from silverray.cluster.log.folding import fold_log
 from silverray.cluster.signals import stopped_by_signals
 from silverray.cluster.terminal import notes, print_json, progress_bar, results
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish, read_model
-from silverray.shard.index.catalog import CacheType
-from silverray.shard.index.snapshot import SnapshotFiles, published, version_folder
 from silverray.shard.live.fold import Folded
+from silverray.shard.publish.builder import publish, read_model
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.catalog import CacheType
+from silverray.shard.snapshot.files import SnapshotFiles, published, version_folder
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What to publish; see `silverray.shard.index.builder.publish`.
+    """What to publish; see `silverray.shard.publish.builder.publish`.
 
     Attributes:
         as_of: number of the last write that `items` includes; None for none, or, with `from_live`, for as many as the

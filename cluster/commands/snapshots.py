@@ -9,8 +9,8 @@ from rich.table import Table
 
 from silverray.cluster.commands.memory import describe_memory, memory_tables
 from silverray.cluster.terminal import plain, print_json, progress_bar, results
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles
 
 
 def run_verify(snapshot: Path) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from silverray.cluster.log.claim import open_claimed
 from silverray.cluster.log.entries import read_entries
 from silverray.cluster.log.store import LogReader
-from silverray.shard.filter.schema import Schema
 from silverray.shard.live.fold import Folded, fold
 from silverray.shard.live.writes import Write
+from silverray.shard.schema.schema import Schema
 
 _LIMIT = 10_000
 

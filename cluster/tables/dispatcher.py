@@ -17,7 +17,7 @@ from silverray.cluster.tables.group import TableGroup
 from silverray.cluster.tables.plan import TablePlan
 from silverray.cluster.tables.slices import FeatureSlice, split_requests
 from silverray.shard.api import EncoderUnavailable, Overloaded
-from silverray.shard.model.tables import check_ids
+from silverray.shard.towers.tables import check_ids
 
 if TYPE_CHECKING:
     from torchrec import KeyedJaggedTensor

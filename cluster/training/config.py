@@ -73,7 +73,7 @@ class BinaryCrossEntropyConfig(Section):
 
 
 class ScorerConfig(Section):
-    """A scorer on top of the towers; see `silverray.shard.model.overarch`.
+    """A scorer on top of the towers; see `silverray.shard.model.scorers`.
 
     What it learns is in `silverray.shard.train.scoring`, and for self-attention in `silverray.shard.train.set_scoring`.
 

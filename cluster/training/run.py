@@ -20,10 +20,10 @@ from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import ItemsConfig, SampledSoftmaxConfig, TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress, Tell
 from silverray.cluster.training.scorer import make_scoring, save_scorer
-from silverray.shard.model.encoder import save_model
-from silverray.shard.model.ids import HashedIds, Keys
 from silverray.shard.parquet.rows import ID_TYPES, Rows
 from silverray.shard.parquet.table import ParquetTable
+from silverray.shard.towers.encoder import save_model
+from silverray.shard.towers.ids import HashedIds, Keys
 from silverray.shard.train.checkpoint import CHECKPOINT_FILE, CheckpointError, load_checkpoint, save_checkpoint
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import Recall, item_vectors, measure_recall, read_likes

@@ -1,1 +1,1 @@
-"""Filters: schema, language, plane programs and exact verification."""
+"""Filters: language, compiler, plane programs and exact verification."""

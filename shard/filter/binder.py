@@ -12,9 +12,9 @@ from silverray.shard.api import FilterError
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
 from silverray.shard.filter.hints import mismatch_hint
 from silverray.shard.filter.lexer import Token
-from silverray.shard.filter.schema import Field, FieldType, Schema
 from silverray.shard.hints import closest
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Field, FieldType, Schema
 
 Comparison = Literal["<", "<=", ">", ">="]
 

@@ -16,8 +16,8 @@ from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, P
 from silverray.shard.filter.language import parse
 from silverray.shard.filter.layout import LIVE, PlaneLayout
 from silverray.shard.filter.leaves import LEAF_BUDGETS, Leaf, Leaves
-from silverray.shard.filter.schema import Schema
 from silverray.shard.filter.simplify import simplified
+from silverray.shard.schema.schema import Schema
 
 MAX_LEAVES_SIZE = 2 * MAX_INSTRUCTIONS
 """Instructions of all leaves above which a budget is given up: joined, leaves lose some of theirs, rarely half."""

@@ -22,7 +22,7 @@ from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.expression import And, Expression, Not, Or
 from silverray.shard.filter.hints import is_hint, operator_hint, start_hint
 from silverray.shard.filter.lexer import FILTER, Token
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.schema import Schema
 
 MAX_NESTING = 64
 """Most parentheses and negations around a predicate."""

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silverray.shard.filter.columns import Column, Columns
 from silverray.shard.filter.planes import (
     BooleanPlanes,
     ExactPlanes,
@@ -27,8 +26,9 @@ from silverray.shard.filter.planes import (
     float_numbers,
 )
 from silverray.shard.filter.planes_check import planes_fault
-from silverray.shard.filter.schema import Field, Schema
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.columns import Column, Columns
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Field, Schema
 
 LIVE = 0
 """The plane that says which slots hold an item."""

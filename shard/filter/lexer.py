@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from silverray.shard.api import FilterError, TextError
 from silverray.shard.filter.deadline import NEVER, Deadline
-from silverray.shard.filter.schema import KEYWORDS
+from silverray.shard.schema.schema import KEYWORDS
 
 MAX_BYTES = 16 * 1024
 """Longest text, in bytes of UTF-8."""

@@ -12,7 +12,7 @@ from silverray.shard.filter.planes import (
     Planes,
     SlicedPlanes,
 )
-from silverray.shard.filter.schema import FieldType
+from silverray.shard.schema.schema import FieldType
 
 _INT64 = range(-(2**63), 2**63)
 _MOST_PLANES = 1 << 24

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Range
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.schema import Schema
 
 
 def simplified(expression: Expression, schema: Schema) -> Expression:

@@ -1,1 +1,1 @@
-"""The index: clusters, codes, snapshots and the lists a shard searches."""
+"""The index in memory: inverted lists, payload and keys of the partitions that a shard has loaded."""

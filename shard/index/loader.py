@@ -12,9 +12,15 @@ from torch import Tensor
 from silverray.kernels.bits import transpose_bits, words_for
 from silverray.kernels.rows import aligned_planes, empty_rows
 from silverray.shard.api import SnapshotError
-from silverray.shard.filter.columns import Columns
-from silverray.shard.index.arrangement import Arrangement, count_spare_tags
-from silverray.shard.index.arrays import (
+from silverray.shard.index.free_memory import free_bytes
+from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.memory import FreeBytes, MemoryPlan
+from silverray.shard.index.packing import Arrangement, count_spare_tags
+from silverray.shard.index.payload import Payload, spread_index, widen
+from silverray.shard.index.placement import Placement
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.vectors import MAX_LENGTH, length_fault
+from silverray.shard.snapshot.arrays import (
     read_columns,
     read_index,
     read_items,
@@ -22,17 +28,11 @@ from silverray.shard.index.arrays import (
     read_payload,
     require_index_size,
 )
-from silverray.shard.index.arrow_files import shared_text_bytes
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.free_memory import free_bytes
-from silverray.shard.index.lists import Lists
-from silverray.shard.index.memory import FreeBytes, MemoryPlan
-from silverray.shard.index.payload import Payload, spread_index, widen
-from silverray.shard.index.placement import Placement
-from silverray.shard.index.recall import RecallCurve
-from silverray.shard.index.snapshot import ITEMS, PAYLOAD, SnapshotFiles, partition_folder
-from silverray.shard.index.vectors import MAX_LENGTH, length_fault
-from silverray.shard.index.workers import in_threads
+from silverray.shard.snapshot.arrow_files import shared_text_bytes
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import ITEMS, PAYLOAD, SnapshotFiles, partition_folder
+from silverray.shard.snapshot.recall_curve import RecallCurve
+from silverray.shard.threads import in_threads
 
 
 class LoadedPartitions(NamedTuple):

@@ -14,11 +14,11 @@ import torch
 from silverray.kernels.bits import words_for
 from silverray.kernels.rows import row_bytes
 from silverray.shard.api import ShardTooLarge
-from silverray.shard.index.arrangement import count_slots, count_spare_tags
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.free_memory import free_bytes
+from silverray.shard.index.packing import count_slots, count_spare_tags
 from silverray.shard.index.placement import Placement
-from silverray.shard.index.snapshot import COLUMNS, ITEMS, PAYLOAD, SnapshotFiles, partition_folder
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import COLUMNS, ITEMS, PAYLOAD, SnapshotFiles, partition_folder
 
 SCRATCH_BYTES = 2 << 30
 """Kept free on a device: CUDA's context, and the bits, candidates and scores of a batch."""

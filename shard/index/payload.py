@@ -13,10 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from silverray.shard.api import SnapshotError
-from silverray.shard.filter.schema import FieldType, Schema
-from silverray.shard.index.json_values import json_value, json_values
-from silverray.shard.index.key_slots import FREE, KeySlots
+from silverray.shard.index.key_index import FREE, KeySlots
 from silverray.shard.index.text_sizes import text_sizes, value_size
+from silverray.shard.schema.json_values import json_value, json_values
+from silverray.shard.schema.schema import FieldType, Schema
 
 ARROW_TYPES: dict[FieldType, pa.DataType] = {
     "category": pa.large_string(),

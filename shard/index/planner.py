@@ -11,8 +11,8 @@ from silverray.kernels.centroids import score_centroids
 from silverray.kernels.plans import plan_visits
 from silverray.kernels.probes import choose_probes
 from silverray.shard.api import MAX_K
-from silverray.shard.index.lists import Lists
-from silverray.shard.index.recall import RecallCurve
+from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.snapshot.recall_curve import RecallCurve
 
 SURVIVORS = 20_000
 """Where no more items pass, all of them are scored exactly: probing would miss most of them."""

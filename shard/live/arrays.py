@@ -14,14 +14,14 @@ from torch import Tensor
 
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.api import ItemId
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.key_slots import FREE, Ints
+from silverray.shard.engine.loaded import Prepared
+from silverray.shard.index.key_index import FREE, Ints
 from silverray.shard.index.payload import Row
 from silverray.shard.live.changes import Changes
 from silverray.shard.live.edit import ColumnEdit, Edit, PlaneEdit
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.slots import Slots
-from silverray.shard.prepared import Prepared
+from silverray.shard.snapshot.catalog import Catalog
 
 
 class Planned(NamedTuple):

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.shard.api import ItemId
-from silverray.shard.filter.columns import Columns
-from silverray.shard.filter.schema import Schema
-from silverray.shard.filter.values import read_values
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.keys import hash_text
-from silverray.shard.index.vectors import faults, to_unit_length
 from silverray.shard.live.intake import FieldsOnly
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Schema
+from silverray.shard.schema.values import read_values
+from silverray.shard.schema.vectors import faults, to_unit_length
+from silverray.shard.snapshot.catalog import Catalog
 
 Ints = NDArray[np.int64]
 Keyed = tuple[int, Write]

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import InvalidRequest, json_type
 from silverray.shard.arguments import float32_array
-from silverray.shard.filter.accepted import EXPECTED, accept, misplaced_tag, utf8_bytes
 from silverray.shard.hints import LONGEST, closest
-from silverray.shard.index.keys import MAX_ID_BYTES
-from silverray.shard.index.vectors import faults, to_unit_length
 from silverray.shard.live.writes import Patch, Upsert, Write
+from silverray.shard.schema.accepted import EXPECTED, accept, misplaced_tag, utf8_bytes
+from silverray.shard.schema.keys import MAX_ID_BYTES
+from silverray.shard.schema.vectors import faults, to_unit_length
 
 if TYPE_CHECKING:
-    from silverray.shard.filter.schema import Field, Schema
-    from silverray.shard.index.catalog import Catalog, IdType
+    from silverray.shard.schema.schema import Field, Schema
+    from silverray.shard.snapshot.catalog import Catalog, IdType
 
 MAX_SPACE_BYTES = 200
 _LONGEST_INT_BITS = 2_048

@@ -17,13 +17,13 @@ from torch import Tensor
 from silverray.kernels.bits import pack_bits, read_bits, words_for
 from silverray.kernels.codes import quantize_rows
 from silverray.kernels.rows import aligned_planes, empty_rows
-from silverray.shard.filter.columns import Column, Columns
-from silverray.shard.index.arrangement import Arrangement, count_spare_tags
-from silverray.shard.index.key_slots import FREE, Ints
-from silverray.shard.index.lists import Lists
+from silverray.shard.engine.loaded import Prepared
+from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.key_index import FREE, Ints
+from silverray.shard.index.packing import Arrangement, count_spare_tags
 from silverray.shard.index.payload import Payload
 from silverray.shard.live.arrays import LiveArrays
-from silverray.shard.prepared import Prepared
+from silverray.shard.schema.columns import Column, Columns
 
 BLOCK = 4_096
 """Rows that are copied at a time."""

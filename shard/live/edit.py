@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from silverray.shard.filter.columns import Column, Columns
-from silverray.shard.index.key_slots import Ints
-from silverray.shard.index.lists import Lists
+from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.key_index import Ints
 from silverray.shard.index.payload import Row
+from silverray.shard.schema.columns import Column, Columns
 
 
 class PlaneEdit(NamedTuple):

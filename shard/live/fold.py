@@ -13,15 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from silverray.shard.api import ItemId
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.key_slots import FREE, Ints, KeySlots
-from silverray.shard.index.source import read_source
-from silverray.shard.index.vectors import ItemVectors, faults
+from silverray.shard.index.key_index import FREE, Ints, KeySlots
 from silverray.shard.live.changes import key_of, put
 from silverray.shard.live.checks import WriteError
 from silverray.shard.live.intake import FieldsOnly, Intake
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+from silverray.shard.publish.source import read_source
+from silverray.shard.schema.schema import Schema
+from silverray.shard.schema.vectors import ItemVectors, faults
 
 _BLOCK = 65_536
 

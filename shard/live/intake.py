@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from silverray.shard.filter.values import TYPES
 from silverray.shard.live.checks import WriteError, check_value
 from silverray.shard.live.writes import Delete, Patch, Write
+from silverray.shard.schema.values import TYPES
 
 if TYPE_CHECKING:
-    from silverray.shard.filter.schema import Schema
-    from silverray.shard.index.catalog import IdType
+    from silverray.shard.schema.schema import Schema
+    from silverray.shard.snapshot.catalog import IdType
 
 
 @dataclass(frozen=True, slots=True)

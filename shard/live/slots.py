@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from silverray.shard.index.key_slots import FREE, Ints, KeySlots
+from silverray.shard.index.key_index import FREE, Ints, KeySlots
 
 
 class Slots:

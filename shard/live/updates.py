@@ -13,10 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from silverray.shard.api import ItemId
-from silverray.shard.engine import Engine
-from silverray.shard.index.arrangement import count_slots
-from silverray.shard.index.keys import partition_of
-from silverray.shard.index.workers import single_worker
+from silverray.shard.engine.engine import Engine
+from silverray.shard.index.packing import count_slots
 from silverray.shard.live.arrays import LiveArrays
 from silverray.shard.live.changes import Changes, Keyed, key_of, merge, runs
 from silverray.shard.live.checks import WriteError
@@ -24,6 +22,8 @@ from silverray.shard.live.compaction import Still, compact
 from silverray.shard.live.intake import Intake
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Entry
+from silverray.shard.schema.keys import partition_of
+from silverray.shard.threads import single_worker
 
 _logger = logging.getLogger(__name__)
 

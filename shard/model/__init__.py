@@ -1,1 +1,1 @@
-"""The retrieval model and its towers."""
+"""The retrieval model: retrieval, ranking, re-ranking, and the scorers in them."""

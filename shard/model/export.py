@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from silverray.kernels.programs import MAX_INSTRUCTIONS, Opcode, instruction
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.planner import candidates_for
 from silverray.shard.model.ranking import Ranking
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.paths import as_path
+from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.valuer import Valuation
 
 INFO_FILE = "module_info.json"

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from silverray.kernels.quotients import quotient
-from silverray.shard.filter.columns import Columns
-from silverray.shard.filter.mistakes import describe_mistake
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.mistakes import describe_mistake
+from silverray.shard.schema.schema import Schema
 from silverray.shard.value.inputs import gather_fields
 from silverray.shard.value.operations import LARGEST_FIELD
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from silverray.kernels.topk import top_k
 from silverray.kernels.union import United, unite
-from silverray.shard.index.lists import Lists
+from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.overarch import Scorer
+from silverray.shard.model.scorers import Scorer
 from silverray.shard.value.inputs import gather_fields
 from silverray.shard.value.valuer import Valuation, valued
 

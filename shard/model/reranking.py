@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from silverray.kernels.topk import top_k
-from silverray.shard.model.overarch import Scorer, bounded
+from silverray.shard.model.scorers import Scorer, bounded
 from silverray.shard.value.inputs import Values
 from silverray.shard.value.valuer import Valuation, valued
 

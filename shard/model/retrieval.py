@@ -10,9 +10,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from silverray.kernels.retrieve import Arguments, retrieve
-from silverray.shard.index.lists import Lists
+from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.index.planner import SURVIVORS, Plan, Planner, coarse_keep
-from silverray.shard.index.recall import RecallCurve
+from silverray.shard.snapshot.recall_curve import RecallCurve
 
 
 class Found(NamedTuple):

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from silverray.shard.filter.casts import is_text
+from silverray.shard.schema.casts import is_text
 
 _NONE = "__HIVE_DEFAULT_PARTITION__"
 """How Hive writes that there is no value."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from silverray.shard.filter.casts import (
+from silverray.shard.schema.casts import (
     PARTS_A_SECOND,
     CastError,
     cast,
@@ -60,7 +60,7 @@ class Rows:
         return fault(self.name, column, self.first + row, message)
 
     def cast(self, column: str, wanted: pa.DataType) -> pa.ChunkedArray:
-        """A column in another type; see `silverray.shard.filter.casts.cast`.
+        """A column in another type; see `silverray.shard.schema.casts.cast`.
 
         Raises:
             TableError: a value does not fit.

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from silverray.shard.filter.casts import decoded_type
 from silverray.shard.parquet.partitions import first_other, folder_texts, parse
 from silverray.shard.parquet.paths import parquet_files
 from silverray.shard.parquet.rows import Rows, TableError, either, fault, fitting_types
+from silverray.shard.schema.casts import decoded_type
 
 BLOCK = 65_536
 """Rows of a whole table that are decoded at a time: texts in lists may have 2 GiB in a block."""

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from silverray.shard.index.keys import hash_texts, hashed_rows
-from silverray.shard.model.features import BucketFeature, Category, CategoryFeature, HashFeature
-from silverray.shard.model.ids import Keys
 from silverray.shard.parquet.rows import Rows
+from silverray.shard.schema.keys import hash_texts, hashed_rows
+from silverray.shard.schema.user_features import BucketFeature, Category, CategoryFeature, HashFeature
+from silverray.shard.towers.ids import Keys
 from silverray.shard.train.format import category_type
 
 
 def id_keys(ids: pa.Array) -> Keys:
-    """Keys of integer or string ids without nulls; see `silverray.shard.index.keys`."""
+    """Keys of integer or string ids without nulls; see `silverray.shard.schema.keys`."""
     if pa.types.is_integer(ids.type):
         keys: Keys = ids.to_numpy(zero_copy_only=False)
     else:

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from silverray.shard.filter.casts import is_list, one_array
-from silverray.shard.model.jagged import Jagged
 from silverray.shard.parquet.table import ParquetTable
+from silverray.shard.schema.casts import is_list, one_array
+from silverray.shard.towers.jagged import Jagged
 from silverray.shard.train.format import ITEM, ITEMS, REQUEST, TIME, USER, RequestFormat
 from silverray.shard.train.grouping import group
 from silverray.shard.train.impressions import ROW, Impressions

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silverray.shard.model.ids import Keys, Vocabulary
-from silverray.shard.model.jagged import Jagged, features_of
-from silverray.shard.model.towers import ItemTower, UserTower
+from silverray.shard.towers.ids import Keys, Vocabulary
+from silverray.shard.towers.jagged import Jagged, features_of
+from silverray.shard.towers.towers import ItemTower, UserTower
 from silverray.shard.train.format import RequestFormat
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.recall import popularity_recall_at, recall_at

@@ -30,9 +30,8 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from silverray.shard.filter.mistakes import describe_mistake
-from silverray.shard.filter.yaml_text import YamlError, read_yaml
-from silverray.shard.model.features import (
+from silverray.shard.schema.mistakes import describe_mistake
+from silverray.shard.schema.user_features import (
     BucketFeature,
     Category,
     CategoryFeature,
@@ -41,6 +40,7 @@ from silverray.shard.model.features import (
     UserFeatures,
     category_from,
 )
+from silverray.shard.schema.yaml_text import YamlError, read_yaml
 
 REQUEST, USER, TIME, ITEM, ITEMS = "request", "user", "time", "item", "items"
 RESERVED = (REQUEST, USER, TIME, ITEM, ITEMS)

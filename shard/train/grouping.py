@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.model.jagged import Jagged
+from silverray.shard.towers.jagged import Jagged
 
 Ints = NDArray[np.int64]
 

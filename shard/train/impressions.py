@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from silverray.shard.filter.casts import is_list
 from silverray.shard.parquet.rows import ID_TYPES, TIME_TYPES, Rows, TableError
 from silverray.shard.parquet.table import ParquetTable
+from silverray.shard.schema.casts import is_list
 from silverray.shard.train.format import ITEM, REQUEST, TIME, USER, RequestFormat
 
 BLOCK = 65_536

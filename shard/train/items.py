@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from silverray.shard.filter.casts import is_list
-from silverray.shard.model.features import Category, CategoryFeature
-from silverray.shard.model.ids import HashedIds, Keys, Vocabulary
-from silverray.shard.model.jagged import Jagged
 from silverray.shard.parquet.rows import ID_TYPES, Rows, TableError, check_type
+from silverray.shard.schema.casts import is_list
+from silverray.shard.schema.user_features import Category, CategoryFeature
+from silverray.shard.towers.ids import HashedIds, Keys, Vocabulary
+from silverray.shard.towers.jagged import Jagged
 from silverray.shard.train.codes import category_codes, id_keys, text_codes
 from silverray.shard.train.format import ITEM, category_type
 

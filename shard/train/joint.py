@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from silverray.shard.model.two_tower import TwoTower
+from silverray.shard.towers.two_tower import TwoTower
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.format import ITEM
 from silverray.shard.train.objectives import Candidates

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from silverray.shard.model.jagged import features_of
+from silverray.shard.towers.jagged import features_of
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.order import WindowShuffle

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silverray.shard.model.two_tower import Encoded
+from silverray.shard.towers.two_tower import Encoded
 from silverray.shard.train.batch import Batch
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from silverray.shard.model.tables import keyed_jagged
+from silverray.shard.towers.tables import keyed_jagged
 from silverray.shard.train.batch import Batch
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from silverray.shard.model.features import UserFeatures
-from silverray.shard.model.ids import HashedIds, Vocabulary
-from silverray.shard.model.jagged import Jagged
 from silverray.shard.parquet.rows import ID_TYPES, TIME_TYPES, Rows
 from silverray.shard.parquet.table import ParquetTable, Part
+from silverray.shard.schema.user_features import UserFeatures
+from silverray.shard.towers.ids import HashedIds, Vocabulary
+from silverray.shard.towers.jagged import Jagged
 from silverray.shard.train.codes import category_codes, id_keys
 from silverray.shard.train.format import ITEMS, REQUEST, TIME, RequestFormat, id_type
 

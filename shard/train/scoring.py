@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from silverray.shard.model.overarch import MixtureOfLogits, Scorer, load_imbalance
-from silverray.shard.model.two_tower import Encoded
+from silverray.shard.model.scorers import MixtureOfLogits, Scorer, load_imbalance
+from silverray.shard.towers.two_tower import Encoded
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.objectives import Candidates, Loss, log_chance_missed
 

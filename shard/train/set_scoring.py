@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from silverray.shard.model.two_tower import Encoded
+from silverray.shard.towers.two_tower import Encoded
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.objectives import Candidates, Loss
 from silverray.shard.train.scoring import Scoring

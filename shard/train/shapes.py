@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from silverray.shard.model.tables import Table
-from silverray.shard.model.towers import TowerShape
-from silverray.shard.model.two_tower import TwoTower
+from silverray.shard.towers.tables import Table
+from silverray.shard.towers.towers import TowerShape
+from silverray.shard.towers.two_tower import TwoTower
 from silverray.shard.train.format import ITEM, RequestFormat
 from silverray.shard.train.items import ItemTable
 

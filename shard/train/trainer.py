@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silverray.shard.model.tables import check_ids
-from silverray.shard.model.two_tower import TwoTower
+from silverray.shard.towers.tables import check_ids
+from silverray.shard.towers.two_tower import TwoTower
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.checkpoint import CheckpointError
 from silverray.shard.train.joint import JointModel

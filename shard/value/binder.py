@@ -18,8 +18,8 @@ from silverray.shard.api import FormulaError
 from silverray.shard.filter import binder as filters
 from silverray.shard.filter.binder import BoundField, Comparison, Value
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
-from silverray.shard.filter.schema import Field
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Field
 from silverray.shard.value.graph import Extent, Graph, Node
 from silverray.shard.value.language import formula_errors
 from silverray.shard.value.operations import LARGEST

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from silverray.shard.api import InvalidRequest, shown
-from silverray.shard.filter.columns import Column, Columns
-from silverray.shard.filter.schema import Field
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.columns import Column, Columns
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Field
 
 NO_TAG = -1
 """Fills the places beyond an item's last tag; hashes of texts are not negative."""

@@ -42,7 +42,7 @@ class ValueModel(nn.Module):
         FormulaError: the formula is wrong.
 
     Example:
-        >>> from silverray.shard.filter.schema import Schema
+        >>> from silverray.shard.schema.schema import Schema
         >>> schema = Schema.parse("{id: film, vector: {dimension: 8, metric: ip}, fields: {year: {type: int}}}")
         >>> model = ValueModel("click + 2 * like * (year >= 2000)", Scope(("click", "like"), schema))
         >>> predictions = torch.tensor([[[0.5, 0.25], [0.5, 0.25]]])

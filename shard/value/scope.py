@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from silverray.shard.api import FormulaError
-from silverray.shard.filter.schema import Field, Schema
 from silverray.shard.hints import closest
+from silverray.shard.schema.schema import Field, Schema
 from silverray.shard.value.syntax import Name
 
 Owner = Literal["task", "item", "user", "context"]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic import Field as Option
 
 from silverray.shard.api import shown
-from silverray.shard.filter.schema import Field
+from silverray.shard.schema.schema import Field
 
 DEFAULT = "default"
 

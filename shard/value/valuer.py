@@ -9,7 +9,7 @@ import torch
 
 from silverray.kernels.quotients import quotient
 from silverray.shard.api import FormulaError, InvalidRequest, SearchRequest, shown
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.schema import Schema
 from silverray.shard.value.inputs import Values, read_requests
 from silverray.shard.value.model import ValueModel
 from silverray.shard.value.scope import Scope

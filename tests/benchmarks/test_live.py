@@ -14,8 +14,8 @@ from silverray.benchmarks.live_items import LiveItems, pack_body
 from silverray.cluster.cli import app
 from silverray.router.items import parse_items
 from silverray.router.settings import RouterSettings
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.live.writes import Delete, Patch, Upsert
+from silverray.shard.snapshot.catalog import Catalog
 
 
 def test_live_measures_loss_recall_and_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from processes import PATIENCE_S
 
 from silverray.cluster.service import Service
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
 
 _CLUSTER = """
 import ray, sys

@@ -23,7 +23,7 @@ from silverray.cluster.readiness import STALL_S, UNHEALTHY_S, Readiness, Service
 from silverray.cluster.service import start
 from silverray.cluster.signals import stopped_by_signals
 from silverray.shard.api import SnapshotError
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.snapshot.catalog import Catalog
 
 RUNNING = ApplicationState("RUNNING")
 FAILED = ApplicationState("DEPLOY_FAILED", ("the shard does not load",))

@@ -15,8 +15,8 @@ from ports import take_port
 from processes import PATIENCE_S
 
 from silverray.cluster.records import read_records
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
 
 pytestmark = pytest.mark.ray
 

@@ -6,7 +6,7 @@ import numba
 import pytest
 
 from silverray.cluster import compiling
-from silverray.shard.engine import Engine
+from silverray.shard.engine.engine import Engine
 
 
 def test_every_kernel_that_is_compiled_is_told_and_those_on_disk_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

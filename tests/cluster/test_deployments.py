@@ -14,14 +14,14 @@ from silverray.cluster.sections import ConfigError
 from silverray.cluster.service import start
 from silverray.router.callers import Callers
 from silverray.router.settings import DiversitySettings, RerankSettings
-from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.engine.validation import Admission
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
-from silverray.shard.index.snapshot import SnapshotFiles
 from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles
 
 
 def test_no_application_logs_every_request(store: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_replica_keeps_the_item_cache_where_the_configuration_says(
         opened.append(given[-1])
         return load_partitions(files, *given, **options)
 
-    monkeypatch.setattr("silverray.shard.engine.load_partitions", note)
+    monkeypatch.setattr("silverray.shard.engine.engine.load_partitions", note)
     replica = ShardReplica.__new__(ShardReplica)
     asyncio.run(replica.__init__(args))  # type: ignore[misc]
     assert opened == [Placement(torch.device("cpu"), item_cache)]

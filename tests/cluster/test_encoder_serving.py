@@ -16,16 +16,16 @@ import orjson
 import pytest
 from ports import take_port
 from processes import PATIENCE_S, descendants, gone
-from towers import save_tower
+from saved_tower import save_tower
 
 from silverray.cluster.config import EncoderConfig, HttpConfig, ServeConfig, TableGroupConfig
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.readiness import ServiceError
 from silverray.cluster.service import Service, start
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
 from silverray.shard.local import LocalSearcher
-from silverray.shard.model.encoder import TowerEncoder
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.towers.encoder import TowerEncoder
 
 pytestmark = pytest.mark.ray
 

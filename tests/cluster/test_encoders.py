@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from towers import save_tower
+from saved_tower import save_tower
 
 from silverray.cluster.applications import belongs_to, describe_applications
 from silverray.cluster.config import EncoderConfig, ServeConfig, TableGroupConfig
@@ -16,10 +16,10 @@ from silverray.cluster.encoders import EncoderArgs, EncoderReplica
 from silverray.cluster.layout import Layout
 from silverray.cluster.tables.dispatcher import GroupTables
 from silverray.shard.api import InvalidRequest, SearchError, SnapshotError
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.model.encoder import TowerEncoder
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.towers.encoder import TowerEncoder
 
 KEYS = np.arange(3_000, dtype=np.int64) * 3
 USERS: list[dict[str, Any]] = [

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 import silverray
 from silverray.cluster.cli import app
 from silverray.cluster.commands.export import parse_partitions
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.local import LocalSearcher
+from silverray.shard.snapshot.catalog import Catalog
 
 FILTERS = [None, "country = 'DE' and year >= 1990", "not live_show or rank < 500"]
 

@@ -20,14 +20,14 @@ from silverray.cluster.log.store import LogReader, LogStore
 from silverray.cluster.log.writer import LogWriter
 from silverray.router.log import LogUnavailable, Reader
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.manifest import CLAIM
-from silverray.shard.index.snapshot import SnapshotFiles, least_seq
 from silverray.shard.live.checks import check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write, encode
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles, least_seq
+from silverray.shard.snapshot.manifest import CLAIM
 
 FILTERS = [None, "year = 3000", 'country = "Atlantis" or country is null', 'not genres any ("Drama")']
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from silverray.cluster.item_files import read_items, read_vectors
-from silverray.shard.filter.arrow import canonical
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.arrow import canonical
+from silverray.shard.schema.schema import Schema
 
 SCHEMA = Schema.parse(
     "{id: id, vector: {dimension: 4, metric: ip}, fields: {year: {type: int}, c: {type: category, nullable: true}}}"

@@ -6,8 +6,8 @@ import pytest
 from silverray.cluster.log.claim import Claim, claim_store, read_claim
 from silverray.cluster.sections import ConfigError
 from silverray.shard.api import SnapshotError
-from silverray.shard.index.manifest import CLAIM
-from silverray.shard.index.snapshot import MANIFEST, least_seq, newest_version
+from silverray.shard.snapshot.files import MANIFEST, least_seq, newest_version
+from silverray.shard.snapshot.manifest import CLAIM
 
 LOG = {"identity": "abc", "path": "/var/updates.db", "node": "10.0.0.1", "last": 3}
 

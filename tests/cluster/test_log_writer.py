@@ -16,7 +16,7 @@ from silverray.cluster.log.store import LogStore
 from silverray.cluster.log.writer import LogWriter, hide
 from silverray.router.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, Reader
 from silverray.shard.api import Overloaded
-from silverray.shard.index.manifest import CLAIM
+from silverray.shard.snapshot.manifest import CLAIM
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 
 from silverray.cluster.movielens import Film, MovieLens, Rater, films_table
 from silverray.cluster.movielens_requests import movielens_format, write_requests
-from silverray.shard.model.features import CategoryFeature
+from silverray.shard.schema.user_features import CategoryFeature
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.requests import RequestTable

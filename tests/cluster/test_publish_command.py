@@ -15,13 +15,13 @@ from processes import PATIENCE_S
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
-from silverray.shard.index.snapshot import newest_version
+from silverray.shard.snapshot.files import newest_version
 
 SCHEMA = "{id: id, vector: {dimension: 4, metric: ip}, fields: {year: {type: int}}}"
 SLOW = """
 import sys, time
 from silverray.cluster.cli import app
-from silverray.shard.index import builder
+from silverray.shard.publish import builder
 def slow(*_):
     print("writing", flush=True)
     time.sleep(60)

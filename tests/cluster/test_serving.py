@@ -29,8 +29,8 @@ from silverray.cluster.service import Service, start
 from silverray.kernels.cpu.simd import implementation
 from silverray.router.client import HttpSearcher
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.index.snapshot import MANIFEST, write_manifest
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.snapshot.files import MANIFEST, write_manifest
 
 pytestmark = pytest.mark.ray
 

@@ -17,7 +17,7 @@ from silverray.cluster.tables.group import GroupFailed, TableGroup
 from silverray.cluster.tables.plan import RankBudget, TablePlan, plan_tables
 from silverray.cluster.tables.slices import FeatureSlice
 from silverray.shard.api import EncoderUnavailable, Overloaded
-from silverray.shard.model.tables import keyed_jagged
+from silverray.shard.towers.tables import keyed_jagged
 
 AGES = TABLES[3:]
 PLAN = plan_tables(AGES, 2, RankBudget(1_000_000))

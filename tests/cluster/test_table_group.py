@@ -20,8 +20,8 @@ from silverray.cluster.tables.group import GroupFailed, TableGroup
 from silverray.cluster.tables.plan import RankBudget, TablePlan, plan_tables
 from silverray.cluster.tables.rank import TIMEOUT_S
 from silverray.shard.api import EncoderUnavailable
-from silverray.shard.model.table_files import save_tables
-from silverray.shard.model.tables import LocalTables, embedding_tables, keyed_jagged
+from silverray.shard.towers.table_files import save_tables
+from silverray.shard.towers.tables import LocalTables, embedding_tables, keyed_jagged
 
 pytestmark = pytest.mark.ray
 

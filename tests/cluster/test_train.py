@@ -24,10 +24,10 @@ from silverray.cluster.sections import ConfigError
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress
 from silverray.cluster.training.run import RunData, train
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
 from silverray.shard.local import LocalSearcher
-from silverray.shard.model.encoder import TowerEncoder
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.towers.encoder import TowerEncoder
 from silverray.shard.train.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from silverray.shard.train.workers import Alone
 

@@ -21,8 +21,8 @@ from silverray.cluster.log.store import LogStore
 from silverray.cluster.service import Service, start
 from silverray.router.client import SearchClient
 from silverray.shard.api import SearchError
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
 
 pytestmark = pytest.mark.ray
 

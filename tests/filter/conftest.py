@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from silverray.kernels.bits import transpose_bits
 from silverray.kernels.programs import evaluate_programs
-from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.compiler import CompiledFilter, Plan, compile_filter
 from silverray.shard.filter.layout import LIVE, PlaneLayout
-from silverray.shard.filter.schema import Schema
-from silverray.shard.filter.verify import matches
+from silverray.shard.filter.verification import matches
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.schema import Schema
 
 PUBLISHED, LATER = 1_201, 300
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from silverray.shard.filter import arrow
-from silverray.shard.filter.columns import ColumnError, Columns
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema import arrow
+from silverray.shard.schema.columns import ColumnError, Columns
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Schema
 
 
 def schema(**fields: str) -> Schema:

@@ -17,12 +17,12 @@ import torch
 from silverray.kernels.bits import transpose_bits
 from silverray.kernels.programs import MAX_INSTRUCTIONS, MAX_STACK, PLANE_BITS, Opcode, evaluate_programs
 from silverray.shard.api import FilterError
-from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.filter.expression import And, Not, OneOf, Or, PlaneTest, Present, Range
 from silverray.shard.filter.layout import PlaneLayout
-from silverray.shard.filter.schema import Schema
-from silverray.shard.filter.verify import matches
+from silverray.shard.filter.verification import matches
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.schema import Schema
 
 PUSHES = {Opcode.LOAD: 1, Opcode.STACK_AND: -1, Opcode.STACK_OR: -1}
 

@@ -13,8 +13,8 @@ import pytest
 from silverray.shard.api import FilterError
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
 from silverray.shard.filter.language import parse
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Schema
 
 SCHEMA = Schema.parse(
     """

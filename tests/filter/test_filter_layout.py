@@ -12,11 +12,11 @@ import torch
 
 from silverray.kernels.bits import transpose_bits
 from silverray.kernels.programs import evaluate_programs
-from silverray.shard.filter.columns import Columns
 from silverray.shard.filter.compiler import compile_filter
 from silverray.shard.filter.layout import MAX_EXACT_VALUES, PlaneLayout
 from silverray.shard.filter.planes import ExactPlanes, HashedPlanes, SlicedPlanes, choose_hashed, float_numbers
-from silverray.shard.filter.schema import Schema
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.schema import Schema
 
 
 def schema(spec: str) -> Schema:

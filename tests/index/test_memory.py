@@ -8,14 +8,14 @@ import torch
 
 from silverray.kernels.rows import row_bytes
 from silverray.shard.api import ShardTooLarge
-from silverray.shard.engine import Engine
+from silverray.shard.engine.engine import Engine
 from silverray.shard.index import placement as placements
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.lists import Lists
+from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.memory import SCRATCH_BYTES, MemoryPlan, format_bytes
 from silverray.shard.index.placement import ItemCache, Placement
-from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles
 
 CPU = torch.device("cpu")
 CENTROIDS = ("centroids", "centroid_codes", "centroid_scales", "sizes", "offsets")

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
 from silverray.shard.index.payload import Payload
 from silverray.shard.index.text_sizes import text_sizes, value_size
 from silverray.shard.live.writes import Entry, Patch
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
 from silverray.shard.searcher import ShardSearcher
 
 TEXTS = ["", "é" * 3, None, "abcd", "x" * 1_000]

@@ -22,7 +22,7 @@ from silverray.kernels.gpu import scores as scores_triton
 from silverray.kernels.gpu import select as select_triton
 from silverray.kernels.gpu import survivors as survivors_triton
 from silverray.kernels.topk import reference as top_k
-from silverray.shard.index.recall import RecallCurve
+from silverray.shard.snapshot.recall_curve import RecallCurve
 
 from .cases import Lists, assert_same, assert_same_rows, make_lists
 from .test_retrieve import arguments_of

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.live.checks import WriteError, check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
+from silverray.shard.snapshot.catalog import Catalog
 
 SCHEMA = """
 id: film

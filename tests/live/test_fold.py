@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import PATIENCE_S
 
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.keys import hash_text
-from silverray.shard.index.vectors import to_unit_length
 from silverray.shard.live.fold import Folded, fold
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Delete, Entry, Patch, Upsert, Write
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.schema.schema import Schema
+from silverray.shard.schema.vectors import to_unit_length
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 
 from .world import World, random_fields, random_patch, random_vector
 
@@ -199,7 +199,7 @@ def contents(searcher: ShardSearcher) -> dict[int, Any]:
 @pytest.fixture
 def aliases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ids that begin with `~` have the keys of the ids behind it."""
-    for name in ("index.keys", "live.changes"):
+    for name in ("schema.keys", "live.changes"):
         monkeypatch.setattr(f"silverray.shard.{name}.hash_text", lambda text: hash_text(text.removeprefix("~")))
     yield
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.index import arrangement
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.index import packing as arrangement
 from silverray.shard.live import updates
 from silverray.shard.live.writes import Delete, Entry, Patch, Upsert, Write
 from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 
 from .world import FILTERS, World, random_fields, random_patch, random_vector
 

@@ -14,13 +14,13 @@ from catalogs import make_items, make_requests
 from processes import PATIENCE_S
 
 from silverray.shard.api import SearchReply, SearchRequest
+from silverray.shard.engine.loaded import Prepared
 from silverray.shard.index import planner
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.live import updates
 from silverray.shard.live.compaction import compact
 from silverray.shard.live.writes import Delete, Entry, Patch, Upsert, Write
-from silverray.shard.prepared import Prepared
 from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 
 from .world import random_fields, random_vector
 

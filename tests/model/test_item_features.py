@@ -7,9 +7,9 @@ import torch
 from catalogs import schema_text
 from divisions import OnDevice
 
-from silverray.shard.filter.columns import Column, Columns
-from silverray.shard.filter.schema import Schema
 from silverray.shard.model.item_features import ItemFeatures
+from silverray.shard.schema.columns import Column, Columns
+from silverray.shard.schema.schema import Schema
 
 SCHEMA = Schema.parse(schema_text())
 DOCUMENT = [

@@ -16,16 +16,16 @@ from typer.testing import CliRunner
 from silverray.cluster.cli import app
 from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.api import FormulaError, InvalidRequest, SearchError, SearchReply, SearchRequest, SnapshotError
-from silverray.shard.filter.schema import Schema
 from silverray.shard.index import planner
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.planner import candidates_for
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.overarch import SelfAttention
-from silverray.shard.model.overarch_files import make_scorer, save_overarch
 from silverray.shard.model.ranking import Ranking
+from silverray.shard.model.scorer_files import make_scorer, save_overarch
+from silverray.shard.model.scorers import SelfAttention
+from silverray.shard.schema.schema import Schema
 from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
 
 EPSILON = 1e-6

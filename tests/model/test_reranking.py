@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 from silverray.cluster.cli import app
 from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.api import InvalidRequest, SearchError, SearchReply, SearchRequest
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.engine.rerank import _alike
 from silverray.shard.live.writes import Delete, Entry, Patch
 from silverray.shard.local import LocalSearcher
-from silverray.shard.model.overarch_files import OverArch, load_overarch
 from silverray.shard.model.reranking import Reranking
+from silverray.shard.model.scorer_files import OverArch, load_overarch
 from silverray.shard.searcher import ExactSearch, ShardSearcher
-from silverray.shard.set_ranker import _alike
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles
 from silverray.shard.value.settings import ValueSettings
 
 CLOSE = 1e-5

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from silverray.kernels.programs import Opcode, instruction
 from silverray.kernels.rows import aligned_planes, aligned_rows
-from silverray.shard.engine import Engine
+from silverray.shard.engine.engine import Engine
 from silverray.shard.index import planner
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.index.planner import Plan
-from silverray.shard.model import graphs
+from silverray.shard.model import cuda_graphs as graphs
+from silverray.shard.model.cuda_graphs import Graphs, Inputs, Run
 from silverray.shard.model.export import INFO_FILE, describe, export_model, save_exported
-from silverray.shard.model.graphs import Graphs, Inputs, Run
 from silverray.shard.model.retrieval import Found, RetrievalModel
-from silverray.shard.model.search import Answers, Search
+from silverray.shard.model.verification import Answers, Search
+from silverray.shard.snapshot.catalog import Catalog
 
 EVERYTHING, HALF = [instruction(Opcode.LOAD)], [instruction(Opcode.LOAD), instruction(Opcode.AND, 3)]
 PROGRAMS = torch.tensor([[*EVERYTHING, 0], HALF, [EVERYTHING[0], instruction(Opcode.ANDNOT)]], dtype=torch.int32)

@@ -29,9 +29,9 @@ from silverray.shard.api import (
     SearchReply,
     SearchRequest,
 )
-from silverray.shard.index.keys import hash_texts
-from silverray.shard.model.features import UserFeatures
-from silverray.shard.traits import Traits
+from silverray.shard.model.candidate_features import Traits
+from silverray.shard.schema.keys import hash_texts
+from silverray.shard.schema.user_features import UserFeatures
 
 DIMENSION = 8
 VERSION = "v1"

@@ -17,10 +17,10 @@ from silverray.router.fanout import Backend
 from silverray.router.parsing import parse_search
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
-from silverray.shard.admission import Admission
 from silverray.shard.api import InvalidRequest, SearchRequest
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.engine.validation import Admission
 from silverray.shard.searcher import ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 
 VECTOR = [0.5] * 16
 PATIENT = RouterSettings(deadline_s=50.0)

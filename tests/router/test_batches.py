@@ -8,7 +8,7 @@ import pytest
 
 from silverray.router.batches import ReplyBatch, RequestBatch
 from silverray.shard.api import Coverage, FilterError, Overloaded, SearchError, SearchReply, SearchRequest
-from silverray.shard.traits import FieldValues, Traits
+from silverray.shard.model.candidate_features import FieldValues, Traits
 
 
 def make_requests() -> list[SearchRequest]:

@@ -55,7 +55,7 @@ async def test_it_gives_what_the_router_gives(make_house: Any, query: Vector) ->
 
 
 async def test_text_ids_have_the_keys_of_their_texts(make_house: Any, query: Vector) -> None:
-    from silverray.shard.index.keys import hash_text
+    from silverray.shard.schema.keys import hash_text
 
     house = make_house()
     for shard in house.shards:

@@ -23,8 +23,8 @@ from silverray.router.item_writer import ItemWriter
 from silverray.router.strict_json import loads_strict
 from silverray.router.wire import JSON, MESSAGE_PACK, reply_codec
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
+from silverray.shard.engine.reply_sizes import bounded
 from silverray.shard.live.sizes import ItemSizes
-from silverray.shard.reply_sizes import bounded
 
 from .test_items import Door, MemoryLog
 

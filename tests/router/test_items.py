@@ -22,8 +22,8 @@ from silverray.router.item_writer import ItemWriter, WriteReply
 from silverray.router.items import ItemError
 from silverray.router.log import LogPage, LogRecord, LogUnavailable, Reader
 from silverray.shard.api import InvalidRequest, SearchError
-from silverray.shard.filter.schema import Schema
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write, decode
+from silverray.shard.schema.schema import Schema
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 

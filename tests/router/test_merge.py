@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from silverray.router.merge import MergeTask, merge_batch, merge_replies
 from silverray.shard.api import Coverage, SearchReply
-from silverray.shard.traits import FieldValues, Traits
+from silverray.shard.model.candidate_features import FieldValues, Traits
 
 Item = tuple[int, float]
 

@@ -17,13 +17,13 @@ from silverray.router.fanout import Backend
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import EncoderUnavailable, Searcher, SearchReply, SearchRequest
-from silverray.shard.filter.schema import Schema
-from silverray.shard.index.builder import publish
-from silverray.shard.index.catalog import Catalog
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.overarch import LARGEST, bounded
-from silverray.shard.model.overarch_files import make_scorer, save_overarch
+from silverray.shard.model.scorer_files import make_scorer, save_overarch
+from silverray.shard.model.scorers import LARGEST, bounded
+from silverray.shard.publish.builder import publish
+from silverray.shard.schema.schema import Schema
 from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 
 ITEMS, D = 60, 4
 

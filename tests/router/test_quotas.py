@@ -12,10 +12,10 @@ from silverray.router.fanout import Backend
 from silverray.router.quotas import filled
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
-from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores
-from silverray.shard.index.catalog import Catalog
+from silverray.shard.engine.validation import Admission
 from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
 

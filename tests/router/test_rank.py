@@ -14,11 +14,11 @@ from silverray.router.app import create_app
 from silverray.router.fanout import Backend
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
-from silverray.shard.admission import Admission
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.keys import partition_of
+from silverray.shard.engine.validation import Admission
+from silverray.shard.schema.keys import partition_of
 from silverray.shard.searcher import ExactSearch, ShardSearcher
+from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
 

@@ -23,14 +23,14 @@ from silverray.router.quotas import filled
 from silverray.router.reranker import Reranker
 from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RerankSettings, RouterSettings
-from silverray.shard.admission import Admission
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
-from silverray.shard.index.catalog import Catalog
-from silverray.shard.index.snapshot import SnapshotFiles
+from silverray.shard.engine.rerank import SetRanker
+from silverray.shard.engine.validation import Admission
 from silverray.shard.model.diversity import Diversity
-from silverray.shard.model.overarch_files import load_overarch
+from silverray.shard.model.scorer_files import load_overarch
 from silverray.shard.searcher import ExactSearch, ShardSearcher
-from silverray.shard.set_ranker import SetRanker
+from silverray.shard.snapshot.catalog import Catalog
+from silverray.shard.snapshot.files import SnapshotFiles
 from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.valuer import Valuer
 

@@ -24,7 +24,7 @@ from silverray.shard.api import (
     SearchRequest,
     SequenceNotReached,
 )
-from silverray.shard.model.features import BucketFeature, HistoryFeature, UserFeatures
+from silverray.shard.schema.user_features import BucketFeature, HistoryFeature, UserFeatures
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 

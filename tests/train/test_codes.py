@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from request_tables import FORMAT, ITEMS, RULES, items
 
-from silverray.shard.index.keys import hash_text
-from silverray.shard.model.ids import HashedIds, Vocabulary
 from silverray.shard.parquet.rows import Rows, TableError
+from silverray.shard.schema.keys import hash_text
+from silverray.shard.towers.ids import HashedIds, Vocabulary
 from silverray.shard.train.codes import category_codes
 from silverray.shard.train.items import ItemTable
 

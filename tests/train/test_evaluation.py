@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from silverray.shard.model.ids import HashedIds
-from silverray.shard.model.jagged import Jagged
+from silverray.shard.towers.ids import HashedIds
+from silverray.shard.towers.jagged import Jagged
 from silverray.shard.train.evaluation import Likes, measure_recall, read_likes
 from silverray.shard.train.format import RequestFormat
 from silverray.shard.train.items import ItemTable

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from request_tables import FORMAT
 
-from silverray.shard.model.features import BucketFeature, CategoryFeature, HashFeature, HistoryFeature
+from silverray.shard.schema.user_features import BucketFeature, CategoryFeature, HashFeature, HistoryFeature
 from silverray.shard.train.format import FormatError, RequestFormat
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from request_tables import FORMAT, items, request_table, with_column, write
 
-from silverray.shard.model.features import HashFeature
 from silverray.shard.parquet.rows import Rows, TableError
+from silverray.shard.schema.user_features import HashFeature
 from silverray.shard.train import requests
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.loader import LoaderConfig, RequestLoader

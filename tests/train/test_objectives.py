@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from two_tastes import FORMAT, ITEMS, items, requests_table
 
-from silverray.shard.model.overarch import MixtureOfLogits, load_imbalance
-from silverray.shard.model.overarch_files import make_scorer
-from silverray.shard.model.two_tower import Encoded, TwoTower
+from silverray.shard.model.scorer_files import make_scorer
+from silverray.shard.model.scorers import MixtureOfLogits, load_imbalance
+from silverray.shard.towers.two_tower import Encoded, TwoTower
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.joint import JointModel, distinct
 from silverray.shard.train.loader import LoaderConfig, RequestLoader

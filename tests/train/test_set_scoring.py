@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from silverray.shard.model.overarch import SelfAttention
-from silverray.shard.model.two_tower import Encoded
+from silverray.shard.model.scorers import SelfAttention
+from silverray.shard.towers.two_tower import Encoded
 from silverray.shard.train import set_scoring
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.joint import distinct

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from two_tastes import FORMAT, ITEMS, KEYS, items, requests_table
 
-from silverray.shard.model.tables import keyed_jagged
+from silverray.shard.towers.tables import keyed_jagged
 from silverray.shard.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from silverray.shard.train.counts import ItemCounts
 from silverray.shard.train.evaluation import item_vectors, measure_recall, read_likes

@@ -14,8 +14,8 @@ import pyarrow as pa
 import torch
 
 from silverray.shard.filter.binder import Value
-from silverray.shard.filter.columns import Columns
-from silverray.shard.filter.schema import Field, Schema
+from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.schema import Field, Schema
 from silverray.shard.value.inputs import Values, gather_fields, read_requests
 from silverray.shard.value.model import ValueModel
 from silverray.shard.value.scope import Scope

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from silverray.shard.api import FormulaError, InvalidRequest
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.keys import hash_text
 from silverray.shard.value.inputs import NO_TAG, Values, gather_fields, read_requests
 from silverray.shard.value.variants import ValueModels
 

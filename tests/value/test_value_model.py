@@ -9,7 +9,7 @@ import pytest
 import torch
 from divisions import OnDevice
 
-from silverray.shard.index.keys import hash_text
+from silverray.shard.schema.keys import hash_text
 from silverray.shard.value.inputs import NO_TAG, Values, gather_fields
 from silverray.shard.value.language import parse
 from silverray.shard.value.model import ValueModel

@@ -1,0 +1,1 @@
+"""Publishing: from items as a user brings them to a snapshot."""

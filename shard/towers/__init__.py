@@ -1,0 +1,1 @@
+"""User and item towers, their embedding tables, and the encoder of user features."""
