@@ -17,9 +17,9 @@ from ray import serve
 from ray.serve.schema import ServeApplicationSchema
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.parsing import parse_search
+from silverray.router.http.codecs import request_codec
+from silverray.router.http.parsing import parse_search
 from silverray.router.settings import RouterSettings
-from silverray.router.wire import request_codec
 from silverray.shard.api import SearchRequest
 
 ROUTE = "/idle"

@@ -34,7 +34,7 @@ from silverray.cluster.signals import stopped_by_signals
 from silverray.cluster.terminal import notes, results, told_progress
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE
-from silverray.router.client import SearchClient
+from silverray.router.http.client import SearchClient
 from silverray.shard.publish.builder import publish
 from silverray.shard.schema.schema import Schema
 

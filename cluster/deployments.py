@@ -20,14 +20,14 @@ from silverray.cluster.layout import Layout
 from silverray.cluster.log.actor import ActorLog
 from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.writer import hide
-from silverray.router.app import create_app
-from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
-from silverray.router.counting import ItemCount
-from silverray.router.fanout import Backend
-from silverray.router.item_writer import ItemWriter
-from silverray.router.log import Reader
+from silverray.router.batch.batches import Outcomes, ReplyBatch, RequestBatch
+from silverray.router.batch.fanout import Backend
+from silverray.router.http.app import create_app
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
+from silverray.router.writes.counting import ItemCount
+from silverray.router.writes.item_writer import ItemWriter
+from silverray.router.writes.log import Reader
 from silverray.shard.api import SearchError, SearchRequest
 from silverray.shard.engine.validation import Admission
 from silverray.shard.index.placement import ItemCache

@@ -24,9 +24,9 @@ from silverray.cluster.ray_local import LOOPBACK
 from silverray.cluster.readiness import Progress, Readiness, ServiceError, wait_until_ready
 from silverray.cluster.sections import ConfigError
 from silverray.cluster.signals import kept_handlers, put_off_signals
-from silverray.router.diversifier import check_spacing
-from silverray.router.log import LogUnavailable
-from silverray.router.quotas import check_quotas
+from silverray.router.stages.diversify import check_spacing
+from silverray.router.stages.quotas import check_quotas
+from silverray.router.writes.log import LogUnavailable
 from silverray.shard.api import FormulaError, SnapshotError
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles, least_seq, version_folder

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from silverray.router.log import LogFull, LogGap, LogUnavailable
+from silverray.router.writes.log import LogFull, LogGap, LogUnavailable
 from silverray.shard.api import (
     CoverageTooLow,
     DeadlineExceeded,

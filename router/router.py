@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silverray.router.batcher import Batcher
-from silverray.router.compiling import FilterCompiler
-from silverray.router.diversifier import Diversifier
-from silverray.router.encoding import UserEncoding
+from silverray.router.batch.batcher import Batcher
+from silverray.router.batch.fanout import Backend, Fanout
+from silverray.router.batch.gate import Gate
+from silverray.router.batch.ticket import Ticket
 from silverray.router.errors import at
-from silverray.router.fanout import Backend, Fanout
-from silverray.router.gate import Gate
-from silverray.router.lag import LagWatch
-from silverray.router.log import UpdateLog
-from silverray.router.log_end import LogEnd
 from silverray.router.metrics import RouterMetrics
-from silverray.router.quotas import Quotas
-from silverray.router.reranker import Reranker
 from silverray.router.settings import RouterSettings
-from silverray.router.ticket import Ticket
+from silverray.router.stages.compile import FilterCompiler
+from silverray.router.stages.diversify import Diversifier
+from silverray.router.stages.encode import UserEncoding
+from silverray.router.stages.quotas import Quotas
+from silverray.router.stages.rerank import Reranker
+from silverray.router.writes.lag import LagWatch
+from silverray.router.writes.log import UpdateLog
+from silverray.router.writes.log_end import LogEnd
 from silverray.shard.api import (
     DeadlineExceeded,
     Encoder,

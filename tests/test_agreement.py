@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from catalogs import make_requests
 
-from silverray.router.app import create_app
-from silverray.router.client import HttpSearcher
-from silverray.router.fanout import Backend
+from silverray.router.batch.fanout import Backend
+from silverray.router.http.app import create_app
+from silverray.router.http.client import HttpSearcher
 from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RouterSettings
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest

@@ -68,11 +68,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from silverray.router.client import HttpSearcher, SearchClient
     from silverray.router.errors import CatalogFull, Unavailable, WritesDisabled
-    from silverray.router.item_writer import WriteReply
-    from silverray.router.items import ItemError
-    from silverray.router.log import LogFull, LogUnavailable
+    from silverray.router.http.client import HttpSearcher, SearchClient
+    from silverray.router.http.item_parsing import ItemError
+    from silverray.router.writes.item_writer import WriteReply
+    from silverray.router.writes.log import LogFull, LogUnavailable
     from silverray.shard.api import (
         Coverage,
         CoverageTooLow,
@@ -103,11 +103,11 @@ if TYPE_CHECKING:
     from silverray.shard.value.settings import ValueSettings
 else:  # hidden from type checkers, for which a module with `__getattr__` has every name
     _HOMES = {
-        "silverray.router.client": "HttpSearcher SearchClient",
+        "silverray.router.http.client": "HttpSearcher SearchClient",
         "silverray.router.errors": "CatalogFull Unavailable WritesDisabled",
-        "silverray.router.item_writer": "WriteReply",
-        "silverray.router.items": "ItemError",
-        "silverray.router.log": "LogFull LogUnavailable",
+        "silverray.router.writes.item_writer": "WriteReply",
+        "silverray.router.http.item_parsing": "ItemError",
+        "silverray.router.writes.log": "LogFull LogUnavailable",
         "silverray.shard.api": (
             "Coverage CoverageTooLow DeadlineExceeded EncoderUnavailable FilterError FormulaError InvalidRequest"
             " Overloaded ReplyTooLarge SearchError SearchReply SearchRequest Searcher SequenceNotReached ShardTooLarge"

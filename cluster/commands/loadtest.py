@@ -11,7 +11,7 @@ from silverray.cluster.load_report import LoadReport
 from silverray.cluster.loadtest import LoadPlan, Outcome, read_queries, run_load
 from silverray.cluster.terminal import notes, print_json, progress_bar, results
 from silverray.cluster.truth import read_truths
-from silverray.router.client import SearchClient
+from silverray.router.http.client import SearchClient
 
 
 class LoadFailed(RuntimeError):

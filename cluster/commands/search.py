@@ -12,7 +12,7 @@ from rich.table import Table
 
 from silverray.cluster.item_files import read_vectors
 from silverray.cluster.terminal import notes, plain, print_json, results
-from silverray.router.client import SearchClient
+from silverray.router.http.client import SearchClient
 from silverray.shard.api import InvalidRequest
 from silverray.shard.arguments import float32_array
 

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from silverray.cluster.log.writer import LogWriter
-from silverray.router.log import LogPage, LogUnavailable, Reader
+from silverray.router.writes.log import LogPage, LogUnavailable, Reader
 from silverray.shard.api import SearchError
 
 NAMESPACE = "silverray"

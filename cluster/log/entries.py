@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from silverray.router.log import LogGap, LogRecord, LogUnreadable
+from silverray.router.writes.log import LogGap, LogRecord, LogUnreadable
 from silverray.shard.live.writes import Entry, decode
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from silverray.cluster.log.entries import read_entries
-from silverray.router.log import LogPage, Reader, UpdateLog
+from silverray.router.writes.log import LogPage, Reader, UpdateLog
 from silverray.shard.live.writes import Entry
 
 _logger = logging.getLogger(__name__)

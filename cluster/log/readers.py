@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from silverray.router.log import Reader
+from silverray.router.writes.log import Reader
 
 FORGET_S = 15.0
 """A reader that has not asked for so long is gone: one that is there asks every second, or is applying a page."""

@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 from typing import NamedTuple
 from uuid import uuid4
 
-from silverray.router.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, OtherLog
+from silverray.router.writes.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, OtherLog
 
 _FORMAT = 1
 _BUSY_S = 5.0

@@ -16,7 +16,7 @@ from silverray.cluster.log.claim import read_claim
 from silverray.cluster.log.readers import Readers
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.sections import ConfigError
-from silverray.router.log import LogPage, LogUnavailable, OtherLog, Reader
+from silverray.router.writes.log import LogPage, LogUnavailable, OtherLog, Reader
 from silverray.shard.api import Overloaded
 
 _GROUP_BYTES = 32 << 20

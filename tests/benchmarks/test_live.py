@@ -12,7 +12,7 @@ from silverray.benchmarks import live
 from silverray.benchmarks.live import loss_interval
 from silverray.benchmarks.live_items import LiveItems, pack_body
 from silverray.cluster.cli import app
-from silverray.router.items import parse_items
+from silverray.router.http.item_parsing import parse_items
 from silverray.router.settings import RouterSettings
 from silverray.shard.live.writes import Delete, Patch, Upsert
 from silverray.shard.snapshot.catalog import Catalog

@@ -118,7 +118,7 @@ def test_status_shows_the_memory_of_the_largest_shard(monkeypatch: pytest.Monkey
         **{"service": "a", "version": "v1", "backends": [], "requests": 1, "degraded": 0, "latency_ms": {"p99": 1.0}},
         "replicas": {"one": replica(2, 300), "two": replica(4, 200), "three": None},
     }
-    monkeypatch.setattr("silverray.router.client.SearchClient.get", lambda *_: shown)
+    monkeypatch.setattr("silverray.router.http.client.SearchClient.get", lambda *_: shown)
     monkeypatch.setattr("silverray.cluster.commands.status.results", Console(width=200))
     assert "│ 5.0 GiB device + 300.0 MiB host │" in run("status", "--url", "http://u")[1]
     (document,) = json.loads(run("status", "--url", "http://u", "--json")[1])
@@ -278,7 +278,7 @@ def test_a_search_sends_what_it_was_given_though_it_is_nothing() -> None:
 
 
 def test_status_of_another_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silverray.router.client.SearchClient._ask", lambda *_: {"status": "ok"})
+    monkeypatch.setattr("silverray.router.http.client.SearchClient._ask", lambda *_: {"status": "ok"})
     said = "error: the server answered with HTTP status 200 and no answer that a router gives\n"
     assert run("status", "--url", "http://u") == (1, "", said)
 

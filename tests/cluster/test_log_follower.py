@@ -14,7 +14,7 @@ from processes import PATIENCE_S
 from silverray.cluster.log import follower
 from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.writer import LogWriter
-from silverray.router.log import LogPage, LogUnavailable, Reader
+from silverray.router.writes.log import LogPage, LogUnavailable, Reader
 from silverray.shard.live.writes import Delete, Entry, encode
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from pathlib import Path
 from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.log.writer import LogWriter
-from silverray.router.log import Reader
+from silverray.router.writes.log import Reader
 from silverray.shard.live.writes import Delete, Entry, decode
 
 ROUNDS = 20

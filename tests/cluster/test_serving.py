@@ -27,7 +27,7 @@ from silverray.cluster.lateness import LatenessProbe
 from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.service import Service, start
 from silverray.kernels.cpu.simd import implementation
-from silverray.router.client import HttpSearcher
+from silverray.router.http.client import HttpSearcher
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.searcher import ShardSearcher
 from silverray.shard.snapshot.files import MANIFEST, write_manifest

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from silverray.cluster.commands import status
 from silverray.cluster.records import ServiceRecord
-from silverray.router.client import SearchClient
 from silverray.router.errors import Unavailable
+from silverray.router.http.client import SearchClient
 
 PARTS = [
     {

@@ -10,7 +10,7 @@ from catalogs import DIMENSION, make_items, make_requests
 from processes import PATIENCE_S
 
 from silverray.kernels.rows import row_bytes
-from silverray.router.merge import merge_replies
+from silverray.router.batch.merge import merge_replies
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.engine.engine import Engine
 from silverray.shard.live.writes import Delete, Entry, Upsert

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from silverray.router.app import create_app
-from silverray.router.fanout import Backend
+from silverray.router.batch.fanout import Backend
+from silverray.router.http.app import create_app
 from silverray.router.router import Router
 from silverray.shard.api import InvalidRequest, SearchReply, SearchRequest, SnapshotError
 from silverray.shard.live.changes import Changes

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from catalogs import make_items, make_requests
 
-from silverray.router.client import HttpSearcher
+from silverray.router.http.client import HttpSearcher
 from silverray.shard.api import InvalidRequest, SearchReply, SearchRequest
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.searcher import ExactSearch, ShardSearcher

@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from virtual_time import VirtualLoop
 
-from silverray.router.app import create_app
-from silverray.router.fanout import Backend
-from silverray.router.gate import Gate
-from silverray.router.pulse import Pulse
+from silverray.router.batch.fanout import Backend
+from silverray.router.batch.gate import Gate
+from silverray.router.batch.pulse import Pulse
+from silverray.router.http.app import create_app
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from silverray.router.backlog import SHORT, Backlog
+from silverray.router.batch.backlog import SHORT, Backlog
 
 
 def drain(backlog: Backlog[str], now: float) -> list[str]:

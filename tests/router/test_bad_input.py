@@ -11,10 +11,10 @@ import msgpack
 import numpy as np
 import pytest
 
-from silverray.router import bodies
-from silverray.router.app import create_app
-from silverray.router.fanout import Backend
-from silverray.router.parsing import parse_search
+from silverray.router.batch.fanout import Backend
+from silverray.router.http import schemas as bodies
+from silverray.router.http.app import create_app
+from silverray.router.http.parsing import parse_search
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import InvalidRequest, SearchRequest

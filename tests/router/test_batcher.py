@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from silverray.router.batcher import Batcher
-from silverray.router.ticket import Ticket
+from silverray.router.batch.batcher import Batcher
+from silverray.router.batch.ticket import Ticket
 from silverray.shard.api import DeadlineExceeded, Overloaded, SearchError, SearchReply, SearchRequest
 
 pytestmark = pytest.mark.anyio

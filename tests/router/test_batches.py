@@ -6,7 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from silverray.router.batches import ReplyBatch, RequestBatch
+from silverray.router.batch.batches import ReplyBatch, RequestBatch
 from silverray.shard.api import Coverage, FilterError, Overloaded, SearchError, SearchReply, SearchRequest
 from silverray.shard.model.candidate_features import FieldValues, Traits
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from silverray.router.app import create_app
-from silverray.router.client import HttpSearcher, SearchClient
 from silverray.router.errors import Unavailable
+from silverray.router.http.app import create_app
+from silverray.router.http.client import HttpSearcher, SearchClient
 from silverray.shard.api import (
     CoverageTooLow,
     DeadlineExceeded,

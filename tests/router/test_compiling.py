@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from silverray.router.compiling import MAX_FILTER_TEXT, FilterCompiler
+from silverray.router.stages.compile import MAX_FILTER_TEXT, FilterCompiler
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchRequest
 from silverray.shard.filter.compiler import CompiledFilter, Plan
 from silverray.shard.filter.deadline import Deadline

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from silverray.router.concurrency import Concurrency
+from silverray.router.batch.concurrency import Concurrency
 
 
 def made(start: int = 100) -> Concurrency:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from silverray.router.diversifier import Diversifier
 from silverray.router.errors import Unavailable
 from silverray.router.settings import DiversitySettings
+from silverray.router.stages.diversify import Diversifier
 from silverray.shard.api import InvalidRequest, SearchReply, SearchRequest
 from silverray.shard.model.diversity import Diversity
 

@@ -14,14 +14,14 @@ import numpy as np
 import orjson
 import pytest
 
-from silverray.router.app import create_app
 from silverray.router.callers import Callers
-from silverray.router.client import HttpSearcher
-from silverray.router.counting import ItemCount
 from silverray.router.errors import MalformedBody, Unavailable
-from silverray.router.item_writer import ItemWriter
-from silverray.router.strict_json import loads_strict
-from silverray.router.wire import JSON, MESSAGE_PACK, reply_codec
+from silverray.router.http.app import create_app
+from silverray.router.http.client import HttpSearcher
+from silverray.router.http.codecs import JSON, MESSAGE_PACK, reply_codec
+from silverray.router.http.strict_json import loads_strict
+from silverray.router.writes.counting import ItemCount
+from silverray.router.writes.item_writer import ItemWriter
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest
 from silverray.shard.engine.reply_sizes import bounded
 from silverray.shard.live.sizes import ItemSizes

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from silverray.router import endpoint
-from silverray.router import gate as gate_module
-from silverray.router.gate import Gate, Visit
-from silverray.router.pulse import Pulse
+from silverray.router.batch import gate as gate_module
+from silverray.router.batch.gate import Gate, Visit
+from silverray.router.batch.pulse import Pulse
+from silverray.router.http import endpoint
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 

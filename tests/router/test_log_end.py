@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from silverray.router.log import LogUnavailable
-from silverray.router.log_end import LogEnd
+from silverray.router.writes.log import LogUnavailable
+from silverray.router.writes.log_end import LogEnd
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +84,7 @@ async def test_many_that_ask_at_a_time_share_a_question_that_began_after_them() 
 
 
 async def test_a_log_that_does_not_answer_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silverray.router.log_end._ASK_S", 0.05)
+    monkeypatch.setattr("silverray.router.writes.log_end._ASK_S", 0.05)
     log = StubLog(12)
     one = end(log)
     log.error = LogUnavailable("down")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from silverray.router.merge import MergeTask, merge_batch, merge_replies
+from silverray.router.batch.merge import MergeTask, merge_batch, merge_replies
 from silverray.shard.api import Coverage, SearchReply
 from silverray.shard.model.candidate_features import FieldValues, Traits
 

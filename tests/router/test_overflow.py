@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from silverray.router.app import create_app
-from silverray.router.client import HttpSearcher
-from silverray.router.fanout import Backend
+from silverray.router.batch.fanout import Backend
+from silverray.router.http.app import create_app
+from silverray.router.http.client import HttpSearcher
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import EncoderUnavailable, Searcher, SearchReply, SearchRequest

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from silverray.router.pulse import BEAT_S, Pulse
+from silverray.router.batch.pulse import BEAT_S, Pulse
 
 pytestmark = pytest.mark.anyio
 

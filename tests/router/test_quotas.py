@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from catalogs import make_requests
 
-from silverray.router.fanout import Backend
-from silverray.router.quotas import filled
+from silverray.router.batch.fanout import Backend
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
+from silverray.router.stages.quotas import filled
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.engine.validation import Admission
 from silverray.shard.searcher import ExactSearch, ShardSearcher

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from catalogs import make_requests
 
-from silverray.router.app import create_app
-from silverray.router.fanout import Backend
+from silverray.router.batch.fanout import Backend
+from silverray.router.http.app import create_app
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import SearchReply, SearchRequest
@@ -218,7 +218,7 @@ async def test_a_search_says_what_each_task_makes_of_an_item(two_tasks: Catalog,
 
 
 def test_a_request_with_keys_is_not_for_http() -> None:
-    from silverray.router.client import _to_query
+    from silverray.router.http.client import _to_query
 
     with pytest.raises(Exception, match="keys do not travel over HTTP"):
         _to_query(replace(SearchRequest(vectors=user()), keys=np.array([1])))

@@ -14,15 +14,15 @@ import torch
 from catalogs import make_requests, write_set_wise
 from numpy.typing import NDArray
 
-from silverray.router.app import create_app
-from silverray.router.batches import Outcomes, ReplyBatch, RequestBatch
-from silverray.router.client import HttpSearcher
+from silverray.router.batch.batches import Outcomes, ReplyBatch, RequestBatch
+from silverray.router.batch.fanout import Backend
 from silverray.router.errors import Unavailable
-from silverray.router.fanout import Backend
-from silverray.router.quotas import filled
-from silverray.router.reranker import Reranker
+from silverray.router.http.app import create_app
+from silverray.router.http.client import HttpSearcher
 from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RerankSettings, RouterSettings
+from silverray.router.stages.quotas import filled
+from silverray.router.stages.rerank import Reranker
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.engine.rerank import SetRanker
 from silverray.shard.engine.validation import Admission

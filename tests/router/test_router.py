@@ -490,7 +490,7 @@ async def test_users_without_a_tower(make_house: Any) -> None:
 
 
 async def test_routers_nest(make_house: Any, query: Vector) -> None:
-    from silverray.router.fanout import Backend
+    from silverray.router.batch.fanout import Backend
     from silverray.router.router import Router
 
     inner, far = make_house(), make_house().shards[:1]

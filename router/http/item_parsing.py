@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from silverray.router.bodies import read_vector
-from silverray.router.item_bodies import MAX_ITEMS, ItemsBody, PatchItem, UpsertItem
-from silverray.router.parsing import validate_body
+from silverray.router.http.item_schemas import MAX_ITEMS, ItemsBody, PatchItem, UpsertItem
+from silverray.router.http.parsing import validate_body
+from silverray.router.http.schemas import read_vector
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import InvalidRequest, ItemId, json_type, shown
 from silverray.shard.live.checks import WriteError, check

@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 
 from silverray.router.errors import Unavailable, from_document
-from silverray.router.item_writer import WriteReply
-from silverray.router.items import DEADLINE_S
-from silverray.router.wire import JSON, MESSAGE_PACK, Codec
+from silverray.router.http.codecs import JSON, MESSAGE_PACK, Codec
+from silverray.router.http.item_parsing import DEADLINE_S
+from silverray.router.writes.item_writer import WriteReply
 from silverray.shard.api import (
     Coverage,
     DeadlineExceeded,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.router.answer import Share, combine
-from silverray.router.batches import Outcomes
+from silverray.router.batch.answer import Share, combine
+from silverray.router.batch.batches import Outcomes
+from silverray.router.batch.ticket import Ticket
 from silverray.router.errors import Unavailable, at
-from silverray.router.ticket import Ticket
 from silverray.shard.api import (
     DeadlineExceeded,
     Searcher,

@@ -7,13 +7,13 @@ import time
 
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.body_reader import BodyReader
 from silverray.router.errors import WritesDisabled
-from silverray.router.exchange import exchange
-from silverray.router.item_writer import ItemWriter
-from silverray.router.items import ItemsCall, parse_items
+from silverray.router.http.asgi import exchange
+from silverray.router.http.body_reader import BodyReader
+from silverray.router.http.codecs import Codec
+from silverray.router.http.item_parsing import ItemsCall, parse_items
 from silverray.router.settings import RouterSettings
-from silverray.router.wire import Codec
+from silverray.router.writes.item_writer import ItemWriter
 from silverray.shard.live.writes import encode
 
 _INLINE_BODY = 4 << 10

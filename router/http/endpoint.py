@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.body_reader import BodyReader
-from silverray.router.exchange import exchange
-from silverray.router.gate import Visit
-from silverray.router.parsing import SearchCall, parse_rank, parse_search
-from silverray.router.pulse import Pulse
+from silverray.router.batch.gate import Visit
+from silverray.router.batch.pulse import Pulse
+from silverray.router.http.asgi import exchange
+from silverray.router.http.body_reader import BodyReader
+from silverray.router.http.codecs import Codec, encode_outcomes, encode_ranking
+from silverray.router.http.parsing import SearchCall, parse_rank, parse_search
 from silverray.router.router import Router
-from silverray.router.wire import Codec, encode_outcomes, encode_ranking
 from silverray.shard.api import DeadlineExceeded, InvalidRequest, SearchError, SearchReply, SearchRequest
 
 _INLINE_BODY = 64 << 10

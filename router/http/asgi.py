@@ -9,10 +9,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from silverray.router.body_reader import BodyReader
 from silverray.router.errors import BodyTimeout, UnsupportedMediaType, to_document
-from silverray.router.headers import read_headers
-from silverray.router.wire import JSON, Codec, reply_codec, request_codec
+from silverray.router.http.body_reader import BodyReader
+from silverray.router.http.codecs import JSON, Codec, reply_codec, request_codec
+from silverray.router.http.headers import read_headers
 from silverray.shard.api import Overloaded, SearchError
 
 Answer = Callable[[Codec, Codec, bytes], Awaitable[bytes]]

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from silverray.router.backlog import Backlog
-from silverray.router.concurrency import Concurrency
+from silverray.router.batch.backlog import Backlog
+from silverray.router.batch.concurrency import Concurrency
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from silverray.router.counting import ItemCount
 from silverray.router.errors import CatalogFull
-from silverray.router.items import ItemError, ItemsCall
-from silverray.router.log import LogUnavailable, UpdateLog
+from silverray.router.http.item_parsing import ItemError, ItemsCall
+from silverray.router.writes.counting import ItemCount
+from silverray.router.writes.log import LogUnavailable, UpdateLog
 from silverray.shard.live.writes import Upsert, Write
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from silverray.router.log import LogUnavailable, UpdateLog
+from silverray.router.writes.log import LogUnavailable, UpdateLog
 from silverray.shard.api import InvalidRequest
 
 _ASK_S = 0.25

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from silverray.router.item_bodies import MAX_ITEMS
+from silverray.router.http.item_schemas import MAX_ITEMS
 from silverray.router.router import Router
 from silverray.shard.api import MAX_K
 from silverray.shard.schema.keys import MAX_ID_BYTES

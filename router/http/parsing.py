@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from silverray.router.bodies import BatchBody, DiversifyBody, QueryBody, RankBody, SearchBody, UserBody
+from silverray.router.http.schemas import BatchBody, DiversifyBody, QueryBody, RankBody, SearchBody, UserBody
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import MAX_K, InvalidRequest, ItemId, SearchRequest, json_type, shown
 from silverray.shard.schema.keys import hash_texts

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from silverray.router.batch.ticket import Ticket
 from silverray.router.errors import Unavailable, at
 from silverray.router.settings import RerankSettings
-from silverray.router.ticket import Ticket
-from silverray.router.turns import in_turns
+from silverray.router.stages.chunks import in_turns
 from silverray.shard.api import SearchError, SearchReply, SearchRequest
 from silverray.shard.engine.rerank import SetRanker
 from silverray.shard.model.scorer_files import load_overarch

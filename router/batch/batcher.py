@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
-from silverray.router.ticket import Ticket
+from silverray.router.batch.ticket import Ticket
 from silverray.shard.api import MAX_K, SearchError
 
 _logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from silverray.router.errors import Unavailable, at
 from silverray.router.settings import DiversitySettings
-from silverray.router.turns import in_turns
+from silverray.router.stages.chunks import in_turns
 from silverray.shard.api import (
     MAX_STRENGTH,
     MAX_TRAITS_K,

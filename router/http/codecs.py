@@ -14,9 +14,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from silverray.router.accept import preferred
 from silverray.router.errors import MalformedBody, UnsupportedMediaType, to_document
-from silverray.router.strict_json import loads_strict, unique
+from silverray.router.http.accept import preferred
+from silverray.router.http.strict_json import loads_strict, unique
 from silverray.shard.api import ItemId, ReplyTooLarge, SearchError, SearchReply, TaskScores
 from silverray.shard.engine.reply_sizes import bounded, text_bytes, too_large
 

@@ -9,12 +9,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from silverray.router.bodies import BatchBody, BatchResult, ErrorReply, RankBody, RankResult, SearchBody, SearchResult
-from silverray.router.compiling import MAX_FILTER_TEXT
-from silverray.router.item_bodies import ItemsBody, ItemsResult, PatchItem, UpsertItem
-from silverray.router.promises import Promises
+from silverray.router.http.item_schemas import ItemsBody, ItemsResult, PatchItem, UpsertItem
+from silverray.router.http.promises import Promises
+from silverray.router.http.schemas import (
+    BatchBody,
+    BatchResult,
+    ErrorReply,
+    RankBody,
+    RankResult,
+    SearchBody,
+    SearchResult,
+)
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
+from silverray.router.stages.compile import MAX_FILTER_TEXT
 
 _MODELS: tuple[type[BaseModel], ...] = (
     *(SearchBody, BatchBody, RankBody, SearchResult, BatchResult, RankResult, ErrorReply),

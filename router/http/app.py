@@ -12,18 +12,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from silverray.router.body_reader import BodyReader
 from silverray.router.callers import Callers
-from silverray.router.counting import ItemCount
-from silverray.router.endpoint import RankEndpoint, SearchEndpoint
 from silverray.router.errors import to_document
-from silverray.router.headers import read_headers
-from silverray.router.item_endpoint import ItemsEndpoint
-from silverray.router.item_writer import ItemWriter
-from silverray.router.manual import MANUAL_HEADERS, render_manual
-from silverray.router.openapi import describe
+from silverray.router.http.body_reader import BodyReader
+from silverray.router.http.codecs import JSON, reply_codec
+from silverray.router.http.endpoint import RankEndpoint, SearchEndpoint
+from silverray.router.http.headers import read_headers
+from silverray.router.http.item_endpoint import ItemsEndpoint
+from silverray.router.http.manual import MANUAL_HEADERS, render_manual
+from silverray.router.http.openapi import describe
 from silverray.router.router import Router
-from silverray.router.wire import JSON, reply_codec
+from silverray.router.writes.counting import ItemCount
+from silverray.router.writes.item_writer import ItemWriter
 from silverray.shard.api import Overloaded, SearchError
 
 Status = Callable[[], Awaitable[dict[str, Any]]]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from silverray.router.batch.merge import MergeTask, merge_batch
 from silverray.router.errors import Unavailable
-from silverray.router.merge import MergeTask, merge_batch
 from silverray.shard.api import (
     Coverage,
     CoverageTooLow,

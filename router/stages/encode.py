@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silverray.router.batch.ticket import Ticket
 from silverray.router.errors import at
-from silverray.router.ticket import Ticket
 from silverray.shard.api import Encoder, EncoderUnavailable, InvalidRequest, SearchError, SearchRequest
 
 if TYPE_CHECKING:

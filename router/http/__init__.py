@@ -1,0 +1,1 @@
+"""HTTP: the application, its endpoints, codecs and schemas, and the client."""

@@ -1,0 +1,1 @@
+"""Stages of a request around the search of the shards."""

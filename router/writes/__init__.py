@@ -1,0 +1,1 @@
+"""Writes on their way to the update log."""
