@@ -27,7 +27,7 @@ from silverray.benchmarks.processes import cpu_seconds
 from silverray.benchmarks.report import Report
 from silverray.benchmarks.truth import brute_force, recall
 from silverray.cluster.config import HttpConfig, ServeConfig
-from silverray.cluster.service import Service, start
+from silverray.cluster.serving.service import Service, start
 from silverray.shard.publish.kmeans import default_clusters
 
 TITLE = "Search over HTTP, against a Serve application that does nothing"

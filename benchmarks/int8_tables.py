@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from silverray.cluster import movielens
 from silverray.cluster.commands.train import train_with_progress
-from silverray.cluster.demo import HELD_OUT
-from silverray.cluster.movielens_requests import write_requests
+from silverray.cluster.demo import movielens
+from silverray.cluster.demo.demo import HELD_OUT
+from silverray.cluster.demo.movielens_requests import write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE, RunData
 from silverray.shard.towers.encoder import INFO_FILE, TowerEncoder

@@ -18,7 +18,7 @@ from silverray.benchmarks.live_items import LiveItems, pack_body
 from silverray.benchmarks.live_load import BODY, Maker
 from silverray.benchmarks.processes import cpu_seconds
 from silverray.cluster.config import HttpConfig, LogConfig, ServeConfig
-from silverray.cluster.service import Service, start
+from silverray.cluster.serving.service import Service, start
 
 SHARDS, CLIENTS, K = 2, 64, 10
 DEADLINE_MS = 2_000.0

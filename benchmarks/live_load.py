@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from silverray.benchmarks.live_items import Floats, LiveItems
-from silverray.cluster.garbage import spare_loaded
+from silverray.cluster.serving.gc_tuning import spare_loaded
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.engine.validation import Admission
 from silverray.shard.index.packing import SLACK

@@ -23,8 +23,8 @@ from silverray.benchmarks.datasets import generated
 from silverray.benchmarks.processes import own_actors
 from silverray.benchmarks.report import Report
 from silverray.cluster.config import HttpConfig, ServeConfig
-from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
-from silverray.cluster.service import Service, start
+from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, run_load
+from silverray.cluster.serving.service import Service, start
 from silverray.shard.publish.kmeans import default_clusters
 
 TITLE = "Goodput under overload: one router, two shards, bodies of 8 queries with k = 100, deadline 1 s"

@@ -26,8 +26,8 @@ from silverray.benchmarks.machine import with_threads
 from silverray.benchmarks.measure import interleave
 from silverray.benchmarks.report import Report
 from silverray.benchmarks.roo_recall import HELD_OUT
-from silverray.cluster import movielens
-from silverray.cluster.movielens_requests import write_held_out_ratings, write_requests
+from silverray.cluster.demo import movielens
+from silverray.cluster.demo.movielens_requests import write_held_out_ratings, write_requests
 from silverray.cluster.training.config import ScorerConfig, TrainConfig
 from silverray.cluster.training.run import RunData
 from silverray.cluster.training.scorer import make_scoring, save_scorer

@@ -30,9 +30,9 @@ from silverray.benchmarks.roo_recall import (
 )
 from silverray.benchmarks.roo_steps import THREADS, compare_steps
 from silverray.benchmarks.roo_storage import compare_bytes, compare_reading
-from silverray.cluster import movielens
-from silverray.cluster.movielens import MovieLens
-from silverray.cluster.movielens_requests import SPAN_S, movielens_format, write_requests
+from silverray.cluster.demo import movielens
+from silverray.cluster.demo.movielens import MovieLens
+from silverray.cluster.demo.movielens_requests import SPAN_S, movielens_format, write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.format import RequestFormat, category_rules

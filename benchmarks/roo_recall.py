@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from silverray.benchmarks.factorisation import Als, Bpr, Histories, Sparse, sparse_rows
 from silverray.benchmarks.roo_steps import THREADS
-from silverray.cluster.movielens import MovieLens
-from silverray.cluster.movielens_requests import RequestFiles, movielens_format, split_time, write_requests
+from silverray.cluster.demo.movielens import MovieLens
+from silverray.cluster.demo.movielens_requests import RequestFiles, movielens_format, split_time, write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import train
 from silverray.shard.schema.casts import one_array

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from silverray.benchmarks.measure import interleave, ratio
-from silverray.cluster.movielens_requests import RequestFiles
+from silverray.cluster.demo.movielens_requests import RequestFiles
 from silverray.shard.schema.casts import one_array
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.convert import COMPRESSION, to_impressions

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from silverray.cluster.terminal import one_line_errors, parse_duration
+from silverray.cluster.commands.terminal import one_line_errors, parse_duration
 
 app = typer.Typer(
     name="silverray",
@@ -224,7 +224,7 @@ def demo(
 ) -> None:
     """MovieLens end to end: train, publish, serve, search and load, then stop everything."""
     with one_line_errors():
-        from silverray.cluster.demo import run_demo
+        from silverray.cluster.demo.demo import run_demo
 
         run_demo(keep)
 

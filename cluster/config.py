@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from silverray.cluster.sections import File, Section, read_section
+from silverray.cluster.strict_yaml import File, Section, read_section
 from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.value.settings import ValueSettings

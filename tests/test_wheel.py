@@ -96,7 +96,7 @@ def test_without_torchrec_vectors_are_searched_and_towers_say_what_is_missing(tm
         "from pathlib import Path\n"
         "for name in ('torchrec', 'fbgemm_gpu'): sys.modules[name] = None\n"
         "import numpy as np, pyarrow as pa\n"
-        "import silverray.cluster.deployments, silverray.cluster.cli, silverray.cluster.commands.train\n"
+        "import silverray.cluster.serving.deployments, silverray.cluster.cli, silverray.cluster.commands.train\n"
         "from silverray import LocalSearcher, Schema, publish\n"
         "from silverray.shard.towers.tables import TablesUnavailable\n"
         "from silverray.shard.towers.towers import Table, TowerShape, UserTower\n"

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from silverray.benchmarks.report import Report
-from silverray.cluster.terminal import notes, results
+from silverray.cluster.commands.terminal import notes, results
 
 WIDTH = 130
 BENCHMARKS = (

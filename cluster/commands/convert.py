@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from silverray.cluster.terminal import notes, print_json, progress_bar, results
+from silverray.cluster.commands.terminal import notes, print_json, progress_bar, results
 from silverray.shard.parquet.paths import parquet_files
 from silverray.shard.train.convert import convert
 from silverray.shard.train.format import RequestFormat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from silverray.cluster.terminal import notes, print_json, results
+from silverray.cluster.commands.terminal import notes, print_json, results
 from silverray.shard.engine.engine import Engine
 from silverray.shard.model.export import describe, export_model, save_exported
 

@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from silverray.cluster.lateness import LatenessProbe
-from silverray.cluster.load_report import LoadReport
-from silverray.cluster.loadtest import LoadPlan, Outcome, read_queries, run_load
-from silverray.cluster.terminal import notes, print_json, progress_bar, results
-from silverray.cluster.truth import read_truths
+from silverray.cluster.commands.terminal import notes, print_json, progress_bar, results
+from silverray.cluster.loadtest.lateness import LatenessProbe
+from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, read_queries, run_load
+from silverray.cluster.loadtest.report import LoadReport
+from silverray.cluster.loadtest.truth import read_truths
 from silverray.router.http.client import SearchClient
 
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rich.progress import TaskID
 
+from silverray.cluster.commands.item_files import read_items, read_vectors
 from silverray.cluster.commands.memory import describe_memory, memory_tables
-from silverray.cluster.item_files import read_items, read_vectors
+from silverray.cluster.commands.terminal import notes, print_json, progress_bar, results
 from silverray.cluster.log.folding import fold_log
 from silverray.cluster.signals import stopped_by_signals
-from silverray.cluster.terminal import notes, print_json, progress_bar, results
 from silverray.shard.live.fold import Folded
 from silverray.shard.publish.builder import publish, read_model
 from silverray.shard.schema.schema import Schema

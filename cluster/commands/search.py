@@ -10,8 +10,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from silverray.cluster.item_files import read_vectors
-from silverray.cluster.terminal import notes, plain, print_json, results
+from silverray.cluster.commands.item_files import read_vectors
+from silverray.cluster.commands.terminal import notes, plain, print_json, results
 from silverray.router.http.client import SearchClient
 from silverray.shard.api import InvalidRequest
 from silverray.shard.arguments import float32_array

@@ -11,12 +11,19 @@ from typing import IO
 
 import httpx
 
+from silverray.cluster.commands.terminal import notes, results, told_progress
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.readiness import ServiceError
-from silverray.cluster.records import RecordHolder, ServiceRecord, check_free, hold_record, read_records, records_folder
-from silverray.cluster.service import Service, start
+from silverray.cluster.serving.readiness import ServiceError
+from silverray.cluster.serving.records import (
+    RecordHolder,
+    ServiceRecord,
+    check_free,
+    hold_record,
+    read_records,
+    records_folder,
+)
+from silverray.cluster.serving.service import Service, start
 from silverray.cluster.signals import stopped_by_signals
-from silverray.cluster.terminal import notes, results, told_progress
 
 _POLL_S = 0.1
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from silverray.cluster.commands.memory import describe_memory, memory_tables
-from silverray.cluster.terminal import plain, print_json, progress_bar, results
+from silverray.cluster.commands.terminal import plain, print_json, progress_bar, results
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from silverray.cluster.records import ServiceRecord, read_records
-from silverray.cluster.terminal import print_json, results
+from silverray.cluster.commands.terminal import print_json, results
+from silverray.cluster.serving.records import ServiceRecord, read_records
 from silverray.router.http.client import SearchClient
 from silverray.shard.api import SearchError
 from silverray.shard.index.memory import format_bytes

@@ -6,10 +6,10 @@ import os
 import signal
 import time
 
-from silverray.cluster.readiness import ServiceError
-from silverray.cluster.records import ServiceRecord, is_held, read_records, remove_record
-from silverray.cluster.service import withdraw_from
-from silverray.cluster.terminal import notes
+from silverray.cluster.commands.terminal import notes
+from silverray.cluster.serving.readiness import ServiceError
+from silverray.cluster.serving.records import ServiceRecord, is_held, read_records, remove_record
+from silverray.cluster.serving.service import withdraw_from
 
 _STOP_S = 90.0
 _POLL_S = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from silverray.cluster.terminal import notes, print_json, progress_bar, results
+from silverray.cluster.commands.terminal import notes, print_json, progress_bar, results
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.metrics import Progress
 from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE, Trained, train

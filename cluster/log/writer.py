@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from silverray.cluster.log.claim import read_claim
 from silverray.cluster.log.readers import Readers
 from silverray.cluster.log.store import LogStore
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 from silverray.router.writes.log import LogPage, LogUnavailable, OtherLog, Reader
 from silverray.shard.api import Overloaded
 

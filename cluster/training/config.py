@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from silverray.cluster.config import Count, Positive
-from silverray.cluster.sections import ConfigError, File, Section, read_section
+from silverray.cluster.strict_yaml import ConfigError, File, Section, read_section
 from silverray.shard.parquet.paths import is_url
 from silverray.shard.train.format import CategorySection
 

@@ -11,7 +11,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from silverray.cluster.instance import connect_ray
+from silverray.cluster.serving.instance import connect_ray
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.metrics import Progress, Tell
 from silverray.cluster.training.run import RunData, Trained, train

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 from silverray.cluster.training.config import ItemsConfig, SampledSoftmaxConfig, TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress, Tell
 from silverray.cluster.training.scorer import make_scoring, save_scorer

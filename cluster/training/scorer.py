@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 from silverray.cluster.training.config import ScorerConfig
 from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.model.item_features import ItemFeatures

@@ -15,9 +15,9 @@ from silverray.benchmarks.clients import Traffic, post, run_clients
 from silverray.benchmarks.http import COLUMNS, CPU_COLUMNS, Window, _cpu_us, _figures
 from silverray.benchmarks.idle import IdleArgs, describe_idle, is_idle
 from silverray.benchmarks.processes import _name
-from silverray.cluster.applications import describe_applications
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.layout import Layout
+from silverray.cluster.serving.applications import describe_applications
+from silverray.cluster.serving.layout import Layout
 
 MARK = b'"score"'
 

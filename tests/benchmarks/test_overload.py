@@ -7,7 +7,7 @@ import orjson
 
 from silverray.benchmarks.overload import A_BODY, K, _a_second, _bodies, _counted
 from silverray.cluster.commands.bench import BENCHMARKS
-from silverray.cluster.loadtest import Outcome
+from silverray.cluster.loadtest.loadtest import Outcome
 
 
 def test_answers_count_in_the_second_in_which_they_came() -> None:

@@ -14,10 +14,10 @@ from silverray.benchmarks.factorisation import Als, Bpr, sparse_rows
 from silverray.benchmarks.roo_recall import Split, Tuned, _set, grid, popularity, splits, tune
 from silverray.benchmarks.roo_steps import compare_steps
 from silverray.benchmarks.roo_storage import compare_bytes, compare_reading
-from silverray.cluster import movielens
 from silverray.cluster.cli import app
-from silverray.cluster.movielens import Film, MovieLens, Rater
-from silverray.cluster.movielens_requests import movielens_format
+from silverray.cluster.demo import movielens
+from silverray.cluster.demo.movielens import Film, MovieLens, Rater
+from silverray.cluster.demo.movielens_requests import movielens_format
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.loader import LoaderConfig, RequestLoader
 from silverray.shard.train.requests import RequestTable

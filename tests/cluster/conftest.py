@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from processes import PATIENCE_S
 
-from silverray.cluster.service import Service
+from silverray.cluster.serving.service import Service
 from silverray.shard.publish.builder import publish
 from silverray.shard.schema.schema import Schema
 

@@ -11,16 +11,16 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.schema import ServeApplicationSchema
 
-from silverray.cluster import change as change_module
-from silverray.cluster import readiness, service
-from silverray.cluster.applications import describe_applications
-from silverray.cluster.change import Change
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.instance import ApplicationState, ServeInstance
-from silverray.cluster.layout import Layout
 from silverray.cluster.log.claim import claim_store, read_claim
-from silverray.cluster.readiness import STALL_S, UNHEALTHY_S, Readiness, ServiceError, wait_until_ready
-from silverray.cluster.service import start
+from silverray.cluster.serving import change as change_module
+from silverray.cluster.serving import readiness, service
+from silverray.cluster.serving.applications import describe_applications
+from silverray.cluster.serving.change import Change
+from silverray.cluster.serving.instance import ApplicationState, ServeInstance
+from silverray.cluster.serving.layout import Layout
+from silverray.cluster.serving.readiness import STALL_S, UNHEALTHY_S, Readiness, ServiceError, wait_until_ready
+from silverray.cluster.serving.service import start
 from silverray.cluster.signals import stopped_by_signals
 from silverray.shard.api import SnapshotError
 from silverray.shard.snapshot.catalog import Catalog

@@ -14,7 +14,7 @@ import pytest
 from ports import take_port
 from processes import PATIENCE_S
 
-from silverray.cluster.records import read_records
+from silverray.cluster.serving.records import read_records
 from silverray.shard.publish.builder import publish
 from silverray.shard.schema.schema import Schema
 

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from silverray.cluster import terminal
 from silverray.cluster.cli import app
+from silverray.cluster.commands import terminal
 from silverray.cluster.commands.search import make_body
-from silverray.cluster.load_report import LoadReport
-from silverray.cluster.loadtest import LoadPlan, Outcome
-from silverray.cluster.records import ServiceRecord, hold_record, is_held, read_records, records_folder
+from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome
+from silverray.cluster.loadtest.report import LoadReport
+from silverray.cluster.serving.records import ServiceRecord, hold_record, is_held, read_records, records_folder
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from silverray.cluster import compiling
+from silverray.cluster.serving import compiling
 from silverray.shard.engine.engine import Engine
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.layout import Layout
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.serving.layout import Layout
+from silverray.cluster.strict_yaml import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

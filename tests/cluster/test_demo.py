@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from processes import PATIENCE_S, descendants, gone
 
-from silverray.cluster import demo
 from silverray.cluster.commands.loadtest import LoadFailed
-from silverray.cluster.loadtest import LoadPlan
-from silverray.cluster.movielens import MovieLensError, fetch
+from silverray.cluster.demo import demo
+from silverray.cluster.demo.movielens import MovieLensError, fetch
+from silverray.cluster.loadtest.loadtest import LoadPlan
 
 
 @pytest.mark.ray

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from silverray.cluster.applications import describe_applications
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.deployments import RouterArgs, ShardArgs, ShardReplica, without_place
-from silverray.cluster.layout import Layout
-from silverray.cluster.sections import ConfigError
-from silverray.cluster.service import start
+from silverray.cluster.serving.applications import describe_applications
+from silverray.cluster.serving.deployments import RouterArgs, ShardArgs, ShardReplica, without_place
+from silverray.cluster.serving.layout import Layout
+from silverray.cluster.serving.service import start
+from silverray.cluster.strict_yaml import ConfigError
 from silverray.router.callers import Callers
 from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached

@@ -19,9 +19,9 @@ from processes import PATIENCE_S, descendants, gone
 from saved_tower import save_tower
 
 from silverray.cluster.config import EncoderConfig, HttpConfig, ServeConfig, TableGroupConfig
-from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
-from silverray.cluster.readiness import ServiceError
-from silverray.cluster.service import Service, start
+from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, run_load
+from silverray.cluster.serving.readiness import ServiceError
+from silverray.cluster.serving.service import Service, start
 from silverray.shard.local import LocalSearcher
 from silverray.shard.publish.builder import publish
 from silverray.shard.schema.schema import Schema

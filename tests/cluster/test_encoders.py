@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from saved_tower import save_tower
 
-from silverray.cluster.applications import belongs_to, describe_applications
 from silverray.cluster.config import EncoderConfig, ServeConfig, TableGroupConfig
-from silverray.cluster.encoders import EncoderArgs, EncoderReplica
-from silverray.cluster.layout import Layout
+from silverray.cluster.serving.applications import belongs_to, describe_applications
+from silverray.cluster.serving.encoders import EncoderArgs, EncoderReplica
+from silverray.cluster.serving.layout import Layout
 from silverray.cluster.tables.dispatcher import GroupTables
 from silverray.shard.api import InvalidRequest, SearchError, SnapshotError
 from silverray.shard.publish.builder import publish

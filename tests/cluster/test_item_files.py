@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from silverray.cluster.item_files import read_items, read_vectors
+from silverray.cluster.commands.item_files import read_items, read_vectors
 from silverray.shard.schema.arrow import canonical
 from silverray.shard.schema.schema import Schema
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from silverray.cluster.lateness import summarise
-from silverray.cluster.load_report import LoadReport
-from silverray.cluster.loadtest import SATURATED, LoadPlan, Outcome, Progress, read_queries, run_load
-from silverray.cluster.truth import QueryFileError, Truth, read_truths
+from silverray.cluster.loadtest.lateness import summarise
+from silverray.cluster.loadtest.loadtest import SATURATED, LoadPlan, Outcome, Progress, read_queries, run_load
+from silverray.cluster.loadtest.report import LoadReport
+from silverray.cluster.loadtest.truth import QueryFileError, Truth, read_truths
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from silverray.cluster.log.claim import Claim, claim_store, read_claim
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 from silverray.shard.api import SnapshotError
 from silverray.shard.snapshot.files import MANIFEST, least_seq, newest_version
 from silverray.shard.snapshot.manifest import CLAIM

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from silverray.cluster import movielens
-from silverray.cluster.movielens import Film, MovieLensError, Rater
+from silverray.cluster.demo import movielens
+from silverray.cluster.demo.movielens import Film, MovieLensError, Rater
 
 FILES = {
     "ml-100k.item": (

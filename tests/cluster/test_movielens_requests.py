@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from silverray.cluster.movielens import Film, MovieLens, Rater, films_table
-from silverray.cluster.movielens_requests import movielens_format, write_requests
+from silverray.cluster.demo.movielens import Film, MovieLens, Rater, films_table
+from silverray.cluster.demo.movielens_requests import movielens_format, write_requests
 from silverray.shard.schema.user_features import CategoryFeature
 from silverray.shard.train.items import ItemTable
 from silverray.shard.train.loader import LoaderConfig, RequestLoader

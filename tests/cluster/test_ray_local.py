@@ -14,16 +14,16 @@ import ray
 from processes import PATIENCE_S
 
 from silverray.cluster.config import HttpConfig, LimitsConfig, ServeConfig
-from silverray.cluster.instance import _environment, connect_ray
 from silverray.cluster.log.store import LogStore
-from silverray.cluster.ray_local import private_folder
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.serving.instance import _environment, connect_ray
+from silverray.cluster.serving.ray_local import private_folder
+from silverray.cluster.strict_yaml import ConfigError
 
 # In a process of its own, since Ray leaves threads and settings behind.
 _START = """
 import json, os, ray, subprocess, sys
 import psutil  # Ray brings it
-from silverray.cluster.ray_local import start_ray, takes_calls_from_anybody
+from silverray.cluster.serving.ray_local import start_ray, takes_calls_from_anybody
 
 @ray.remote
 class Worker:
@@ -44,7 +44,7 @@ _JOIN = """
 import os, sys
 os.environ["RAY_AUTH_MODE"] = "token"
 import ray
-from silverray.cluster.ray_local import join_ray
+from silverray.cluster.serving.ray_local import join_ray
 join_ray(sys.argv[1])
 print(len(ray.nodes()))
 """

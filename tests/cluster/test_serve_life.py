@@ -7,10 +7,10 @@ import ray
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RayServeException
 
-from silverray.cluster import serve_life
-from silverray.cluster.instance import connect_ray
-from silverray.cluster.sections import ConfigError
-from silverray.cluster.serve_life import ServeNotStarted, check_address, check_host, end_serve, start_serve
+from silverray.cluster.serving import serve_life
+from silverray.cluster.serving.instance import connect_ray
+from silverray.cluster.serving.serve_life import ServeNotStarted, check_address, check_host, end_serve, start_serve
+from silverray.cluster.strict_yaml import ConfigError
 
 
 class Serve:

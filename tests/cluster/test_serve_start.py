@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from silverray.cluster import service
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.instance import ServeInstance
 from silverray.cluster.log.claim import Claim
 from silverray.cluster.log.store import LogStore
-from silverray.cluster.sections import ConfigError
-from silverray.cluster.service import start
+from silverray.cluster.serving import service
+from silverray.cluster.serving.instance import ServeInstance
+from silverray.cluster.serving.service import start
+from silverray.cluster.strict_yaml import ConfigError
 
 
 class StartedError(Exception):

@@ -23,9 +23,9 @@ from ports import take_port
 from processes import PATIENCE_S, descendants, gone
 
 from silverray.cluster.config import HttpConfig, ServeConfig
-from silverray.cluster.lateness import LatenessProbe
-from silverray.cluster.loadtest import LoadPlan, Outcome, run_load
-from silverray.cluster.service import Service, start
+from silverray.cluster.loadtest.lateness import LatenessProbe
+from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, run_load
+from silverray.cluster.serving.service import Service, start
 from silverray.kernels.cpu.simd import implementation
 from silverray.router.http.client import HttpSearcher
 from silverray.shard.api import SearchReply, SearchRequest
@@ -236,7 +236,7 @@ def test_serve_beside_a_clone_runs_what_is_installed(tmp_path: Path, store: Path
     """Ray has workers look in the working directory first, where another package may have our name."""
     fake = tmp_path / "silverray"
     (fake / "cluster").mkdir(parents=True)
-    for name in ("__init__.py", "cluster/__init__.py", "cluster/deployments.py", "cluster/cli.py"):
+    for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
         (fake / name).write_text("raise SystemExit('not the installed package')")
     (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: 0}}}}")
     program = str(Path(sys.executable).parent / "silverray")

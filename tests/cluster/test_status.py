@@ -9,7 +9,7 @@ from processes import PATIENCE_S
 from rich.console import Console
 
 from silverray.cluster.commands import status
-from silverray.cluster.records import ServiceRecord
+from silverray.cluster.serving.records import ServiceRecord
 from silverray.router.errors import Unavailable
 from silverray.router.http.client import SearchClient
 

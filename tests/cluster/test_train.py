@@ -20,7 +20,7 @@ from two_tastes import CONFIG, ITEMS, items_table, write_all
 from typer.testing import CliRunner, Result
 
 from silverray.cluster.cli import app
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.metrics import MetricsLog, Progress
 from silverray.cluster.training.run import RunData, train

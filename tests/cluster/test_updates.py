@@ -18,7 +18,7 @@ from processes import PATIENCE_S, descendants
 from silverray.cluster.config import HttpConfig, LogConfig, ServeConfig
 from silverray.cluster.log.folding import fold_log
 from silverray.cluster.log.store import LogStore
-from silverray.cluster.service import Service, start
+from silverray.cluster.serving.service import Service, start
 from silverray.router.http.client import SearchClient
 from silverray.shard.api import SearchError
 from silverray.shard.publish.builder import publish

@@ -16,7 +16,7 @@ import ray
 from ray._private import ray_constants
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 
 # Shards hand long replies over through it; more is memory that shards lack.
 _OBJECT_STORE_BYTES = 512 << 20

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from silverray.cluster.applications import belongs_to
-from silverray.cluster.instance import ApplicationState, ServeInstance
 from silverray.cluster.log.actor import read_positions
+from silverray.cluster.serving.applications import belongs_to
+from silverray.cluster.serving.instance import ApplicationState, ServeInstance
 from silverray.shard.api import ShardTooLarge, SnapshotError
 from silverray.shard.towers.tables import TablesTooLarge, TablesUnavailable
 

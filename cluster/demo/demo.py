@@ -20,18 +20,18 @@ import orjson
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from silverray.cluster import movielens
+from silverray.cluster.commands.item_files import read_items
 from silverray.cluster.commands.loadtest import LoadFailed, measure, run_loadtest
+from silverray.cluster.commands.terminal import notes, results, told_progress
 from silverray.cluster.commands.train import describe, train_with_progress
 from silverray.cluster.config import HttpConfig, ServeConfig
-from silverray.cluster.item_files import read_items
-from silverray.cluster.loadtest import LoadPlan
-from silverray.cluster.movielens import LIKED, Film, MovieLens, Rater
-from silverray.cluster.movielens_requests import split_time, write_requests
-from silverray.cluster.records import ServiceRecord, hold_record
-from silverray.cluster.service import Service, start
+from silverray.cluster.demo import movielens
+from silverray.cluster.demo.movielens import LIKED, Film, MovieLens, Rater
+from silverray.cluster.demo.movielens_requests import split_time, write_requests
+from silverray.cluster.loadtest.loadtest import LoadPlan
+from silverray.cluster.serving.records import ServiceRecord, hold_record
+from silverray.cluster.serving.service import Service, start
 from silverray.cluster.signals import stopped_by_signals
-from silverray.cluster.terminal import notes, results, told_progress
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE
 from silverray.router.http.client import SearchClient

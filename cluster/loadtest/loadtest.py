@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from silverray.cluster.truth import QueryFileError, Truth
+from silverray.cluster.loadtest.truth import QueryFileError, Truth
 
 Progress = Callable[[float, int, int], None]
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 
 from silverray.cluster.config import TableGroupConfig
-from silverray.cluster.garbage import spare_loaded
-from silverray.cluster.handles import ApplicationHandle
+from silverray.cluster.serving.gc_tuning import spare_loaded
+from silverray.cluster.serving.handles import ApplicationHandle
 from silverray.shard.api import SearchError
 from silverray.shard.towers.encoder import TowerEncoder
 from silverray.shard.towers.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables

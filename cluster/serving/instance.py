@@ -16,10 +16,10 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationDetails, ServeApplicationSchema, ServeDeploySchema
 
 from silverray.cluster.config import HttpConfig, ServeConfig
-from silverray.cluster.ray_local import join_ray, private_folder, start_ray, takes_calls_from_anybody
-from silverray.cluster.sections import ConfigError
-from silverray.cluster.serve_life import alive_nodes, check_address, check_host, end_serve, is_head, start_serve
+from silverray.cluster.serving.ray_local import join_ray, private_folder, start_ray, takes_calls_from_anybody
+from silverray.cluster.serving.serve_life import alive_nodes, check_address, check_host, end_serve, is_head, start_serve
 from silverray.cluster.signals import deaf_children, kept_handlers
+from silverray.cluster.strict_yaml import ConfigError
 
 _PROXIES = "HeadOnly"
 _MESSAGE_BYTES = 256 << 20

@@ -12,18 +12,18 @@ import ray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from silverray.cluster.applications import belongs_to, describe_applications
-from silverray.cluster.change import Change
-from silverray.cluster.compiling import compile_kernels
 from silverray.cluster.config import LogConfig, ServeConfig
-from silverray.cluster.instance import ServeInstance, check_ports, connect_ray
-from silverray.cluster.layout import Layout
 from silverray.cluster.log.actor import start_writer, stop_writer, trim_writer
 from silverray.cluster.log.claim import check_log, claim_store
-from silverray.cluster.ray_local import LOOPBACK
-from silverray.cluster.readiness import Progress, Readiness, ServiceError, wait_until_ready
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.serving.applications import belongs_to, describe_applications
+from silverray.cluster.serving.change import Change
+from silverray.cluster.serving.compiling import compile_kernels
+from silverray.cluster.serving.instance import ServeInstance, check_ports, connect_ray
+from silverray.cluster.serving.layout import Layout
+from silverray.cluster.serving.ray_local import LOOPBACK
+from silverray.cluster.serving.readiness import Progress, Readiness, ServiceError, wait_until_ready
 from silverray.cluster.signals import kept_handlers, put_off_signals
+from silverray.cluster.strict_yaml import ConfigError
 from silverray.router.stages.diversify import check_spacing
 from silverray.router.stages.quotas import check_quotas
 from silverray.router.writes.log import LogUnavailable

@@ -8,11 +8,11 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema
 
-from silverray.cluster.applications import belongs_to
-from silverray.cluster.instance import ServeInstance
 from silverray.cluster.log.actor import describe_writer, stop_writer
 from silverray.cluster.log.claim import read_claim, withdraw_claim
-from silverray.cluster.readiness import Progress, Readiness, ServiceError, wait_until_ready
+from silverray.cluster.serving.applications import belongs_to
+from silverray.cluster.serving.instance import ServeInstance
+from silverray.cluster.serving.readiness import Progress, Readiness, ServiceError, wait_until_ready
 from silverray.cluster.signals import put_off_signals
 from silverray.shard.snapshot.catalog import Catalog
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from silverray.cluster.movielens import LIKED, MovieLens, films_table
+from silverray.cluster.demo.movielens import LIKED, MovieLens, films_table
 from silverray.shard.train.convert import COMPRESSION, convert
 from silverray.shard.train.format import ITEM, TIME, USER, RequestFormat
 from silverray.shard.train.interactions import Interactions

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from silverray.cluster.lateness import Lateness
-from silverray.cluster.loadtest import SATURATED, LoadPlan, Outcome
+from silverray.cluster.loadtest.lateness import Lateness
+from silverray.cluster.loadtest.loadtest import SATURATED, LoadPlan, Outcome
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 _WINDOWS = 100

@@ -13,7 +13,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from silverray.cluster.sections import ConfigError
+from silverray.cluster.strict_yaml import ConfigError
 
 _logger = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_THROUGHPUT_OPTIMIZED
 
-from silverray.cluster.encoders import EncoderCaller
-from silverray.cluster.garbage import spare_loaded
-from silverray.cluster.handles import ApplicationHandle
-from silverray.cluster.layout import Layout
 from silverray.cluster.log.actor import ActorLog
 from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.writer import hide
+from silverray.cluster.serving.encoders import EncoderCaller
+from silverray.cluster.serving.gc_tuning import spare_loaded
+from silverray.cluster.serving.handles import ApplicationHandle
+from silverray.cluster.serving.layout import Layout
 from silverray.router.batch.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.batch.fanout import Backend
 from silverray.router.http.app import create_app

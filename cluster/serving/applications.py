@@ -8,17 +8,17 @@ from typing import Any
 from ray.serve.schema import ServeApplicationSchema
 
 from silverray.cluster.config import ServeConfig
-from silverray.cluster.deployments import ROUTER_DEPLOYMENT, SHARD_DEPLOYMENT, RouterArgs, ShardArgs
-from silverray.cluster.encoders import ENCODER_DEPLOYMENT, EncoderArgs
-from silverray.cluster.layout import Layout
+from silverray.cluster.serving.deployments import ROUTER_DEPLOYMENT, SHARD_DEPLOYMENT, RouterArgs, ShardArgs
+from silverray.cluster.serving.encoders import ENCODER_DEPLOYMENT, EncoderArgs
+from silverray.cluster.serving.layout import Layout
 from silverray.router.callers import Callers
 from silverray.router.settings import RouterSettings
 from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import MODEL
 
-_DEPLOYMENTS = "silverray.cluster.deployments"
-_ENCODERS = "silverray.cluster.encoders"
+_DEPLOYMENTS = "silverray.cluster.serving.deployments"
+_ENCODERS = "silverray.cluster.serving.encoders"
 _CALLS = 16
 _GROWTH = 4
 _LEAST_MAX_ITEMS = 1_000_000

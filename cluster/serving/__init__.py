@@ -1,0 +1,1 @@
+"""Serving with Ray Serve: deployments, their start, change and end."""
