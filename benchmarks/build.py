@@ -24,12 +24,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from silverray.benchmarks.datasets import DataSet, generated
-from silverray.benchmarks.measure import Timing, ratio
-from silverray.benchmarks.peers import TRAINING, load
-from silverray.benchmarks.processes import resident_bytes
-from silverray.benchmarks.report import Report
-from silverray.benchmarks.truth import brute_force, recall
+from silverray.benchmarks.common.datasets import DataSet, generated
+from silverray.benchmarks.common.measure import Timing, ratio
+from silverray.benchmarks.common.peers import TRAINING, load
+from silverray.benchmarks.common.processes import resident_bytes
+from silverray.benchmarks.common.report import Report
+from silverray.benchmarks.common.truth import brute_force, recall
 from silverray.shard.publish.builder import publish
 from silverray.shard.schema.schema import Schema
 from silverray.shard.snapshot.files import INDEX, SnapshotFiles

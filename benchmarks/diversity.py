@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from silverray.benchmarks.catalogs import ClusteredCatalog, clustered, queries
-from silverray.benchmarks.machine import with_threads
-from silverray.benchmarks.measure import interleave
-from silverray.benchmarks.report import Report, Row
+from silverray.benchmarks.common.catalogs import ClusteredCatalog, clustered, queries
+from silverray.benchmarks.common.machine import with_threads
+from silverray.benchmarks.common.measure import interleave
+from silverray.benchmarks.common.report import Report, Row
 from silverray.shard.model.diversity import Diversity
 
 TITLE = "Diversification of merged lists"

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silverray.benchmarks.machine import with_threads
-from silverray.benchmarks.measure import interleave, ratio
-from silverray.benchmarks.report import Report
+from silverray.benchmarks.common.machine import with_threads
+from silverray.benchmarks.common.measure import interleave, ratio
+from silverray.benchmarks.common.report import Report
 from silverray.kernels.bits import transpose_bits
 from silverray.kernels.programs import PLANE_BITS, Opcode, count_passing, evaluate_programs
 from silverray.kernels.rows import aligned_planes

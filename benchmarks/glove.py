@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from silverray.benchmarks.datasets import FILTERS, DataSet, glove
-from silverray.benchmarks.measure import interleave
-from silverray.benchmarks.report import Report
-from silverray.benchmarks.truth import brute_force, recall
+from silverray.benchmarks.common.datasets import FILTERS, DataSet, glove
+from silverray.benchmarks.common.measure import interleave
+from silverray.benchmarks.common.report import Report
+from silverray.benchmarks.common.truth import brute_force, recall
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.local import LocalSearcher
 from silverray.shard.searcher import ShardSearcher

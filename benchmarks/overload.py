@@ -18,10 +18,10 @@ import orjson
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from silverray.benchmarks.clients import post, run_clients
-from silverray.benchmarks.datasets import generated
-from silverray.benchmarks.processes import own_actors
-from silverray.benchmarks.report import Report
+from silverray.benchmarks.common.clients import post, run_clients
+from silverray.benchmarks.common.datasets import generated
+from silverray.benchmarks.common.processes import own_actors
+from silverray.benchmarks.common.report import Report
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, run_load
 from silverray.cluster.serving.service import Service, start

@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silverray.benchmarks.machine import with_threads
-from silverray.benchmarks.measure import interleave
-from silverray.benchmarks.report import Report
-from silverray.benchmarks.roo_recall import HELD_OUT
+from silverray.benchmarks.common.machine import with_threads
+from silverray.benchmarks.common.measure import interleave
+from silverray.benchmarks.common.report import Report
+from silverray.benchmarks.roo.recall import HELD_OUT
 from silverray.cluster.demo import movielens
 from silverray.cluster.demo.movielens_requests import write_held_out_ratings, write_requests
 from silverray.cluster.training.config import ScorerConfig, TrainConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from silverray.benchmarks.report import Report
+from silverray.benchmarks.common.report import Report
 from silverray.cluster.commands.terminal import notes, results
 
 WIDTH = 130
@@ -16,6 +16,8 @@ BENCHMARKS = (
     *("scan", "filter", "build", "http", "overload", "glove", "roo", "tables", "value", "diversity", "ranking"),
     "live",
 )
+_ROOMS = ("http", "live", "roo", "scan", "tables", "value")
+"""Those of several files."""
 
 
 def run_bench(name: str, out: Path, work: Path, *, quick: bool, peers: str | None, data: str | None) -> None:
@@ -27,7 +29,9 @@ def run_bench(name: str, out: Path, work: Path, *, quick: bool, peers: str | Non
     if options and name != "scan":
         raise ValueError(f"--{next(iter(options))} is for `silverray bench scan`")
     work.mkdir(parents=True, exist_ok=True)
-    report: Report = import_module(f"silverray.benchmarks.{name}").run(work, quick=quick, **options)
+    report: Report = import_module(
+        f"silverray.benchmarks.{name}.{name}" if name in _ROOMS else f"silverray.benchmarks.{name}"
+    ).run(work, quick=quick, **options)
     # A file or a pipe has no width of its own, and 80 columns would squeeze the cells.
     report.print(results if results.is_terminal else Console(width=WIDTH))
     for file in report.write(out):

@@ -2,7 +2,7 @@ import numba
 import numpy as np
 import torch
 
-from silverray.benchmarks.allocations import Allocations, count_allocations
+from silverray.benchmarks.scan.allocations import Allocations, count_allocations
 
 
 @numba.njit  # type: ignore[untyped-decorator]

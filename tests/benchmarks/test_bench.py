@@ -10,12 +10,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from silverray.benchmarks.contenders import Ask, Silverray, SilverrayModel
-from silverray.benchmarks.datasets import FILTERS as FILTERS_BY_SHARE
-from silverray.benchmarks.datasets import generated
+from silverray.benchmarks.common.contenders import Ask, Silverray, SilverrayModel
+from silverray.benchmarks.common.datasets import FILTERS as FILTERS_BY_SHARE
+from silverray.benchmarks.common.datasets import generated
+from silverray.benchmarks.common.machine import copy_bandwidth, read_bandwidth, readers
 from silverray.benchmarks.filter import FILTERS, evaluate_with_numpy, make_planes
-from silverray.benchmarks.machine import copy_bandwidth, read_bandwidth, readers
-from silverray.benchmarks.roofline import QUERIES, _probes
+from silverray.benchmarks.scan.roofline import QUERIES, _probes
 from silverray.cluster.cli import app
 from silverray.kernels.programs import evaluate_programs
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from silverray.benchmarks.catalogs import ClusteredCatalog, clustered, queries
+from silverray.benchmarks.common.catalogs import ClusteredCatalog, clustered, queries
 
 ITEMS = 40_000
 

@@ -32,7 +32,7 @@ def run(script: Path, out: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_every_section_runs_and_every_kernel_is_right(tmp_path: Path) -> None:
-    found = run(ROOT / "benchmarks" / "gpu.py", tmp_path, "--seconds", "580", "--only", *SECTIONS)
+    found = run(ROOT / "benchmarks" / "gpu" / "gpu.py", tmp_path, "--seconds", "580", "--only", *SECTIONS)
     assert [(row["section"], row["outcome"]) for row in found["Sections"]] == [(name, "complete") for name in SECTIONS]
     checks = found["Kernels against plain PyTorch"]
     assert {row["kernel"].split(",")[0].split(" of ")[0].split(" 2")[0] for row in checks} >= {
@@ -59,7 +59,7 @@ def test_every_section_runs_and_every_kernel_is_right(tmp_path: Path) -> None:
 def test_a_copy_without_links_runs_a_section_in_a_process_of_its_own(tmp_path: Path) -> None:
     for name in ("kernels", "shard", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("results", "__pycache__"))
-    found = run(tmp_path / "benchmarks" / "gpu.py", tmp_path, "--isolate", "--only", "bandwidth")
+    found = run(tmp_path / "benchmarks" / "gpu" / "gpu.py", tmp_path, "--isolate", "--only", "bandwidth")
     assert [row["what"] for row in found["The memory"]] == ["read", "copy, read and written"]
     assert [row["outcome"] for row in found["Sections"]] == ["complete"]
 
@@ -67,9 +67,9 @@ def test_a_copy_without_links_runs_a_section_in_a_process_of_its_own(tmp_path: P
 def test_a_section_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     for name in ("kernels", "shard", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("results", "__pycache__"))
-    with (tmp_path / "benchmarks" / "gpu_figures.py").open("a") as file:
+    with (tmp_path / "benchmarks" / "gpu" / "figures.py").open("a") as file:
         file.write("\n\ndef scan(scale):\n    yield SCAN, {}\n    raise RuntimeError('no such luck')\n")
-    found = run(tmp_path / "benchmarks" / "gpu.py", tmp_path, "--only", "scan", "bandwidth", "--seconds", "100")
+    found = run(tmp_path / "benchmarks" / "gpu" / "gpu.py", tmp_path, "--only", "scan", "bandwidth", "--seconds", "100")
     first, second = found["Sections"]
     assert (first["rows"], first["outcome"], second["outcome"]) == (1, "failed: no such luck", "complete")
     assert "RuntimeError" in first["error"]
@@ -80,14 +80,14 @@ def test_nothing_but_torch_triton_numpy_and_numba_is_needed() -> None:
         "import sys\n"
         "others = 'matplotlib pandas pyarrow pydantic ray rich safetensors torchrec typer yaml'.split()\n"
         "sys.modules |= dict.fromkeys(others)\n"
-        "import silverray.benchmarks.gpu, silverray.benchmarks.report, silverray.benchmarks.gpu_summary\n"
-        "import silverray.benchmarks.gpu_model\n"
+        "import silverray.benchmarks.gpu.gpu, silverray.benchmarks.common.report, silverray.benchmarks.gpu.summary\n"
+        "import silverray.benchmarks.gpu.model\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
 
 
 def test_time_is_kept(tmp_path: Path) -> None:
-    found = run(ROOT / "benchmarks" / "gpu.py", tmp_path, "--only", "edges", "bandwidth", "--seconds", "0.01")
+    found = run(ROOT / "benchmarks" / "gpu" / "gpu.py", tmp_path, "--only", "edges", "bandwidth", "--seconds", "0.01")
     assert [row["outcome"] for row in found["Sections"]] == ["out of time", "no time left"]
     assert len(found["Kernels against plain PyTorch"]) == 1

@@ -11,10 +11,10 @@ import orjson
 import pytest
 from processes import PATIENCE_S
 
-from silverray.benchmarks.clients import Traffic, post, run_clients
-from silverray.benchmarks.http import COLUMNS, CPU_COLUMNS, Window, _cpu_us, _figures
-from silverray.benchmarks.idle import IdleArgs, describe_idle, is_idle
-from silverray.benchmarks.processes import _name
+from silverray.benchmarks.common.clients import Traffic, post, run_clients
+from silverray.benchmarks.common.processes import _name
+from silverray.benchmarks.http.http import COLUMNS, CPU_COLUMNS, Window, _cpu_us, _figures
+from silverray.benchmarks.http.idle import IdleArgs, describe_idle, is_idle
 from silverray.cluster.config import ServeConfig
 from silverray.cluster.serving.applications import describe_applications
 from silverray.cluster.serving.layout import Layout

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from silverray.benchmarks import live
-from silverray.benchmarks.live import loss_interval
-from silverray.benchmarks.live_items import LiveItems, pack_body
+from silverray.benchmarks.live import live
+from silverray.benchmarks.live.items import LiveItems, pack_body
+from silverray.benchmarks.live.live import loss_interval
 from silverray.cluster.cli import app
 from silverray.router.http.item_parsing import parse_items
 from silverray.router.settings import RouterSettings

@@ -2,8 +2,8 @@
 
 import pytest
 
-from silverray.benchmarks.measure import Timing, interleave, ratio
-from silverray.benchmarks.tuning import Tuned, smallest_setting
+from silverray.benchmarks.common.measure import Timing, interleave, ratio
+from silverray.benchmarks.scan.tuning import Tuned, smallest_setting
 
 
 class FakeClock:

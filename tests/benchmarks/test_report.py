@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from silverray.benchmarks.report import QUICK, Report
+from silverray.benchmarks.common.report import QUICK, Report
 
 COLUMNS = {"what": "{name}", "time": "{p50:.1f} ms", "share": "{share:.0%}"}
 ROWS = [{"name": "a|b", "p50": np.float32(1.25), "share": 0.5, "p20": 1}, {"name": "[c]", "p50": 2.0, "share": None}]

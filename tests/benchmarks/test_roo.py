@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from silverray.benchmarks.factorisation import Als, Bpr, sparse_rows
-from silverray.benchmarks.roo_recall import Split, Tuned, _set, grid, popularity, splits, tune
-from silverray.benchmarks.roo_steps import compare_steps
-from silverray.benchmarks.roo_storage import compare_bytes, compare_reading
+from silverray.benchmarks.roo.factorisation import Als, Bpr, sparse_rows
+from silverray.benchmarks.roo.recall import Split, Tuned, _set, grid, popularity, splits, tune
+from silverray.benchmarks.roo.steps import compare_steps
+from silverray.benchmarks.roo.storage import compare_bytes, compare_reading
 from silverray.cluster.cli import app
 from silverray.cluster.demo import movielens
 from silverray.cluster.demo.movielens import Film, MovieLens, Rater

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from silverray.benchmarks import truth
-from silverray.benchmarks.truth import Truth, brute_force, recall
+from silverray.benchmarks.common import truth
+from silverray.benchmarks.common.truth import Truth, brute_force, recall
 
 # Rows 1 and 2 are equal, row 3 differs from them by less than the tolerance.
 VECTORS = np.array([[1, 0], [0.5, 0], [0.5, 0], [0.499999, 0], [0.1, 0]], np.float32)

@@ -1,0 +1,1 @@
+"""The benchmark of `/v1/search` over HTTP."""

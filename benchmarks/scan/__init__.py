@@ -1,0 +1,1 @@
+"""The benchmark of search on a CPU."""
