@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.parquet.paths import require_local
 from silverray.shard.parquet.rows import ID_TYPES, TableError
 from silverray.shard.parquet.table import ParquetTable
-from silverray.shard.schema.casts import is_numbers
+from silverray.shard.schema.casts import ARROW_TYPES, is_numbers
 from silverray.shard.schema.schema import VECTOR_COLUMN, Schema
 
 _NUMPY_MAGIC = b"\x93NUMPY"

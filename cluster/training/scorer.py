@@ -10,10 +10,10 @@ from torch import Tensor
 
 from silverray.cluster.strict_yaml import ConfigError
 from silverray.cluster.training.config import ScorerConfig
-from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.scorer_files import make_scorer, save_overarch
 from silverray.shard.parquet.table import ParquetTable
+from silverray.shard.schema.casts import ARROW_TYPES
 from silverray.shard.schema.columns import ColumnError, Columns
 from silverray.shard.schema.schema import Field, FieldType, Schema, VectorSpec
 from silverray.shard.towers.ids import HashedIds, Keys, Vocabulary

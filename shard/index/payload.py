@@ -15,18 +15,9 @@ from numpy.typing import NDArray
 from silverray.shard.api import SnapshotError
 from silverray.shard.index.key_index import FREE, KeySlots
 from silverray.shard.index.text_sizes import text_sizes, value_size
+from silverray.shard.schema.casts import ARROW_TYPES
 from silverray.shard.schema.json_values import json_value, json_values
-from silverray.shard.schema.schema import FieldType, Schema
-
-ARROW_TYPES: dict[FieldType, pa.DataType] = {
-    "category": pa.large_string(),
-    "tags": pa.large_list(pa.large_string()),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "date": pa.date32(),
-}
-"""Types that hold every value of a field, whatever type its column had when it was published."""
+from silverray.shard.schema.schema import Schema
 
 WRITTEN_BLOCK = 1_000
 """Written rows that become a column at a time."""

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silverray.shard.index.payload import ARROW_TYPES
-from silverray.shard.schema.casts import CastError, cast, fits, one_array
+from silverray.shard.schema.casts import ARROW_TYPES, CastError, cast, fits, one_array
 from silverray.shard.schema.columns import Column, ColumnError
 from silverray.shard.schema.keys import hash_texts
 from silverray.shard.schema.schema import Field, Schema

@@ -13,6 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from silverray.shard.schema.accepted import same_float
+from silverray.shard.schema.schema import FieldType
+
+ARROW_TYPES: dict[FieldType, pa.DataType] = {
+    "category": pa.large_string(),
+    "tags": pa.large_list(pa.large_string()),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+}
+"""Types that hold every value of a field, whatever type its column had when it was published."""
 
 FIRST_DAY, LAST_DAY = -719_162, 2_932_896
 """0001-01-01 and 9999-12-31, in days since 1970-01-01: what live writes, and Python's dates, can say."""

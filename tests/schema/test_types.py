@@ -10,12 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from silverray.shard.index.payload import ARROW_TYPES
 from silverray.shard.live.checks import WriteError, check_value
 from silverray.shard.parquet.rows import Rows, TableError, check_type
 from silverray.shard.schema.accepted import accept, same_float
 from silverray.shard.schema.arrow import canonical
-from silverray.shard.schema.casts import CastError, cast
+from silverray.shard.schema.casts import ARROW_TYPES, CastError, cast
 from silverray.shard.schema.columns import ColumnError
 from silverray.shard.schema.schema import Field, Schema
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from silverray.shard.index.payload import ARROW_TYPES
+from silverray.shard.schema.casts import ARROW_TYPES
 from silverray.shard.schema.columns import ColumnError, Columns
 from silverray.shard.schema.schema import Field, Schema
 from silverray.shard.schema.values import _kept_hash, read_values
