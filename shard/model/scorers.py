@@ -292,4 +292,5 @@ SCORERS: dict[str, type[Scorer]] = {
     "mixture_of_logits": MixtureOfLogits,
     "self_attention": SelfAttention,
 }
-"""Learned scorers by the name that model files and training configurations give them."""
+"""Learned scorers by the name that model files and training configurations give them; `SET_WISE_SCORERS` of
+`snapshot.catalog` has the names of those that are not pointwise."""

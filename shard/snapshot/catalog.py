@@ -10,7 +10,6 @@ import torch
 
 from silverray.shard.api import SnapshotError
 from silverray.shard.filter.layout import PlaneLayout
-from silverray.shard.model.scorers import SCORERS
 from silverray.shard.printing import printable
 from silverray.shard.schema.schema import Schema
 from silverray.shard.schema.user_features import UserFeatures, features_from
@@ -20,6 +19,9 @@ IdType = Literal["int", "string"]
 CacheType = Literal["fp32", "bf16"]
 CACHE_TYPES: dict[CacheType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Types of the item cache by the names that snapshots give them."""
+SET_WISE_SCORERS = frozenset({"self_attention"})
+"""Names of the scorers that judge a list as a whole: all that readers of a catalog have to know of its scorer, whose
+module only shards load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,9 @@ def _is_set_wise(files: SnapshotFiles) -> bool:
     if "overarch" not in model:
         return False
     try:
-        scorer = SCORERS.get(model["overarch"]["scorer"])
+        return model["overarch"]["scorer"] in SET_WISE_SCORERS
     except (KeyError, TypeError) as error:
         raise SnapshotError(f"{files.path}: its scorer's description is not readable: {error!r}") from error
-    return scorer is not None and not scorer.pointwise
 
 
 def _user_features(files: SnapshotFiles) -> UserFeatures | None:

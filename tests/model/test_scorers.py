@@ -17,6 +17,7 @@ from silverray.shard.model.scorers import (
     SelfAttention,
     load_imbalance,
 )
+from silverray.shard.snapshot.catalog import SET_WISE_SCORERS
 
 B, K, T, D, F = 5, 33, 2, 16, 3
 
@@ -184,6 +185,10 @@ def test_one_candidate_with_numbers_that_overflow_does_not_spoil_its_list(given:
 def test_self_attention_over_no_candidate_is_finite(given: Given) -> None:
     scores = trained("self_attention")(*given._replace(valid=torch.zeros_like(given.valid)))
     assert scores.isfinite().all()
+
+
+def test_catalogs_know_by_their_names_which_scorers_are_set_wise() -> None:
+    assert {name for name, kind in SCORERS.items() if not kind.pointwise} == SET_WISE_SCORERS
 
 
 def test_hidden_width_must_fit_the_heads() -> None:
