@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from silverray.router.writes.log import LogFull, LogGap, LogUnavailable
 from silverray.shard.api import (
     CoverageTooLow,
     DeadlineExceeded,
@@ -88,6 +87,39 @@ class WritesDisabled(InvalidRequest):
 
     code = "writes_disabled"
     status = 403
+
+
+class LogUnavailable(SearchError):
+    """The log cannot be reached, written or read now. Searches go on; a write may be sent again as it is."""
+
+    code = "log_unavailable"
+    status = 503
+
+
+class LogFenced(LogUnavailable):
+    """Another writer has opened the log since: this one writes no more."""
+
+
+class OtherLog(LogUnavailable):
+    """What is where the log should be is another log."""
+
+
+class LogFull(LogUnavailable):
+    """The log is as long as it may be: it takes no writes until older ones are published and forgotten."""
+
+    code = "log_full"
+
+
+class LogGap(LogUnavailable):
+    """A position lies outside the log: what stood there was trimmed, or this is not the log that it belongs to."""
+
+    code = "log_gap"
+
+
+class LogUnreadable(LogUnavailable):
+    """A record is damaged, or of a later release. Its writes were acknowledged: nothing goes past them by itself."""
+
+    code = "log_unreadable"
 
 
 _BY_CODE: dict[str, type[SearchError]] = {

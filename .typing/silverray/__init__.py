@@ -68,11 +68,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from silverray.router.errors import CatalogFull, Unavailable, WritesDisabled
+    from silverray.router.errors import CatalogFull, LogFull, LogUnavailable, Unavailable, WritesDisabled
     from silverray.router.http.client import HttpSearcher, SearchClient
     from silverray.router.http.item_parsing import ItemError
     from silverray.router.writes.item_writer import WriteReply
-    from silverray.router.writes.log import LogFull, LogUnavailable
     from silverray.shard.api import (
         Coverage,
         CoverageTooLow,
@@ -104,10 +103,9 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, for which a module with `__getattr__` has every name
     _HOMES = {
         "silverray.router.http.client": "HttpSearcher SearchClient",
-        "silverray.router.errors": "CatalogFull Unavailable WritesDisabled",
+        "silverray.router.errors": "CatalogFull LogFull LogUnavailable Unavailable WritesDisabled",
         "silverray.router.writes.item_writer": "WriteReply",
         "silverray.router.http.item_parsing": "ItemError",
-        "silverray.router.writes.log": "LogFull LogUnavailable",
         "silverray.shard.api": (
             "Coverage CoverageTooLow DeadlineExceeded EncoderUnavailable FilterError FormulaError InvalidRequest"
             " Overloaded ReplyTooLarge SearchError SearchReply SearchRequest Searcher SequenceNotReached ShardTooLarge"

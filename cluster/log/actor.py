@@ -11,7 +11,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from silverray.cluster.log.writer import LogWriter
-from silverray.router.writes.log import LogPage, LogUnavailable, Reader
+from silverray.router.errors import LogUnavailable
+from silverray.router.writes.log import LogPage, Reader
 from silverray.shard.api import SearchError
 
 NAMESPACE = "silverray"

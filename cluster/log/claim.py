@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from silverray.cluster.log.store import LogReader, check_place
 from silverray.cluster.strict_yaml import ConfigError
-from silverray.router.writes.log import LogUnavailable
+from silverray.router.errors import LogUnavailable
 from silverray.shard.snapshot.documents import read_json
 from silverray.shard.snapshot.manifest import CLAIM
 

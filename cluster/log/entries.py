@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from silverray.router.writes.log import LogGap, LogRecord, LogUnreadable
+from silverray.router.errors import LogGap, LogUnreadable
+from silverray.router.writes.log import LogRecord
 from silverray.shard.live.writes import Entry, decode
 
 

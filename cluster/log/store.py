@@ -12,7 +12,8 @@ from tempfile import TemporaryFile
 from typing import NamedTuple
 from uuid import uuid4
 
-from silverray.router.writes.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, OtherLog
+from silverray.router.errors import LogFenced, LogFull, LogGap, LogUnavailable, OtherLog
+from silverray.router.writes.log import LogPage, LogRecord
 
 _FORMAT = 1
 _BUSY_S = 5.0

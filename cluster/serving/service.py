@@ -24,9 +24,9 @@ from silverray.cluster.serving.ray_local import LOOPBACK
 from silverray.cluster.serving.readiness import Progress, Readiness, ServiceError, wait_until_ready
 from silverray.cluster.signals import kept_handlers, put_off_signals
 from silverray.cluster.strict_yaml import ConfigError
+from silverray.router.errors import LogUnavailable
 from silverray.router.stages.diversify import check_spacing
 from silverray.router.stages.quotas import check_quotas
-from silverray.router.writes.log import LogUnavailable
 from silverray.shard.api import FormulaError, SnapshotError
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles, least_seq, version_folder

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from silverray.router.errors import CatalogFull
+from silverray.router.errors import CatalogFull, LogUnavailable
 from silverray.router.http.item_parsing import ItemError, ItemsCall
 from silverray.router.writes.counting import ItemCount
-from silverray.router.writes.log import LogUnavailable, UpdateLog
+from silverray.router.writes.log import UpdateLog
 from silverray.shard.live.writes import Upsert, Write
 
 if TYPE_CHECKING:

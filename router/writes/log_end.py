@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from silverray.router.writes.log import LogUnavailable, UpdateLog
+from silverray.router.errors import LogUnavailable
+from silverray.router.writes.log import UpdateLog
 from silverray.shard.api import InvalidRequest
 
 _ASK_S = 0.25

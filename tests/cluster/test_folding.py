@@ -18,7 +18,8 @@ from silverray.cluster.log.claim import claim_store
 from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.store import LogReader, LogStore
 from silverray.cluster.log.writer import LogWriter
-from silverray.router.writes.log import LogUnavailable, Reader
+from silverray.router.errors import LogUnavailable
+from silverray.router.writes.log import Reader
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.live.checks import check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write, encode

@@ -14,7 +14,8 @@ from processes import PATIENCE_S
 from silverray.cluster.log import follower
 from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.writer import LogWriter
-from silverray.router.writes.log import LogPage, LogUnavailable, Reader
+from silverray.router.errors import LogUnavailable
+from silverray.router.writes.log import LogPage, Reader
 from silverray.shard.live.writes import Delete, Entry, encode
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from processes import PATIENCE_S
 
 from silverray.cluster.log.store import LogStore
-from silverray.router.writes.log import LogFenced, LogFull, LogGap, LogRecord, LogUnavailable, OtherLog
+from silverray.router.errors import LogFenced, LogFull, LogGap, LogUnavailable, OtherLog
+from silverray.router.writes.log import LogRecord
 
 STEPS, PLACES = ["open", "trim", "read"], st.integers(0, 40)
 
@@ -176,7 +177,7 @@ _FULL = """
 import resource, signal, sys
 from pathlib import Path
 from silverray.cluster.log.store import LogStore
-from silverray.router.writes.log import LogUnavailable
+from silverray.router.errors import LogUnavailable
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = LogStore(Path(sys.argv[1]))

@@ -14,7 +14,8 @@ from silverray.cluster.log import readers, writer
 from silverray.cluster.log.claim import claim_store
 from silverray.cluster.log.store import LogStore
 from silverray.cluster.log.writer import LogWriter, hide
-from silverray.router.writes.log import LogFenced, LogFull, LogGap, LogPage, LogRecord, LogUnavailable, Reader
+from silverray.router.errors import LogFenced, LogFull, LogGap, LogUnavailable
+from silverray.router.writes.log import LogPage, LogRecord, Reader
 from silverray.shard.api import Overloaded
 from silverray.shard.snapshot.manifest import CLAIM
 

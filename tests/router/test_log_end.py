@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from silverray.router.writes.log import LogUnavailable
+from silverray.router.errors import LogUnavailable
 from silverray.router.writes.log_end import LogEnd
 
 pytestmark = pytest.mark.anyio
