@@ -70,8 +70,8 @@ __all__ = [
 if TYPE_CHECKING:
     from silverray.router.errors import CatalogFull, LogFull, LogUnavailable, Unavailable, WritesDisabled
     from silverray.router.http.client import HttpSearcher, SearchClient
-    from silverray.router.http.item_parsing import ItemError
     from silverray.router.writes.item_writer import WriteReply
+    from silverray.router.writes.items_call import ItemError
     from silverray.shard.api import (
         Coverage,
         CoverageTooLow,
@@ -105,7 +105,7 @@ else:  # hidden from type checkers, for which a module with `__getattr__` has ev
         "silverray.router.http.client": "HttpSearcher SearchClient",
         "silverray.router.errors": "CatalogFull LogFull LogUnavailable Unavailable WritesDisabled",
         "silverray.router.writes.item_writer": "WriteReply",
-        "silverray.router.http.item_parsing": "ItemError",
+        "silverray.router.writes.items_call": "ItemError",
         "silverray.shard.api": (
             "Coverage CoverageTooLow DeadlineExceeded EncoderUnavailable FilterError FormulaError InvalidRequest"
             " Overloaded ReplyTooLarge SearchError SearchReply SearchRequest Searcher SequenceNotReached ShardTooLarge"

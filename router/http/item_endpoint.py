@@ -11,9 +11,10 @@ from silverray.router.errors import WritesDisabled
 from silverray.router.http.asgi import exchange
 from silverray.router.http.body_reader import BodyReader
 from silverray.router.http.codecs import Codec
-from silverray.router.http.item_parsing import ItemsCall, parse_items
+from silverray.router.http.item_parsing import parse_items
 from silverray.router.settings import RouterSettings
 from silverray.router.writes.item_writer import ItemWriter
+from silverray.router.writes.items_call import ItemsCall
 from silverray.shard.live.writes import encode
 
 _INLINE_BODY = 4 << 10

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from silverray.router.http.item_schemas import MAX_ITEMS, ItemsBody, PatchItem, UpsertItem
 from silverray.router.http.parsing import validate_body
 from silverray.router.http.schemas import read_vector
 from silverray.router.settings import RouterSettings
+from silverray.router.writes.items_call import ItemError, ItemsCall, Op
 from silverray.shard.api import InvalidRequest, ItemId, json_type, shown
 from silverray.shard.live.checks import WriteError, check
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
@@ -20,44 +20,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 5.0
 """Time for a write whose body names none; a disk may need longer than a search should."""
 
-Op = Literal["upsert", "delete", "patch"]
-
 _ID_SHOWN = 100
-
-
-@dataclass(frozen=True, slots=True)
-class ItemError:
-    """An item that was not accepted.
-
-    Attributes:
-        op: the list of the body in which it stands.
-        index: its place there.
-        id: its id, or the beginning of a long one; None where it has none.
-        code: what kind of mistake it is.
-        message: what was wrong.
-    """
-
-    op: Op
-    index: int
-    id: ItemId | None
-    code: str
-    message: str
-
-
-class ItemsCall(NamedTuple):
-    """What a body asks for.
-
-    Attributes:
-        writes: its good items, in the order upsert, delete, patch.
-        errors: the others.
-        wait: whether to wait until shards have applied the writes.
-        timeout_s: time for the reply, from when the body was received.
-    """
-
-    writes: list[Write]
-    errors: list[ItemError]
-    wait: bool
-    timeout_s: float
 
 
 def parse_items(document: object, catalog: Catalog, settings: RouterSettings) -> ItemsCall:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silverray.router.errors import CatalogFull, LogUnavailable
-from silverray.router.http.item_parsing import ItemError, ItemsCall
 from silverray.router.writes.counting import ItemCount
+from silverray.router.writes.items_call import ItemError, ItemsCall
 from silverray.router.writes.log import UpdateLog
 from silverray.shard.live.writes import Upsert, Write
 

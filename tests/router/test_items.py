@@ -18,8 +18,8 @@ import pytest
 from silverray.router.errors import LogUnavailable, Unavailable, WritesDisabled
 from silverray.router.http.app import create_app
 from silverray.router.http.client import HttpSearcher, SearchClient
-from silverray.router.http.item_parsing import ItemError
 from silverray.router.writes.item_writer import ItemWriter, WriteReply
+from silverray.router.writes.items_call import ItemError
 from silverray.router.writes.log import LogPage, LogRecord, Reader
 from silverray.shard.api import InvalidRequest, SearchError
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write, decode
