@@ -25,7 +25,7 @@ from silverray.kernels.programs import PLANE_BITS, Opcode, count_passing, evalua
 from silverray.kernels.rows import aligned_planes
 from silverray.shard.filter.compiler import compile_filter
 from silverray.shard.filter.layout import PlaneLayout
-from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.schema import Schema
 
 TITLE = "Filters over a whole catalog, one thread"
@@ -93,7 +93,7 @@ def make_planes(items: int, seed: int = 0) -> Planes:
         for name, count in named.items()
     }
     columns |= {"safe": rng.random(items) < 0.9, "level": rng.integers(0, 4_096, items)}
-    stored = Columns.from_arrow(pa.table(columns), SCHEMA)
+    stored = read_columns(pa.table(columns), SCHEMA)
     layout = PlaneLayout.choose(SCHEMA, stored)
     return Planes(aligned_planes(transpose_bits(layout.encode(stored), layout.rows)), layout)
 

@@ -16,6 +16,7 @@ from silverray.benchmarks.common.report import Report
 from silverray.benchmarks.value.formula import FORMULA, SCHEMA, SCOPE, TASKS, make_contexts, make_items
 from silverray.benchmarks.value.share import COLUMNS as SHARE_COLUMNS
 from silverray.benchmarks.value.share import REQUESTS, shares
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.columns import Columns
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.value.inputs import Values, gather_fields, read_requests
@@ -66,7 +67,7 @@ def make_case(candidates: int, items: int, seed: int = 0) -> Case:
     names = [name for name in SCOPE.names if "." in name]
     return Case(
         torch.from_numpy(rng.random((REQUESTS, candidates, len(TASKS)), dtype=np.float32)),
-        Columns.from_arrow(make_items(items), SCHEMA),
+        read_columns(make_items(items), SCHEMA),
         torch.from_numpy(rng.integers(0, items, (REQUESTS, candidates))),
         read_requests(SCOPE.user, users, "user", names) | read_requests(SCOPE.context, contexts, "context", names),
     )

@@ -13,8 +13,9 @@ from silverray.cluster.training.config import ScorerConfig
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.scorer_files import make_scorer, save_overarch
 from silverray.shard.parquet.table import ParquetTable
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.casts import ARROW_TYPES
-from silverray.shard.schema.columns import ColumnError, Columns
+from silverray.shard.schema.columns import ColumnError
 from silverray.shard.schema.schema import Field, FieldType, Schema, VectorSpec
 from silverray.shard.towers.ids import HashedIds, Keys, Vocabulary
 from silverray.shard.train.scoring import SampledScoring, Scoring
@@ -86,7 +87,7 @@ def _read(features: ItemFeatures, file: Path) -> Tensor:
     schema = Schema(id="id of an item", vector=VectorSpec(dimension=1, metric="ip"), fields=fields)
     try:
         features.check(schema)
-        columns = Columns.from_arrow(read, schema)
+        columns = read_columns(read, schema)
     except (ColumnError, ValueError) as error:
         raise ConfigError(f"scorer.{error}") from None
     made: Tensor = features(columns, torch.arange(columns.items)[None])

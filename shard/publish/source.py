@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from silverray.shard.schema.arrow import canonical, read_columns
+from silverray.shard.schema.arrow import canonical, filterable
 from silverray.shard.schema.casts import CastError, cast, decoded_type, fits, is_numbers, is_text, one_array
 from silverray.shard.schema.columns import Columns
 from silverray.shard.schema.keys import MAX_ID_BYTES, hash_texts
@@ -69,7 +69,7 @@ def read_source(items: pa.Table, schema: Schema, vectors: NDArray[np.float32] | 
     whole = fields.add_column(0, schema.id, one_array(ids))
     names = [name for name, field in schema.fields.items() if field.payload]
     payload = whole.select([schema.id, *names] if id_type == "string" else names)
-    return Source(keys, id_type, checked, Columns(len(items), read_columns(fields, schema)), whole, payload)
+    return Source(keys, id_type, checked, Columns(len(items), filterable(fields, schema)), whole, payload)
 
 
 def _ids(given: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, NDArray[np.int64], IdType]:

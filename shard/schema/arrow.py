@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.shard.schema.casts import ARROW_TYPES, CastError, cast, fits, one_array
-from silverray.shard.schema.columns import Column, ColumnError
+from silverray.shard.schema.columns import Column, ColumnError, Columns
 from silverray.shard.schema.keys import hash_texts
 from silverray.shard.schema.schema import Field, Schema
 
@@ -24,6 +24,25 @@ EXPECTED = {
     "bool": "booleans",
     "date": "dates (date32 or date64)",
 }
+
+
+def read_columns(table: pa.Table, schema: Schema) -> Columns:
+    """Read the filterable fields of a table, and check all fields.
+
+    Columns may have any type that docs/types.md names. NaN is a missing value and -0.0 becomes 0.0.
+
+    Args:
+        table: a column per field of the schema; others are ignored.
+        schema: what the columns must hold.
+
+    Returns:
+        Columns on the CPU, in the table's order.
+
+    Raises:
+        ColumnError: a column is absent or of another type, has a missing value though it is not nullable, a value
+            that the field's type cannot hold, or two texts with one hash.
+    """
+    return Columns(table.num_rows, filterable(canonical(table, schema), schema))
 
 
 def canonical(table: pa.Table, schema: Schema) -> pa.Table:
@@ -44,8 +63,8 @@ def canonical(table: pa.Table, schema: Schema) -> pa.Table:
     return pa.table(columns) if columns else table.select([])
 
 
-def read_columns(table: pa.Table, schema: Schema) -> dict[str, Column]:
-    """Read the filterable fields of a table from `canonical`; see `Columns.from_arrow`."""
+def filterable(table: pa.Table, schema: Schema) -> dict[str, Column]:
+    """The columns of the filterable fields of a table from `canonical`, by name."""
     return {name: _column(name, one_array(table.column(name)), field) for name, field in schema.filterable.items()}
 
 

@@ -1,4 +1,4 @@
-"""Stored values of the filterable fields, as tensors.
+"""Stored values of the filterable fields, as tensors; `silverray.shard.schema.arrow` reads them from tables.
 
 Letters: n items, z tag values in all.
 """
@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from silverray.shard.schema.schema import Schema
+from silverray.shard.schema.schema import Schema
 
 
 class ColumnError(ValueError):
@@ -110,28 +106,6 @@ class Columns:
 
     items: int
     fields: Mapping[str, Column]
-
-    @classmethod
-    def from_arrow(cls, table: pa.Table, schema: Schema) -> Columns:
-        """Read the filterable fields of a table, and check all fields.
-
-        Columns may have any type that docs/types.md names. NaN is a missing value and -0.0 becomes 0.0.
-
-        Args:
-            table: a column per field of the schema; others are ignored.
-            schema: what the columns must hold.
-
-        Returns:
-            Columns on the CPU, in the table's order.
-
-        Raises:
-            ColumnError: a column is absent or of another type, has a missing value though it is not nullable, a value
-                that the field's type cannot hold, or two texts with one hash.
-        """
-        # Imported here because serving, which needs the other half of this module, does without Arrow.
-        from silverray.shard.schema.arrow import canonical, read_columns
-
-        return cls(table.num_rows, read_columns(canonical(table, schema), schema))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], schema: Schema) -> Columns:

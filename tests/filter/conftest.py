@@ -19,6 +19,7 @@ from silverray.kernels.programs import evaluate_programs
 from silverray.shard.filter.compiler import CompiledFilter, Plan, compile_filter
 from silverray.shard.filter.layout import LIVE, PlaneLayout
 from silverray.shard.filter.verification import matches
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.columns import Columns
 from silverray.shard.schema.schema import Schema
 
@@ -133,8 +134,8 @@ def catalog() -> Catalog:
     rng = random.Random(7)
     published = [make_row(rng, later=False) for _ in range(PUBLISHED)]
     later = [make_row(rng, later=True) for _ in range(LATER)]
-    first = Columns.from_arrow(to_table(published), SCHEMA)
-    columns = Columns.concat([first, Columns.from_arrow(to_table(later), SCHEMA)])
+    first = read_columns(to_table(published), SCHEMA)
+    columns = Columns.concat([first, read_columns(to_table(later), SCHEMA)])
     layout = PlaneLayout.choose(SCHEMA, first)
     planes = transpose_bits(layout.encode(columns), layout.rows)
     live = np.array([rng.random() < 0.97 for _ in range(columns.items)])

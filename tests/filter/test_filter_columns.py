@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from silverray.shard.schema import arrow
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.columns import ColumnError, Columns
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import Schema
@@ -22,7 +23,7 @@ def schema(**fields: str) -> Schema:
 
 
 def read(array: Any, spec: str) -> dict[str, list[Any]]:
-    columns = Columns.from_arrow(pa.table({"f": array}), schema(f=spec))
+    columns = read_columns(pa.table({"f": array}), schema(f=spec))
     return {name: tensor.tolist() for name, tensor in columns.fields["f"].to_tensors().items()}
 
 
@@ -107,7 +108,7 @@ def test_a_column_without_any_value(kind: str) -> None:
 
 
 def test_no_rows() -> None:
-    columns = Columns.from_arrow(pa.table({"f": pa.array([], pa.list_(pa.string()))}), schema(f="type: tags"))
+    columns = read_columns(pa.table({"f": pa.array([], pa.list_(pa.string()))}), schema(f="type: tags"))
     assert columns.items == 0
     assert columns.fields["f"].to_tensors()["offsets"].tolist() == [0]
 
@@ -148,7 +149,7 @@ def test_errors_name_column_and_row(array: pa.Array, spec: str, message: str) ->
 
 def test_an_absent_column_is_named() -> None:
     with pytest.raises(ColumnError, match="column f: expected integers, there is no such column"):
-        Columns.from_arrow(pa.table({"g": [1]}), schema(f="type: int"))
+        read_columns(pa.table({"g": [1]}), schema(f="type: int"))
 
 
 def test_colliding_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

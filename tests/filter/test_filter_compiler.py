@@ -21,7 +21,7 @@ from silverray.shard.filter.compiler import CompiledFilter, compile_filter
 from silverray.shard.filter.expression import And, Not, OneOf, Or, PlaneTest, Present, Range
 from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.verification import matches
-from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.schema import Schema
 
 PUSHES = {Opcode.LOAD: 1, Opcode.STACK_AND: -1, Opcode.STACK_OR: -1}
@@ -151,7 +151,7 @@ def test_what_does_not_fit_the_stack_is_verified() -> None:
     fields = ", ".join(f"{name}: {{type: bool}}" for name in names)
     schema = Schema.parse(f"{{id: i, vector: {{dimension: 1, metric: ip}}, fields: {{{fields}}}}}")
     values = np.random.default_rng(5).random((24, 3_000)) < 0.5
-    columns = Columns.from_arrow(pa.table(dict(zip(names, values, strict=True))), schema)
+    columns = read_columns(pa.table(dict(zip(names, values, strict=True))), schema)
     layout = PlaneLayout.choose(schema, columns)
     planes = transpose_bits(layout.encode(columns), layout.rows)
     pairs = rng.sample(list(itertools.permutations(names, 2)), 256)

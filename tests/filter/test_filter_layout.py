@@ -15,6 +15,7 @@ from silverray.kernels.programs import evaluate_programs
 from silverray.shard.filter.compiler import compile_filter
 from silverray.shard.filter.layout import MAX_EXACT_VALUES, PlaneLayout
 from silverray.shard.filter.planes import ExactPlanes, HashedPlanes, SlicedPlanes, choose_hashed, float_numbers
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.columns import Columns
 from silverray.shard.schema.schema import Schema
 
@@ -24,7 +25,7 @@ def schema(spec: str) -> Schema:
 
 
 def laid_out(array: pa.Array, spec: str, target: float = 0.01) -> tuple[Columns, PlaneLayout]:
-    columns = Columns.from_arrow(pa.table({"f": array}), schema(spec))
+    columns = read_columns(pa.table({"f": array}), schema(spec))
     return columns, PlaneLayout.choose(schema(spec), columns, target)
 
 
@@ -86,7 +87,7 @@ def test_a_field_of_one_value_may_end_a_word(flags: int) -> None:
 
     def columns(years: list[int]) -> Columns:
         table = pa.table({**{name: [True] * len(years) for name in names}, "year": years})
-        return Columns.from_arrow(table, spec)
+        return read_columns(table, spec)
 
     layout = PlaneLayout.choose(spec, columns([1990]))
     assert layout.rows == 1 + flags + 2

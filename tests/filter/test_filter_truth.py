@@ -15,7 +15,7 @@ from silverray.kernels.programs import evaluate_programs
 from silverray.shard.filter.compiler import compile_filter
 from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.verification import matches
-from silverray.shard.schema.columns import Columns
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.schema import Schema
 
 SCHEMA = Schema.parse(
@@ -134,7 +134,7 @@ CASES: list[tuple[str, list[int]]] = [
 @pytest.fixture(scope="module", params=["published", "written later"])
 def searched(request: pytest.FixtureRequest) -> Any:
     """The rows, with planes laid out for them, or for a catalog that held none of their values."""
-    columns = Columns.from_arrow(TABLE, SCHEMA)
+    columns = read_columns(TABLE, SCHEMA)
     published = columns.take(torch.arange(4 if request.param == "published" else 0))
     layout = PlaneLayout.choose(SCHEMA, published)
     return columns, layout, transpose_bits(layout.encode(columns), layout.rows)
@@ -156,7 +156,7 @@ def test_truth_table(searched: Any, text: str, rows: list[int], mode: str) -> No
 
 @pytest.mark.parametrize("text, rows", CASES)
 def test_verification_alone(text: str, rows: list[int]) -> None:
-    columns = Columns.from_arrow(TABLE, SCHEMA)
+    columns = read_columns(TABLE, SCHEMA)
     layout = PlaneLayout.choose(SCHEMA, columns)
     expression = compile_filter(text, SCHEMA, layout).expression
     assert expression is not None

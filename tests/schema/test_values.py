@@ -6,8 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.casts import ARROW_TYPES
-from silverray.shard.schema.columns import ColumnError, Columns
+from silverray.shard.schema.columns import ColumnError
 from silverray.shard.schema.schema import Field, Schema
 from silverray.shard.schema.values import _kept_hash, read_values
 
@@ -28,7 +29,7 @@ def test_values_are_read_as_from_arrow(type_: Any, nullable: bool) -> None:
     spec = f"f: {{type: {type_}, nullable: {str(nullable).lower()}}}"
     schema = Schema.parse(f"{{id: item, vector: {{dimension: 2, metric: ip}}, fields: {{{spec}}}}}")
     table = pa.table({"f": pa.array(values, ARROW_TYPES[type_])})
-    expected = Columns.from_arrow(table, schema).fields["f"].to_tensors()
+    expected = read_columns(table, schema).fields["f"].to_tensors()
     found = read_values("f", values, schema.fields["f"]).to_tensors()
     assert {name: (part.dtype, part.tolist()) for name, part in found.items()} == {
         name: (part.dtype, part.tolist()) for name, part in expected.items()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from silverray.shard.filter.binder import Value
+from silverray.shard.schema.arrow import read_columns
 from silverray.shard.schema.columns import Columns
 from silverray.shard.schema.schema import Field, Schema
 from silverray.shard.value.inputs import Values, gather_fields, read_requests
@@ -101,7 +102,7 @@ def make_case(requests: int = 2, candidates: int = 12, seed: int = 0) -> Case:
     names = SCOPE.names
     return Case(
         torch.tensor(predictions),
-        Columns.from_arrow(table, SCHEMA),
+        read_columns(table, SCHEMA),
         torch.tensor(slots),
         read_requests(SCOPE.user, users, "user", names) | read_requests(SCOPE.context, json_contexts, "context", names),
         rows,
