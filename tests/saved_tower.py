@@ -14,7 +14,7 @@ from silverray.shard.schema.user_features import (
     UserFeatures,
 )
 from silverray.shard.towers.encoder import save_model
-from silverray.shard.towers.tables import Table
+from silverray.shard.towers.table import Table
 from silverray.shard.towers.towers import TowerShape, UserTower
 
 AGES, COUNTRIES, USERS = BucketFeature((18, 25, 40)), CategoryFeature(("US", "FR", "DE")), HashFeature("int", 4_000)

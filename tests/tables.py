@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torchrec import KeyedJaggedTensor
 
-from silverray.shard.towers.tables import Table, keyed_jagged
+from silverray.shard.towers.table import Table
+from silverray.shard.towers.tables import keyed_jagged
 
 TABLES = (
     Table("users", 60_000, 16, ("user", "friends"), "mean"),

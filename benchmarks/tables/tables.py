@@ -24,8 +24,9 @@ from silverray.benchmarks.common.processes import own_actors
 from silverray.benchmarks.common.report import Report
 from silverray.benchmarks.tables import int8_tables
 from silverray.shard.index.memory import format_bytes
+from silverray.shard.towers.table import Table
 from silverray.shard.towers.table_files import save_tables
-from silverray.shard.towers.tables import LocalTables, Lookup, Table, embedding_tables, keyed_jagged
+from silverray.shard.towers.tables import LocalTables, Lookup, embedding_tables, keyed_jagged
 from silverray.shard.towers.tables import int8_tables as read_int8
 
 if TYPE_CHECKING:

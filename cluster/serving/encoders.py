@@ -17,8 +17,9 @@ from silverray.cluster.serving.gc_tuning import spare_loaded
 from silverray.cluster.serving.handles import ApplicationHandle
 from silverray.shard.api import SearchError
 from silverray.shard.towers.encoder import TowerEncoder
+from silverray.shard.towers.table import Table
 from silverray.shard.towers.table_files import TABLES_FOLDER, check_tables, load_tables, read_tables
-from silverray.shard.towers.tables import LocalTables, Lookup, Table, embedding_tables, int8_tables
+from silverray.shard.towers.tables import LocalTables, Lookup, embedding_tables, int8_tables
 
 ENCODER_DEPLOYMENT = "encoder"
 

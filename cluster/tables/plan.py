@@ -16,7 +16,8 @@ from torchrec.distributed.planner.types import KernelConfig, PlannerError, Topol
 from torchrec.distributed.types import EmbeddingModuleShardingPlan
 
 from silverray.shard.index.memory import format_bytes
-from silverray.shard.towers.tables import Table, TablesTooLarge, embedding_tables
+from silverray.shard.towers.table import Table
+from silverray.shard.towers.tables import TablesTooLarge, embedding_tables
 
 Device = Literal["cpu", "cuda"]
 

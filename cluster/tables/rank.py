@@ -17,8 +17,9 @@ from torchrec.distributed.types import ShardingEnv
 
 from silverray.cluster.tables.plan import TablePlan, sharder
 from silverray.cluster.tables.slices import FeatureSlice
+from silverray.shard.towers.table import Table
 from silverray.shard.towers.table_files import read_part
-from silverray.shard.towers.tables import Table, embedding_tables, keyed_jagged, look_up
+from silverray.shard.towers.tables import embedding_tables, keyed_jagged, look_up
 
 TIMEOUT_S = 5.0
 """Longest time that ranks wait for each other in a look-up."""

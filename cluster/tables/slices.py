@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torchrec import KeyedJaggedTensor
 
-    from silverray.shard.towers.tables import Table
+    from silverray.shard.towers.table import Table
 
 
 class FeatureSlice(NamedTuple):

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from silverray.shard.api import SnapshotError
 from silverray.shard.snapshot.documents import array_bytes, read_json
+from silverray.shard.towers.table import Table
 
 if TYPE_CHECKING:
     from torchrec import EmbeddingBagCollection
-
-    from silverray.shard.towers.tables import Table
 
 TABLES_FOLDER = "tables"
 """Where a model directory keeps its tables."""
@@ -56,8 +55,6 @@ def read_tables(folder: Path) -> tuple[Table, ...]:
     Raises:
         SnapshotError: there are none, or their description is damaged.
     """
-    from silverray.shard.towers.tables import Table
-
     path = folder / TABLES_FILE
     try:
         documents = read_json(path)

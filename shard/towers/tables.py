@@ -1,4 +1,4 @@
-"""Embedding tables: what they are, and the TorchRec modules made of them.
+"""Embedding tables as TorchRec modules, and lookups in them.
 
 Tables are authored and saved whole; `silverray.cluster.tables` splits them over devices from outside. TorchRec is
 imported when a module is asked for, so that everything else works without it.
@@ -8,26 +8,20 @@ Letters: R requests, N rows of a table, D its dimension, W the width of all feat
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from silverray.shard.towers.table import SCALE_BYTES, Table
 from silverray.shard.towers.table_files import row_blocks
 
 if TYPE_CHECKING:
     from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
 REQUIREMENTS = "requirements/torchrec-cpu.txt"
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
-_TAKEN = frozenset(dir(nn.ModuleDict()))
-_ALIGNED = 4
-_SCALE_BYTES = 4
 
 
 class TablesUnavailable(RuntimeError):
@@ -36,52 +30,6 @@ class TablesUnavailable(RuntimeError):
 
 class TablesTooLarge(RuntimeError):
     """Tables do not fit what is to hold them; the message has the numbers."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """An embedding table.
-
-    Attributes:
-        name: unique in a model, and the name of its file.
-        rows: N; ids are 0 to N - 1, and 0 stands for unknown.
-        dimension: D, a multiple of 4.
-        features: the features that are looked up in it.
-        pooling: how a request's rows become one vector; that of a request without any is zero.
-
-    Raises:
-        ValueError: a value is none of these.
-    """
-
-    name: str
-    rows: int
-    dimension: int
-    features: tuple[str, ...]
-    pooling: Literal["mean", "sum"]
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name: expected letters, digits, _ and -, got {self.name!r}")
-        if self.name in _TAKEN:
-            raise ValueError(f"name: expected none of what PyTorch's modules have already, got {self.name!r}")
-        if self.rows < 1:
-            raise ValueError(f"{self.name}.rows: expected at least 1, got {self.rows}")
-        if self.dimension < 1 or self.dimension % _ALIGNED:
-            raise ValueError(f"{self.name}.dimension: expected a multiple of {_ALIGNED}, got {self.dimension}")
-        if not self.features or len(set(self.features)) < len(self.features):
-            raise ValueError(f"{self.name}.features: expected distinct names, got {list(self.features)}")
-        if self.pooling not in ("mean", "sum"):
-            raise ValueError(f"{self.name}.pooling: expected mean or sum, got {self.pooling!r}")
-
-    @property
-    def bytes(self) -> int:
-        """Size in fp32."""
-        return self.rows * self.dimension * 4
-
-    @property
-    def int8_bytes(self) -> int:
-        """Size in int8, with the scale and the least value of each row."""
-        return self.rows * (self.dimension + _SCALE_BYTES)
 
 
 class Lookup(Protocol):
@@ -262,9 +210,9 @@ def _configs(torchrec: Any, tables: Sequence[Table], data_type: Any) -> list[Any
 def _int8_codes(table: Table, folder: Path) -> tuple[Tensor, Tensor]:
     """`[N, D]` uint8 codes, and `[N, 4]` uint8: the fp16 scale and least value of each row."""
     codes = torch.empty((table.rows, table.dimension), dtype=torch.uint8)
-    scales = torch.empty((table.rows, _SCALE_BYTES), dtype=torch.uint8)
+    scales = torch.empty((table.rows, SCALE_BYTES), dtype=torch.uint8)
     for start, block in row_blocks(folder, table):
         fused = torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(block, 8)
-        codes[start : start + len(block)] = fused[:, :-_SCALE_BYTES]
-        scales[start : start + len(block)] = fused[:, -_SCALE_BYTES:]
+        codes[start : start + len(block)] = fused[:, :-SCALE_BYTES]
+        scales[start : start + len(block)] = fused[:, -SCALE_BYTES:]
     return codes, scales

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silverray.shard.towers.tables import Table, embedding_tables
+from silverray.shard.towers.table import Table
+from silverray.shard.towers.tables import embedding_tables
 
 if TYPE_CHECKING:
     from torchrec import KeyedJaggedTensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from silverray.shard.towers.tables import Table
+from silverray.shard.towers.table import Table
 from silverray.shard.towers.towers import TowerShape
 from silverray.shard.towers.two_tower import TwoTower
 from silverray.shard.train.format import ITEM, RequestFormat

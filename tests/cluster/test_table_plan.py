@@ -9,7 +9,8 @@ from tables import TABLE_OF, TABLES, make_batch
 
 from silverray.cluster.tables.plan import RankBudget, TablePlan, plan_tables
 from silverray.cluster.tables.slices import split_requests
-from silverray.shard.towers.tables import Table, TablesTooLarge, keyed_jagged
+from silverray.shard.towers.table import Table
+from silverray.shard.towers.tables import TablesTooLarge, keyed_jagged
 
 WHOLE = sum(table.bytes for table in TABLES)
 

@@ -23,7 +23,8 @@ from silverray.shard.schema.user_features import (
 )
 from silverray.shard.towers.encoder import TowerEncoder, save_model
 from silverray.shard.towers.ids import HashedIds
-from silverray.shard.towers.tables import Table, keyed_jagged
+from silverray.shard.towers.table import Table
+from silverray.shard.towers.tables import keyed_jagged
 from silverray.shard.towers.towers import TowerShape, UserTower
 
 FEATURES = UserFeatures(

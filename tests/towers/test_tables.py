@@ -13,8 +13,9 @@ from torchrec import KeyedJaggedTensor
 
 from silverray.shard.api import SnapshotError
 from silverray.shard.towers import table_files
+from silverray.shard.towers.table import Table
 from silverray.shard.towers.table_files import load_tables, read_part, read_tables, row_blocks, save_tables
-from silverray.shard.towers.tables import LocalTables, Table, check_ids, embedding_tables, int8_tables, keyed_jagged
+from silverray.shard.towers.tables import LocalTables, check_ids, embedding_tables, int8_tables, keyed_jagged
 
 TABLES = (
     Table("films", 1_000, 16, ("history", "last"), "mean"),

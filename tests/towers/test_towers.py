@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from silverray.shard.towers.tables import Table, keyed_jagged
+from silverray.shard.towers.table import Table
+from silverray.shard.towers.tables import keyed_jagged
 from silverray.shard.towers.towers import DenseLayers, ItemTower, TowerShape, UserTower
 
 SHAPE = TowerShape(
