@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from silverray.shard.api import TextError
-from silverray.shard.filter.binder import BoundField, Value, parse_date
+from silverray.shard.filter.binder import Value, parse_date
+from silverray.shard.filter.bound_field import BoundField
 from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.hints import value_hint
 from silverray.shard.filter.lexer import Dialect, Token, tokenize

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from silverray.shard.filter.bound_field import BoundField
 from silverray.shard.filter.lexer import Token
-
-if TYPE_CHECKING:
-    from silverray.shard.filter.binder import BoundField
 
 _PATTERNS = {"like", "ilike", "rlike", "regexp", "matches", "match", "startswith", "endswith", "glob"}
 _HOLDING = {"contains", "has", "includes", "overlaps"}

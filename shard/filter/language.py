@@ -16,7 +16,8 @@ from typing import cast
 
 from silverray.shard.api import FilterError
 from silverray.shard.filter import binder
-from silverray.shard.filter.binder import BoundField, Comparison
+from silverray.shard.filter.binder import Comparison
+from silverray.shard.filter.bound_field import BoundField
 from silverray.shard.filter.cursor import Cursor
 from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.expression import And, Expression, Not, Or

@@ -16,7 +16,8 @@ import torch
 
 from silverray.shard.api import FormulaError
 from silverray.shard.filter import binder as filters
-from silverray.shard.filter.binder import BoundField, Comparison, Value
+from silverray.shard.filter.binder import Comparison, Value
+from silverray.shard.filter.bound_field import BoundField
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import Field
