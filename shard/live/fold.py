@@ -20,8 +20,9 @@ from silverray.shard.live.intake import FieldsOnly, Intake
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 from silverray.shard.publish.source import read_source
+from silverray.shard.publish.vectors import ItemVectors
 from silverray.shard.schema.schema import Schema
-from silverray.shard.schema.vectors import ItemVectors, faults
+from silverray.shard.schema.vectors import faults
 
 _BLOCK = 65_536
 

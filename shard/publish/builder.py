@@ -31,9 +31,9 @@ from silverray.shard.publish.arguments import (
 )
 from silverray.shard.publish.kmeans import Progress, assign, default_clusters, train_centroids
 from silverray.shard.publish.source import Source, read_source
+from silverray.shard.publish.vectors import BLOCK, ItemVectors
 from silverray.shard.schema.keys import partition_of
 from silverray.shard.schema.schema import Schema
-from silverray.shard.schema.vectors import BLOCK, ItemVectors
 from silverray.shard.snapshot.catalog import CACHE_TYPES, CacheType, Catalog
 from silverray.shard.snapshot.documents import read_json
 from silverray.shard.snapshot.files import (

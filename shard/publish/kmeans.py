@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.shard.schema.vectors import BLOCK, ItemVectors
+from silverray.shard.publish.vectors import BLOCK, ItemVectors
 
 ROUNDS = ((32, 5), (64, 2), (128, 2))
 """Sample vectors per cluster and iterations of Lloyd's algorithm: the early ones, far from the end, see fewer."""

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from silverray.shard.publish.vectors import ItemVectors
 from silverray.shard.schema.arrow import canonical, filterable
 from silverray.shard.schema.casts import CastError, cast, decoded_type, fits, is_numbers, is_text, one_array
 from silverray.shard.schema.columns import Columns
 from silverray.shard.schema.keys import MAX_ID_BYTES, hash_texts
 from silverray.shard.schema.schema import Schema
-from silverray.shard.schema.vectors import ItemVectors
 from silverray.shard.snapshot.catalog import IdType
 
 

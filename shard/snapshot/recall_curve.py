@@ -15,7 +15,7 @@ from torch import Tensor
 
 from silverray.kernels.centroids import reference as score_centroids
 from silverray.kernels.codes import quantize_rows
-from silverray.shard.schema.vectors import ItemVectors
+from silverray.shard.publish.vectors import ItemVectors
 
 Ints = NDArray[np.int64]
 Found = tuple[NDArray[np.uint16], Ints]
