@@ -17,8 +17,9 @@ from silverray.benchmarks.gpu.scale import Scale
 from silverray.benchmarks.gpu.timing import Captured, free_memory, time_calls
 from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.model.retrieval import Found, RetrievalModel
+from silverray.shard.publish.recall import DEPTHS
 from silverray.shard.schema.columns import Columns
-from silverray.shard.snapshot.recall_curve import DEPTHS, RecallCurve
+from silverray.shard.snapshot.recall_curve import RecallCurve
 
 SAMPLE = 64
 TARGET = 0.99

@@ -30,6 +30,7 @@ from silverray.shard.publish.arguments import (
     as_whole,
 )
 from silverray.shard.publish.kmeans import Progress, assign, default_clusters, train_centroids
+from silverray.shard.publish.recall import measure_recall_curve
 from silverray.shard.publish.source import Source, read_source
 from silverray.shard.publish.vectors import BLOCK, ItemVectors
 from silverray.shard.schema.keys import partition_of
@@ -50,7 +51,7 @@ from silverray.shard.snapshot.files import (
     write_tensors,
 )
 from silverray.shard.snapshot.manifest import MOST_PARTITIONS
-from silverray.shard.snapshot.recall_curve import RecallCurve, measure_recall_curve
+from silverray.shard.snapshot.recall_curve import RecallCurve
 from silverray.shard.snapshot.store import new_snapshot
 from silverray.shard.threads import in_threads
 

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
 from silverray.shard.schema.schema import Schema
-from silverray.shard.snapshot import recall_curve as recall
+from silverray.shard.publish import recall
 from silverray.shard.publish.builder import publish
 
 recall.SAMPLE = 16  # what the curve needs does not grow with the items

@@ -5,8 +5,9 @@ import torch
 from silverray.kernels.plans import plan_visits
 from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.publish.kmeans import assign, default_clusters, train_centroids
+from silverray.shard.publish.recall import DEPTHS, _nearest_items, measure_recall_curve
 from silverray.shard.publish.vectors import BLOCK, ItemVectors
-from silverray.shard.snapshot.recall_curve import DEPTHS, RecallCurve, _nearest_items, measure_recall_curve
+from silverray.shard.snapshot.recall_curve import RecallCurve
 
 
 def blobs(seed: int = 0) -> ItemVectors:
