@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from silverray.benchmarks.gpu import truth as gpu_truth
+from silverray.benchmarks.gpu import truth
 from silverray.benchmarks.gpu.catalog import FILTERS, Catalog, encode, make_catalog, make_queries, sharing
 from silverray.benchmarks.gpu.scale import Scale, arguments
 from silverray.benchmarks.gpu.timing import device, poison, synchronise
 from silverray.kernels import bits, programs, scan_reference, scores, topk
 from silverray.kernels.codes import quantize_rows
-from silverray.kernels.gpu import programs as programs_triton
-from silverray.kernels.gpu import refine as refine_triton
-from silverray.kernels.gpu import retrieve as retrieve_triton
-from silverray.kernels.gpu import scan as scan_triton
-from silverray.kernels.gpu import scores as scores_triton
-from silverray.kernels.gpu import select as select_triton
-from silverray.kernels.gpu import survivors as survivors_triton
+from silverray.kernels.gpu import programs as gpu_programs
+from silverray.kernels.gpu import refine as gpu_refine
+from silverray.kernels.gpu import retrieve as gpu_retrieve
+from silverray.kernels.gpu import scan as gpu_scan
+from silverray.kernels.gpu import scores as gpu_scores
+from silverray.kernels.gpu import select as gpu_select
+from silverray.kernels.gpu import survivors as gpu_survivors
 from silverray.kernels.retrieve import Arguments
 from silverray.shard.index.planner import coarse_keep
 
@@ -85,12 +85,12 @@ class _Checks:
         inside = bits.count_ranges(expected, its.offsets)
         wanted = torch.rand(inside.shape, device=inside.device) < 0.5
         written = torch.zeros_like(expected)
-        found = programs_triton.count_lists(its.planes, coded, its.offsets, wanted.to(torch.int8), written)
+        found = gpu_programs.count_lists(its.planes, coded, its.offsets, wanted.to(torch.int8), written)
         within = bits.range_bits(wanted, its.offsets, expected.shape[1])
         items = len(its.codes)
         return different(
-            (programs_triton.launch(its.planes, coded), expected),
-            (programs_triton.launch_count(its.planes, coded, items), inside.sum(1)),
+            (gpu_programs.launch(its.planes, coded), expected),
+            (gpu_programs.launch_count(its.planes, coded, items), inside.sum(1)),
             (found, inside * wanted),
             (written & within, expected & within),
         )
@@ -103,7 +103,7 @@ class _Checks:
         slots = torch.randint(-1, len(vectors), (count,), device=queries.device)
         slots[::3] = len(vectors) - 1 - slots[::3].clamp(min=0) % 64
         expected = scores.reference(vectors, queries, rows, slots)
-        return different((scores_triton.launch(vectors, queries, rows, slots), expected))
+        return different((gpu_scores.launch(vectors, queries, rows, slots), expected))
 
     def selection(self, queries: int, width: int, keep: int, values: int) -> str:
         """Many equal scores, missing ones and both zeros."""
@@ -120,16 +120,16 @@ class _Checks:
         expected = best, torch.where(places >= 0, candidates.long().gather(1, places.clamp(min=0)), -1)
 
         def launch() -> Tensors:
-            return select_triton.rank(*select_triton.select(some, candidates, counts, its.keys, keep), its.keys)
+            return gpu_select.rank(*gpu_select.select(some, candidates, counts, its.keys, keep), its.keys)
 
         return twice(launch, expected)
 
     def scan(self, its: Arguments) -> str:
         """All that passes, and the best of it."""
-        chosen, bases = gpu_truth.chosen_probes(its)
-        expected = gpu_truth.scan(its, chosen, bases, its.keep)
+        chosen, bases = truth.chosen_probes(its)
+        expected = truth.scan(its, chosen, bases, its.keep)
         return twice(
-            lambda: scan_triton.launch(
+            lambda: gpu_scan.launch(
                 its.codes, its.scales, its.keys, its.offsets, its.planes, its.programs, its.filters, its.queries,
                 chosen, bases, its.keep,
             ),
@@ -138,9 +138,9 @@ class _Checks:
 
     def exact_scan(self, its: Arguments) -> str:
         """The best of all that passes by exact score."""
-        chosen, _ = gpu_truth.chosen_probes(its)
+        chosen, _ = truth.chosen_probes(its)
         given = (its.vectors, its.keys, its.offsets, its.planes, its.programs, its.filters, its.queries, chosen, its.k)
-        return twice(lambda: scan_triton.launch_exact(*given), scan_reference.exact_scan(*given))
+        return twice(lambda: gpu_scan.launch_exact(*given), scan_reference.exact_scan(*given))
 
     def refine(self, queries: int, width: int, k: int) -> str:
         """Candidates from everywhere, some missing."""
@@ -151,32 +151,32 @@ class _Checks:
         candidates[:, ::7] = -1
         candidates[0, min(3, k - 1) :] = -1  # fewer than are wanted
         given = its.vectors, its.keys, asked, candidates, k
-        return twice(lambda: refine_triton.launch(*given), gpu_truth.refine(*given))
+        return twice(lambda: gpu_refine.launch(*given), truth.refine(*given))
 
     def survivors(self, queries: int, share: float, k: int) -> str:
         """Everything that passes."""
         its, asked = self.catalog, make_queries(self.catalog, queries)
         words = programs.reference(its.planes, encode(sharing(share, queries), asked.device))
         given = its.vectors, its.keys, words, torch.arange(queries, device=asked.device), asked, k
-        return twice(lambda: survivors_triton.launch(*given), gpu_truth.survivors(*given))
+        return twice(lambda: gpu_survivors.launch(*given), truth.survivors(*given))
 
     def retrieve(self, its: Arguments) -> str:
         """The whole search."""
 
         def launch() -> Tensors:
-            found = retrieve_triton.launch(*its)
+            found = gpu_retrieve.launch(*its)
             assert not found[2].any(), "there was not enough room"
             return found[:2]
 
-        return twice(launch, gpu_truth.retrieve(its))
+        return twice(launch, truth.retrieve(its))
 
     def overflow(self, its: Arguments) -> str:
         """A room that is too small is full, holds nothing twice, and says so."""
-        chosen, bases = gpu_truth.chosen_probes(its)
+        chosen, bases = truth.chosen_probes(its)
         probed = torch.zeros(len(chosen), len(its.sizes), dtype=torch.int8, device=chosen.device)
         probed.scatter_(1, chosen, 1)
         words = programs.reference(its.planes, its.programs)
-        found = scan_triton.scan_lists(
+        found = gpu_scan.scan_lists(
             its.codes, its.scales, its.offsets, words, its.filters, its.queries, probed, bases, TIGHT_ROOM
         )
         inside = (bits.count_ranges(words, its.offsets)[its.filters] * probed).sum(1)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from silverray.benchmarks.gpu import truth as gpu_truth
+from silverray.benchmarks.gpu import truth
 from silverray.benchmarks.gpu.catalog import FILTERS, Catalog, make_queries, sharing
 from silverray.benchmarks.gpu.scale import Scale, arguments
 from silverray.benchmarks.gpu.timing import (
@@ -29,7 +29,7 @@ from silverray.benchmarks.gpu.timing import (
 )
 from silverray.kernels import centroids, programs
 from silverray.kernels.codes import quantize_rows
-from silverray.kernels.gpu import retrieve as retrieve_triton
+from silverray.kernels.gpu import retrieve as gpu_retrieve
 from silverray.kernels.gpu.programs import count_lists
 from silverray.kernels.gpu.programs import launch as evaluate
 from silverray.kernels.gpu.refine import best_of
@@ -129,7 +129,7 @@ def _searches(
 
 
 def _retrieving(searches: Sequence[Arguments]) -> list[Callable[[], tuple[Tensor, Tensor, Tensor]]]:
-    return [partial(retrieve_triton.launch, *its) for its in searches]
+    return [partial(gpu_retrieve.launch, *its) for its in searches]
 
 
 def _retrieve_row(scale: Scale, items: int, batch: int, k: int, share: float) -> Row:
@@ -163,7 +163,7 @@ def headline(scale: Scale) -> Rows:
 def _parts(scale: Scale, its: Arguments) -> Iterator[Row]:
     """Each step of `retrieve` captured as a graph of its own, on what the step before it left."""
     bits = torch.empty(len(its.programs), its.planes.shape[1], dtype=torch.int64, device=its.planes.device)
-    probed, bases = retrieve_triton._probe(its, bits)
+    probed, bases = gpu_retrieve._probe(its, bits)
     room = scan_lists(its.codes, its.scales, its.offsets, bits, its.filters, its.queries, probed, bases, its.room)
     _, candidates, counts = select(*room, its.keys, its.keep)
     coarse = centroids.reference(its.centroid_codes, its.centroid_scales, its.queries)
@@ -172,8 +172,8 @@ def _parts(scale: Scale, its: Arguments) -> Iterator[Row]:
     wanted = torch.zeros(len(its.programs), len(its.sizes), dtype=torch.int32, device=bits.device)
     wanted.index_add_(0, its.filters, probed.to(torch.int32))
     steps: dict[str, Callable[[], object]] = {
-        "all of retrieve": lambda: retrieve_triton.launch(*its),
-        "1 probe and filter": lambda: retrieve_triton._probe(its, bits),
+        "all of retrieve": lambda: gpu_retrieve.launch(*its),
+        "1 probe and filter": lambda: gpu_retrieve._probe(its, bits),
         "1a score centroids": lambda: centroids.reference(its.centroid_codes, its.centroid_scales, its.queries),
         "1b sort centroids": lambda: torch.sort(coarse, dim=1, descending=True, stable=True),
         "1c clusters needed": lambda: clusters_needed(order, its.sizes, inside, its.least, its.visit, its.passing),
@@ -202,11 +202,11 @@ def _profile(scale: Scale, its: Arguments) -> Iterator[Row]:
         return
     from torch.profiler import ProfilerActivity, profile
 
-    retrieve_triton.launch(*its)
+    gpu_retrieve.launch(*its)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         for _ in range(PROFILED):
-            retrieve_triton.launch(*its)
+            gpu_retrieve.launch(*its)
         torch.cuda.synchronize()
     rows = [
         {
@@ -238,7 +238,7 @@ def planes(scale: Scale) -> Rows:
         for name, make in FILTERS.items():
             made = [make(number) for number in range(batch)]
             its = arguments(catalog, make_queries(catalog, batch), made, scale.n_probe, 10)
-            chosen, _ = gpu_truth.chosen_probes(its)
+            chosen, _ = truth.chosen_probes(its)
             wanted = torch.zeros(batch, len(its.sizes), dtype=torch.int8, device=chosen.device).scatter_(1, chosen, 1)
             bits = torch.empty(batch, its.planes.shape[1], dtype=torch.int64, device=chosen.device)
             spans = (its.offsets[1:] + 63) // 64 - its.offsets[:-1] // 64
@@ -284,9 +284,9 @@ def _scan_row(scale: Scale, catalog: Catalog, batch: int, share: float) -> Row:
     calls, sizes, overflow = [], [], 0
     for its in _searches(scale, catalog, batch, share, 100):
         bits = programs.reference(its.planes, its.programs)
-        chosen, bases = gpu_truth.chosen_probes(its)
+        chosen, bases = truth.chosen_probes(its)
         probed = torch.zeros(batch, len(its.sizes), dtype=torch.int8, device=chosen.device).scatter_(1, chosen, 1)
-        traffic = gpu_truth.scan_traffic(its, bits, chosen)
+        traffic = truth.scan_traffic(its, bits, chosen)
         sizes.append((traffic.bytes(scale.dimensions), 8 * traffic.scores))
 
         def call(its: Arguments = its, bits: Tensor = bits, probed: Tensor = probed, bases: Tensor = bases) -> Room:

@@ -215,12 +215,10 @@ def _columns() -> dict[str, dict[str, str]]:
     """How tables are shown; those of modules that cannot be imported show their section alone."""
     found = {SECTIONS_TABLE: SECTIONS_COLUMNS}
     try:
-        from silverray.benchmarks.gpu import checks as gpu_checks
-        from silverray.benchmarks.gpu import figures as gpu_figures
-        from silverray.benchmarks.gpu import peers as gpu_peers
+        from silverray.benchmarks.gpu import checks, figures, peers
 
-        found |= gpu_figures.COLUMNS
-        found |= {gpu_checks.TITLE: gpu_checks.COLUMNS, gpu_peers.TITLE: gpu_peers.COLUMNS}
+        found |= figures.COLUMNS
+        found |= {checks.TITLE: checks.COLUMNS, peers.TITLE: peers.COLUMNS}
     except Exception:
         traceback.print_exc()
     return found

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from silverray.benchmarks.gpu import truth as gpu_truth
+from silverray.benchmarks.gpu import truth
 from silverray.benchmarks.gpu.catalog import Catalog, encode, make_queries, sharing
 from silverray.benchmarks.gpu.figures import Row, Rows, guarded
 from silverray.benchmarks.gpu.scale import Scale, arguments
 from silverray.benchmarks.gpu.timing import Captured, free_memory, time_calls
 from silverray.kernels import programs
 from silverray.kernels.bits import read_bits
-from silverray.kernels.gpu import retrieve as retrieve_triton
+from silverray.kernels.gpu import retrieve
 
 TITLE = "Beside brute force and unfused operators"
 COLUMNS = {
@@ -83,12 +83,12 @@ def _make_task(catalog: Catalog, batch: int, share: float, k: int) -> _Task:
     words = programs.reference(catalog.planes, encode(sharing(share, batch), queries.device))
     items = torch.arange(len(catalog.codes), device=queries.device)
     passing = torch.stack([read_bits(words, torch.full_like(items, row), items) for row in range(batch)])
-    least = gpu_truth.true_scores(catalog.vectors, queries, passing, k)[:, -1]
+    least = truth.true_scores(catalog.vectors, queries, passing, k)[:, -1]
     return _Task(catalog, queries, words, passing, least, share, k)
 
 
 def _recall(task: _Task, slots: Tensor) -> float:
-    return gpu_truth.recall(task.catalog.vectors, task.queries, slots, task.least)
+    return truth.recall(task.catalog.vectors, task.queries, slots, task.least)
 
 
 def _timed(scale: Scale, task: _Task, call: Callable[[], Tensor]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _ours(task: _Task, n_probe: int) -> Callable[[], Tensor]:
     catalog = task.catalog
     room = min(catalog.room(n_probe), int(1.5 * task.share * catalog.room(n_probe)) + 4_096)
     its = arguments(catalog, task.queries, sharing(task.share, len(task.queries)), n_probe, task.k, room)
-    return lambda: retrieve_triton.launch(*its)[1]
+    return lambda: retrieve.launch(*its)[1]
 
 
 def _brute_force(task: _Task, half: Tensor) -> Callable[[], Tensor]:

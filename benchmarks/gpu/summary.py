@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from silverray.benchmarks.gpu import checks as gpu_checks
-from silverray.benchmarks.gpu import figures as gpu_figures
-from silverray.benchmarks.gpu import peers as gpu_peers
+from silverray.benchmarks.gpu import checks, figures, peers
 
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -27,7 +25,7 @@ def _measured(tables: Tables, title: str) -> list[Mapping[str, Any]]:
 
 
 def _checks(tables: Tables) -> Iterator[str]:
-    rows = tables.get(gpu_checks.TITLE, ())
+    rows = tables.get(checks.TITLE, ())
     wrong = [row for row in rows if row["outcome"] != "same"]
     yield f"checks: {len(rows) - len(wrong)} of {len(rows)} the same as the reference"
     for row in wrong[:MOST_PROBLEMS]:
@@ -43,7 +41,7 @@ def _problems(tables: Tables) -> Iterator[str]:
 
 
 def _headline(tables: Tables) -> Iterator[str]:
-    for row in _measured(tables, gpu_figures.RETRIEVE):
+    for row in _measured(tables, figures.RETRIEVE):
         if row.get("headline"):
             reached = "reached" if row["us_p50"] <= row["target_us"] else "missed"
             yield (
@@ -55,12 +53,12 @@ def _headline(tables: Tables) -> Iterator[str]:
 
 
 def _steps(tables: Tables) -> Iterator[str]:
-    for row in _measured(tables, gpu_figures.STEPS)[:24]:
+    for row in _measured(tables, figures.STEPS)[:24]:
         yield f"  {row['us_p50']:9,.1f} us  {row['step']}"
 
 
 def _scan(tables: Tables) -> Iterator[str]:
-    for row in _measured(tables, gpu_figures.SCAN):
+    for row in _measured(tables, figures.SCAN):
         if row["batch"] >= SCAN_BATCH:
             mark = "" if row["of_read"] >= SCAN_TARGET else f", under {SCAN_TARGET:.0%}"
             yield (
@@ -70,7 +68,7 @@ def _scan(tables: Tables) -> Iterator[str]:
 
 
 def _planes(tables: Tables) -> Iterator[str]:
-    rows = {(row["items"], row["filter"], row["words"]): row for row in _measured(tables, gpu_figures.PLANES)}
+    rows = {(row["items"], row["filter"], row["words"]): row for row in _measured(tables, figures.PLANES)}
     for (items, name, words), row in rows.items():
         whole = rows.get((items, name, "all"))
         if words == "probed" and whole:
@@ -81,7 +79,7 @@ def _planes(tables: Tables) -> Iterator[str]:
 
 
 def _peers(tables: Tables) -> Iterator[str]:
-    for row in _measured(tables, gpu_peers.TITLE):
+    for row in _measured(tables, peers.TITLE):
         yield (
             f"peers, {row['items']:,} items, batch {row['batch']}, k {row['k']}, {row['share']:.0%} pass: "
             f"{row['contender']}: {row['us_p50']:,.0f} us, recall {row['recall']:.3f}, ratio {row.get('ratio', 0):.1f}"
@@ -89,7 +87,7 @@ def _peers(tables: Tables) -> Iterator[str]:
 
 
 def _model(tables: Tables) -> Iterator[str]:
-    for row in _measured(tables, gpu_figures.MODEL):
+    for row in _measured(tables, figures.MODEL):
         if row["share"] in (1.0, 0.1):
             yield (
                 f"model, batch {row['batch']}, k {row['k']}, {row['share']:.0%} pass, {row['plan']}: "

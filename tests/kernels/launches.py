@@ -3,12 +3,7 @@
 import torch
 
 from silverray.kernels.codes import quantize_rows
-from silverray.kernels.gpu import programs as programs_triton
-from silverray.kernels.gpu import refine as refine_triton
-from silverray.kernels.gpu import retrieve as retrieve_triton
-from silverray.kernels.gpu import scan as scan_triton
-from silverray.kernels.gpu import scores as scores_triton
-from silverray.kernels.gpu import survivors as survivors_triton
+from silverray.kernels.gpu import programs, refine, retrieve, scan, scores, survivors
 from silverray.kernels.retrieve import Arguments
 
 from .cases import make_lists
@@ -28,14 +23,14 @@ def launch_all() -> None:
 
 def _launch(dimensions: int, dtype: torch.dtype, queries: int) -> None:
     lists = make_lists(5_000, dimensions, 16, queries, 4, dtype=dtype)
-    bits = programs_triton.launch(lists.planes, lists.programs)
-    programs_triton.launch_count(lists.planes, lists.programs, 5_000)
-    scan_triton.launch(*lists.scan, 400)
-    refine_triton.launch(lists.vectors, lists.keys, lists.queries, lists.probes, 100)
-    scores_triton.launch(lists.vectors, lists.queries, lists.filters, lists.filters)
-    survivors_triton.launch(lists.vectors, lists.keys, bits, lists.filters, lists.queries, 100)
+    bits = programs.launch(lists.planes, lists.programs)
+    programs.launch_count(lists.planes, lists.programs, 5_000)
+    scan.launch(*lists.scan, 400)
+    refine.launch(lists.vectors, lists.keys, lists.queries, lists.probes, 100)
+    scores.launch(lists.vectors, lists.queries, lists.filters, lists.filters)
+    survivors.launch(lists.vectors, lists.keys, bits, lists.filters, lists.queries, 100)
     some = torch.zeros(queries, dtype=torch.int64)
-    retrieve_triton.launch(
+    retrieve.launch(
         *Arguments(
             lists.codes, lists.scales, lists.vectors, lists.keys, lists.offsets, lists.offsets.diff(), lists.planes,
             lists.programs, lists.filters, lists.queries, lists.centroids, *quantize_rows(lists.centroids),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from silverray.kernels import centroids, probes, programs, refine, scan_reference, survivors
 from silverray.kernels.codes import quantize_rows
-from silverray.kernels.cpu import retrieve as retrieve_numba
+from silverray.kernels.cpu import retrieve as cpu_retrieve
 from silverray.kernels.retrieve import Arguments, retrieve
 
 from .cases import THREADS, Lists, assert_same, make_lists, threads
@@ -80,7 +80,7 @@ def test_equal_scores_are_kept_and_ordered_by_key(keep: int, k: int) -> None:
 def test_a_batch_larger_than_the_buffers_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     its = arguments_of(make_lists(3000, 40, 12, 11, seed=5), 5, 100, 30)
     for buffer in (1, 2000, 5000):
-        monkeypatch.setattr(retrieve_numba, "MAX_BUFFER", buffer)
+        monkeypatch.setattr(cpu_retrieve, "MAX_BUFFER", buffer)
         monkeypatch.setattr(survivors, "MAX_WORDS", buffer // 50)
         check(its)
 

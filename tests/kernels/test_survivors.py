@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from silverray.kernels.cpu import survivors as survivors_numba
+from silverray.kernels.cpu import survivors
 from silverray.kernels.scores import exact_scores
 from silverray.kernels.survivors import reference, score_survivors
 
@@ -64,7 +64,7 @@ def test_equal_scores_are_ordered_by_key() -> None:
 
 def test_a_batch_larger_than_the_buffers_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for buffer in (1, 2000):
-        monkeypatch.setattr(survivors_numba, "MAX_BUFFER", buffer)
+        monkeypatch.setattr(survivors, "MAX_BUFFER", buffer)
         check(make(900, 20, 11, (0.2, 0.9, 0.0)), 40)
 
 

@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 pytest.importorskip("triton")
 
 from silverray.kernels import bits, plans, programs, refine, retrieve, scan_reference, scores, survivors
-from silverray.kernels.gpu import programs as programs_triton
-from silverray.kernels.gpu import refine as refine_triton
-from silverray.kernels.gpu import retrieve as retrieve_triton
-from silverray.kernels.gpu import scan as scan_triton
-from silverray.kernels.gpu import scores as scores_triton
-from silverray.kernels.gpu import select as select_triton
-from silverray.kernels.gpu import survivors as survivors_triton
+from silverray.kernels.gpu import programs as gpu_programs
+from silverray.kernels.gpu import refine as gpu_refine
+from silverray.kernels.gpu import retrieve as gpu_retrieve
+from silverray.kernels.gpu import scan as gpu_scan
+from silverray.kernels.gpu import scores as gpu_scores
+from silverray.kernels.gpu import select as gpu_select
+from silverray.kernels.gpu import survivors as gpu_survivors
 from silverray.kernels.topk import reference as top_k
 from silverray.shard.snapshot.recall_curve import RecallCurve
 
@@ -49,14 +49,14 @@ def test_lists_are_moved_whole() -> None:
 def test_programs(n: int, d: int, clusters: int, queries: int) -> None:
     lists = make_lists(n, d, clusters, queries, seed=n)
     expected = programs.reference(lists.planes, lists.programs)
-    assert_same(run(programs_triton.launch, lists.planes, lists.programs), (expected,))
+    assert_same(run(gpu_programs.launch, lists.planes, lists.programs), (expected,))
     for slots in (0, n // 2, n):
         counts = programs.count_reference(lists.planes, lists.programs, slots)
-        assert_same(run(programs_triton.launch_count, lists.planes, lists.programs, slots), (counts,))
+        assert_same(run(gpu_programs.launch_count, lists.planes, lists.programs, slots), (counts,))
     wanted = torch.rand(len(lists.programs), clusters) < 0.5
     inside = bits.count_ranges(expected, lists.offsets) * wanted
     arguments = lists.planes, lists.programs, lists.offsets, wanted.to(torch.int8)
-    assert_same(run(programs_triton.count_lists, *arguments), (inside,))
+    assert_same(run(gpu_programs.count_lists, *arguments), (inside,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -65,7 +65,7 @@ def test_exact_scores_bit_for_bit(d: int, dtype: torch.dtype) -> None:
     lists, g = make_lists(77, d, queries=5, dtype=dtype), torch.Generator().manual_seed(d)
     pairs = torch.randint(0, 5, (131,), generator=g), torch.randint(-1, 77, (131,), generator=g)
     expected = scores.reference(lists.vectors, lists.queries, *pairs)
-    assert_same(run(scores_triton.launch, lists.vectors, lists.queries, *pairs), (expected,))
+    assert_same(run(gpu_scores.launch, lists.vectors, lists.queries, *pairs), (expected,))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_selection_is_that_of_top_k_ties_and_missing_places_included(n: int, k: 
     counts = torch.tensor([n, n // 2, n + 7, 0])
 
     def select_and_rank(some: Tensor, items: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        return select_triton.rank(*select_triton.select(some, items, counts, keys.to(DEVICE), k), keys.to(DEVICE))
+        return gpu_select.rank(*gpu_select.select(some, items, counts, keys.to(DEVICE), k), keys.to(DEVICE))
 
     there = some.masked_fill(torch.arange(n) >= counts[:, None], -torch.inf)
     best, places = top_k(there, keys[items.long()], k)
@@ -93,8 +93,8 @@ def test_selection_is_that_of_top_k_ties_and_missing_places_included(n: int, k: 
 def test_scans(n: int, d: int, clusters: int, queries: int) -> None:
     lists = make_lists(n, d, clusters, queries, max(1, clusters // 2), seed=n)
     for keep in (1, 20, n):
-        assert_same_rows(run(scan_triton.launch, *lists.scan, keep), scan_reference.scan(*lists.scan, keep))
-    assert_same(run(scan_triton.launch_exact, *lists.exact_scan, 9), scan_reference.exact_scan(*lists.exact_scan, 9))
+        assert_same_rows(run(gpu_scan.launch, *lists.scan, keep), scan_reference.scan(*lists.scan, keep))
+    assert_same(run(gpu_scan.launch_exact, *lists.exact_scan, 9), scan_reference.exact_scan(*lists.exact_scan, 9))
 
 
 def test_a_scan_says_whose_room_was_too_small() -> None:
@@ -102,7 +102,7 @@ def test_a_scan_says_whose_room_was_too_small() -> None:
     probed = torch.zeros(5, 5, dtype=torch.int8).scatter_(1, torch.where(lists.probes >= 0, lists.probes, 4), 1)[:, :4]
     words = programs.reference(lists.planes, lists.programs)
     found = run(
-        scan_triton.scan_lists, lists.codes, lists.scales, lists.offsets, words, lists.filters, lists.queries,
+        gpu_scan.scan_lists, lists.codes, lists.scales, lists.offsets, words, lists.filters, lists.queries,
         probed.contiguous(), lists.bases, 100,
     )  # fmt: skip
     inside = (bits.count_ranges(words, lists.offsets)[lists.filters] * probed).sum(1)
@@ -119,18 +119,18 @@ def test_candidates_and_survivors() -> None:
     candidates[:, ::7] = -1
     for k in (1, 50, 200):
         arguments = lists.vectors, lists.keys, lists.queries, candidates, k
-        assert_same(run(refine_triton.launch, *arguments), refine.reference(*arguments))
+        assert_same(run(gpu_refine.launch, *arguments), refine.reference(*arguments))
         words = programs.reference(lists.planes, lists.programs)
         others = lists.vectors, lists.keys, words, lists.filters, lists.queries, k
-        assert_same(run(survivors_triton.launch, *others), survivors.reference(*others))
+        assert_same(run(gpu_survivors.launch, *others), survivors.reference(*others))
 
 
 def test_survivors_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = make_lists(300, 8, queries=5, seed=4)
     words = programs.reference(lists.planes, lists.programs)
     arguments = lists.vectors, lists.keys, words, lists.filters, lists.queries, 9
-    monkeypatch.setattr(survivors_triton, "MAX_LISTED", 500)
-    assert_same(run(survivors_triton.launch, *arguments), survivors.reference(*arguments))
+    monkeypatch.setattr(gpu_survivors, "MAX_LISTED", 500)
+    assert_same(run(gpu_survivors.launch, *arguments), survivors.reference(*arguments))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -141,7 +141,7 @@ def test_survivors_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_whole_search(n: int, d: int, clusters: int, queries: int, keep: int, k: int, dtype: torch.dtype) -> None:
     for share in (0, 0.4):
         its = arguments_of(make_lists(n, d, clusters, queries, seed=n, dtype=dtype), n, keep, k, share)
-        assert_same(run(retrieve_triton.launch, *its), retrieve.reference(*its))
+        assert_same(run(gpu_retrieve.launch, *its), retrieve.reference(*its))
 
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "bincount", "repeat_interleave"}
@@ -167,7 +167,7 @@ def test_a_search_never_waits_for_the_gpu() -> None:
     its = retrieve.Arguments._make(on_device(part) for part in its)
     curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.1, 0.5])).lines().to(DEVICE)
     with NoWaiting():
-        retrieve_triton.launch(*its)
+        gpu_retrieve.launch(*its)
         plans.reference(its.planes, its.programs, its.filters, its.filters, curve, 300, 300, 50)
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
         int(its.passing.sum())
@@ -177,7 +177,7 @@ def test_a_search_divides_by_nothing_whose_reciprocal_a_gpu_would_take() -> None
     its = retrieve.Arguments._make(map(on_device, arguments_of(make_lists(300, 16, 6, 12, seed=1), 1)))
     curve = RecallCurve(torch.tensor([1.0, 100.0]), torch.tensor([0.1, 0.5])).lines().to(DEVICE)
     with OnDevice():
-        retrieve_triton.launch(*its)
+        gpu_retrieve.launch(*its)
         plans.reference(its.planes, its.programs, its.filters, its.filters, curve, 300, 300, 50)
 
 
@@ -186,12 +186,12 @@ def test_equal_scores_are_kept_and_ordered_by_key() -> None:
     lists.codes[:], lists.scales[:], lists.centroids[:] = lists.codes[0].clone(), 0.5, 0.1
     lists.vectors[:] = lists.vectors[:5].repeat(120, 1)
     its = arguments_of(lists, 1, 60, 20)
-    assert_same(run(retrieve_triton.launch, *its), retrieve.reference(*its))
+    assert_same(run(gpu_retrieve.launch, *its), retrieve.reference(*its))
 
 
 def test_a_room_that_is_too_small_is_reported() -> None:
     its = arguments_of(make_lists(900, 16, 6, 12, seed=1), 1, 20, 5)._replace(room=30)
-    scores_, slots, overflow = run(retrieve_triton.launch, *its)
+    scores_, slots, overflow = run(gpu_retrieve.launch, *its)
     expected = retrieve.reference(*its)
     assert 0 < overflow.sum() < 12
     assert_same((scores_[~overflow], slots[~overflow]), (expected[0][~overflow], expected[1][~overflow]))

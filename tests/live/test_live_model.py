@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.index import packing as arrangement
+from silverray.shard.index import packing
 from silverray.shard.live import updates
 from silverray.shard.live.writes import Delete, Entry, Patch, Upsert, Write
 from silverray.shard.searcher import ExactSearch, ShardSearcher
@@ -29,7 +29,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 @pytest.fixture
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So little room that clusters fill up and compaction begins by itself."""
-    monkeypatch.setattr(arrangement, "LEAST_FREE", 24)
+    monkeypatch.setattr(packing, "LEAST_FREE", 24)
     monkeypatch.setattr(updates, "SLICE", 8)
     monkeypatch.setattr(updates, "FEW", 30)
     yield

@@ -12,7 +12,7 @@ from silverray.kernels.rows import aligned_planes, aligned_rows
 from silverray.shard.engine.engine import Engine
 from silverray.shard.index import planner
 from silverray.shard.index.planner import Plan
-from silverray.shard.model import cuda_graphs as graphs
+from silverray.shard.model import cuda_graphs
 from silverray.shard.model.cuda_graphs import Graphs, Inputs, Run
 from silverray.shard.model.export import INFO_FILE, describe, export_model, save_exported
 from silverray.shard.model.retrieval import Found, RetrievalModel
@@ -122,7 +122,7 @@ def test_captured_searches_find_the_same_and_pad_to_what_was_captured(
 def test_what_was_not_captured_runs_as_it_is(model: RetrievalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     captured = Graphs(model, recorder)
-    monkeypatch.setattr(graphs, "BATCHES", (1, 4))
+    monkeypatch.setattr(cuda_graphs, "BATCHES", (1, 4))
     captured.warm_up()
     inputs, long = batch(model, 5), torch.nn.functional.pad(PROGRAMS, (0, 70))
     assert_found(captured(*inputs, 10), model(*inputs, 10))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from silverray.router.batch.fanout import Backend
-from silverray.router.http import schemas as bodies
+from silverray.router.http import schemas
 from silverray.router.http.app import create_app
 from silverray.router.http.parsing import parse_search
 from silverray.router.router import Router
@@ -182,7 +182,7 @@ def test_what_a_body_repeats_a_million_times_is_refused_at_the_first(
     change: dict[str, Any], where: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[object] = []
-    monkeypatch.setattr(bodies, "read_vector", lambda value: reads.append(value))
+    monkeypatch.setattr(schemas, "read_vector", lambda value: reads.append(value))
     document = {"vectors": None, **change}
     with pytest.raises(InvalidRequest) as raised:
         parse_search(document, 16, RouterSettings())

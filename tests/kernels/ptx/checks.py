@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from silverray.kernels import bits, programs, scan_reference, scores
-from silverray.kernels.gpu import programs as programs_triton
-from silverray.kernels.gpu import scan as scan_triton
-from silverray.kernels.gpu import scores as scores_triton
-from silverray.kernels.gpu import survivors as survivors_triton
+from silverray.kernels.gpu import programs as gpu_programs
+from silverray.kernels.gpu import scan as gpu_scan
+from silverray.kernels.gpu import scores as gpu_scores
+from silverray.kernels.gpu import survivors as gpu_survivors
 
 from ..cases import assert_same, assert_same_rows, encode, make_lists, unpack
 from .filters import STACKED
@@ -52,7 +52,7 @@ def evaluate_lists(kernels: ModuleType, slots: int, clusters: int) -> None:
 def list_bits(slots: int) -> None:
     """The set bits of each row as a list, in no order."""
     words = make_lists(slots, 1, seed=slots).planes
-    lists, counts = survivors_triton.list_bits(words, slots, slots)
+    lists, counts = gpu_survivors.list_bits(words, slots, slots)
     for row, chosen in enumerate(unpack(words, slots)):
         assert sorted(lists[row, : counts[row]].tolist()) == chosen.nonzero()[0].tolist()
 
@@ -63,7 +63,7 @@ def scan_lists(slots: int, dimensions: int, clusters: int, queries: int) -> None
     probed = torch.zeros(queries, clusters + 1, dtype=torch.int8)
     probed = probed.scatter_(1, torch.where(its.probes >= 0, its.probes, clusters), 1)[:, :clusters].contiguous()
     words = programs.reference(its.planes, its.programs)
-    room = scan_triton.scan_lists(
+    room = gpu_scan.scan_lists(
         its.codes, its.scales, its.offsets, words, its.filters, its.queries, probed, its.bases, slots
     )
     there = torch.arange(slots) < room.counts[:, None]
@@ -76,13 +76,13 @@ def exact_scores(dimensions: int, dtype: torch.dtype) -> None:
     """Inner products, bit for bit."""
     its, generator = make_lists(77, dimensions, queries=5, dtype=dtype), torch.Generator().manual_seed(dimensions)
     pairs = torch.randint(0, 5, (131,), generator=generator), torch.randint(-1, 77, (131,), generator=generator)
-    found = scores_triton.launch(its.vectors, its.queries, *pairs)
+    found = gpu_scores.launch(its.vectors, its.queries, *pairs)
     assert_same((found,), (scores.reference(its.vectors, its.queries, *pairs),))
 
 
 def with_one_value(check: Callable[..., None], *arguments: int) -> None:
     """Run a check on kernels whose stack is eight names of one value."""
-    source, value = Path(programs_triton.__file__).read_text(), "tl.zeros_like(at)"
+    source, value = Path(gpu_programs.__file__).read_text(), "tl.zeros_like(at)"
     before, first, after = source.partition(value)
     assert after.count(value) == programs.MAX_STACK - 1
     with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +97,8 @@ def with_one_value(check: Callable[..., None], *arguments: int) -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    **{f"evaluate-{slots}": partial(evaluate, programs_triton, slots) for slots in EDGES},
-    **{f"evaluate_lists-{case[0]}-{case[1]}": partial(evaluate_lists, programs_triton, *case) for case in LIST_EDGES},
+    **{f"evaluate-{slots}": partial(evaluate, gpu_programs, slots) for slots in EDGES},
+    **{f"evaluate_lists-{case[0]}-{case[1]}": partial(evaluate_lists, gpu_programs, *case) for case in LIST_EDGES},
     **{f"list_bits-{slots}": partial(list_bits, slots) for slots in (63, 2_049)},
     "scan_lists-one": partial(scan_lists, 65, 16, 2, 1),
     "scan_lists-several": partial(scan_lists, 200, 50, 3, 17),
