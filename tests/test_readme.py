@@ -46,7 +46,8 @@ def test_the_files_that_documents_name_are_there() -> None:
 
 def test_the_page_of_the_structure_names_every_room_in_sixty_lines() -> None:
     page = (ROOT / "docs" / "structure.md").read_text()
-    named = re.findall(r"^\| `([\w/]+)/` \|", page, re.MULTILINE)
+    cells = re.findall(r"^\| (`[^|]+/`) \|", page, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`([\w/]+)/`", cell)]
     rooms = {str(file.parent.relative_to(ROOT)) for top in ROOMS for file in (ROOT / top).rglob("*.py")}
     assert sorted(named) == sorted(rooms)
     assert len(page.splitlines()) <= 60
