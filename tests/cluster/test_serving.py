@@ -21,6 +21,7 @@ import orjson
 import pytest
 from ports import take_port
 from processes import PATIENCE_S, descendants, gone
+from safetensors.torch import load_file, save_file
 
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.loadtest.lateness import LatenessProbe
@@ -30,7 +31,7 @@ from silverray.kernels.cpu.simd import implementation
 from silverray.router.http.client import HttpSearcher
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.searcher import ShardSearcher
-from silverray.shard.snapshot.files import MANIFEST, write_manifest
+from silverray.shard.snapshot.files import INDEX, MANIFEST, write_manifest
 
 pytestmark = pytest.mark.ray
 
@@ -187,6 +188,11 @@ def account(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "HOME": str(tmp_path / "home")}
 
 
+def ray_token() -> dict[str, str]:
+    """For an account of its own, on a cluster of this one."""
+    return {"RAY_AUTH_TOKEN_PATH": str(Path.home() / ".ray/auth_token")}
+
+
 def run(account: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=PATIENCE_S)
 
@@ -265,13 +271,17 @@ def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
     snapshot = Path(shutil.copytree(store / "v1", tmp_path / "store/v1"))
     manifest = json.loads((snapshot / MANIFEST).read_text())
     facts = {key: value for key, value in manifest.items() if key not in ("format", "files", "checksum")}
-    facts["partition_items"][-1] = 10**12
+    more = 10**12
+    facts["partition_items"][-1] += more
+    index = load_file(snapshot / INDEX)
+    index["sizes"][-1] += more
+    save_file(index, snapshot / INDEX)
     (snapshot / MANIFEST).unlink()
     write_manifest(snapshot, facts)
     (tmp_path / "c.yaml").write_text(
         f"{{name: films, snapshots: {tmp_path}/store, shards: 2, http: {config.http.model_dump_json()}}}"
     )
-    account["HOME"] = os.environ["HOME"]
+    account |= ray_token()
     served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
     assert served.returncode == 1
     *progress, error = served.stderr.splitlines()
@@ -305,7 +315,7 @@ def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
 ) -> None:
     http = config.http.model_dump_json()
     (tmp_path / "c.yaml").write_text(f"{{name: films, snapshots: {store}, http: {http}}}")
-    account["HOME"] = os.environ["HOME"]  # Ray's token is in there, and the cluster is this account's
+    account |= ray_token()
     served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
     assert served.returncode == 0, served.stderr
     (reply,) = ask(served.stdout.split()[1], make_requests(1))
