@@ -7,7 +7,6 @@ for a minute, and at once half as many. What counts is the goodput: full answers
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 
 from silverray.benchmarks.common.clients import post, run_clients
 from silverray.benchmarks.common.datasets import generated
+from silverray.benchmarks.common.open_loop import run_open_loop
 from silverray.benchmarks.common.processes import own_actors
 from silverray.benchmarks.common.report import Report
 from silverray.cluster.config import HttpConfig, ServeConfig
-from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, run_load
+from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome
 from silverray.cluster.serving.service import Service, start
 from silverray.shard.publish.kmeans import default_clusters
 
@@ -114,10 +114,12 @@ def _open_loop(
     """Make the load of a phase; a row of the table, and the full answers of each second."""
     seconds = phase.quick_seconds if quick else phase.seconds
     before = _replicas()
-    plan = LoadPlan(
-        url=service.url, bodies=bodies, rate=phase.times * sustainable, duration_s=seconds, timeout_s=PATIENCE_S
-    )
-    outcomes = asyncio.run(run_load(plan))
+    url = f"{service.url}/v1/search"
+    requests = [post(url, body, "application/json") for body in bodies]
+    departures = LoadPlan(
+        url=service.url, bodies=bodies, rate=phase.times * sustainable, duration_s=seconds
+    ).departures()
+    outcomes = run_open_loop(url, requests, departures, mark=b'"score"', marks=A_BODY * K, patience_s=PATIENCE_S)
     full = [outcome for outcome in outcomes if outcome.error is None and not outcome.degraded]
     series = _a_second(full, seconds)
     latencies = 1e3 * np.array([outcome.latency_s for outcome in full] or [np.nan])
