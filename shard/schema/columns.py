@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from silverray.shard.schema.schema import Schema
+if TYPE_CHECKING:  # the benchmark of GPU kernels does without Pydantic
+    from silverray.shard.schema.schema import Schema
 
 
 class ColumnError(ValueError):
