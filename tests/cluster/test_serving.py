@@ -241,7 +241,7 @@ def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, acc
 def test_serve_beside_a_clone_runs_what_is_installed(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
     """Ray has workers look in the working directory first, where another package may have our name."""
     fake = tmp_path / "silverray"
-    (fake / "cluster").mkdir(parents=True)
+    (fake / "cluster/serving").mkdir(parents=True)
     for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
         (fake / name).write_text("raise SystemExit('not the installed package')")
     (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: 0}}}}")
