@@ -1,7 +1,7 @@
-"""Open-loop HTTP load that is cheap enough to share the machine it loads: as dear as that of the closed loop.
+"""Open-loop HTTP load that costs as little as that of the closed loop, so that rates of the two can be compared.
 
-`silverray loadtest` uses a whole HTTP client, which takes 0.75 ms of a core for a request on two cores: at three times
-the sustainable rate that is most of what a service could have answered with.
+`silverray loadtest` uses a whole HTTP client, 0.75 ms of a core for a request: at 530 a second on two cores it takes a
+fifth of the machine from the service that it measures.
 """
 
 from __future__ import annotations
