@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from silverray.router.callers import Callers
-from silverray.shard.api import MAX_STRENGTH, MAX_TRAITS_K
+from silverray.shard.api import MAX_FEATURES_K, MAX_STRENGTH
 from silverray.shard.engine.rerank import WINDOW
 from silverray.shard.live.sizes import ItemSizes
 from silverray.shard.model.diversity import MAX_WINDOW
@@ -44,7 +44,7 @@ class RerankSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    window: Annotated[int, Field(ge=1, le=MAX_TRAITS_K)] = WINDOW
+    window: Annotated[int, Field(ge=1, le=MAX_FEATURES_K)] = WINDOW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,34 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from silverray.shard.filter.compiler import CompiledFilter
-    from silverray.shard.model.candidate_features import Traits
 
 Mode = Literal["exact", "bloom"]
 ItemId = int | str
 
 MAX_K = 10_000
 """Largest k that a search may ask for."""
-MAX_TRAITS_K = 1_000
-"""Largest k of a search that is diversified, that asks for traits, or whose list a set-wise scorer re-ranks."""
+MAX_FEATURES_K = 1_000
+"""Largest k of a search that is diversified, or whose list a set-wise scorer re-ranks: each candidate then brings its
+vector, some kilobytes."""
 MAX_STRENGTH = 1e9
 """Largest strength of diversification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """One query.
+    """One query, as a client makes it.
 
     Attributes:
         vectors: `[T, D]` float32, one query vector per task; None when `user` is given.
-        user: user features, turned into `vectors` by the router's encoder; None when `vectors` is given.
-        filter: filter text, or its compiled form once a router or admission has compiled it.
+        user: user features, turned into vectors by the router's encoder; None when `vectors` is given.
+        filter: filter text; None lets every item pass.
         k: number of items wanted, 1 to `MAX_K`.
         fields: names of payload fields to return.
         mode: "exact" verifies every uncertain filter term; "bloom" leaves positive hashed terms unverified.
@@ -48,16 +45,12 @@ class SearchRequest:
         variant: name of the formula that values the items; None is the default.
         context: what formulas read of the request, by name; user features under `user.NAME`.
         keys: `[k]` int64 keys of items to rank, those that there are not left out; None searches.
-        quotas: for each task how many of the items that it predicts best are wanted beside the k; for whoever fills
-            quotas. Empty for none.
         diversify: strength at which a router diversifies the merged list, 0 to `MAX_STRENGTH`; None leaves it by score.
-        traits: categories to return with the items' vectors and what a set-wise scorer reads, for whoever re-ranks or
-            diversifies; None returns no traits.
     """
 
     vectors: NDArray[np.float32] | None = None
     user: Mapping[str, Any] | None = None
-    filter: str | CompiledFilter | None = None
+    filter: str | None = None
     k: int = 10
     fields: tuple[str, ...] = ()
     mode: Mode = "exact"
@@ -70,9 +63,7 @@ class SearchRequest:
     variant: str | None = None
     context: Mapping[str, Any] | None = None
     keys: NDArray[np.int64] | None = None
-    quotas: tuple[int, ...] = ()
     diversify: float | None = None
-    traits: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +104,10 @@ class TaskScores(NamedTuple):
         """Those of some of the items."""
         return TaskScores(self.names, self.predictions[places], self.found[places])
 
+    def part(self, start: int, end: int) -> TaskScores:
+        """Those of items that stand one after another; views."""
+        return TaskScores(self.names, self.predictions[start:end], self.found[start:end])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReply:
@@ -128,7 +123,6 @@ class SearchReply:
         coverage: what part of the catalog was searched.
         explain: how the answer was found, when asked for.
         tasks: predictions for every task; None where the items were not ranked, but stand as they were found.
-        traits: of the items, when asked for.
     """
 
     ids: NDArray[np.int64] | list[str]
@@ -140,9 +134,8 @@ class SearchReply:
     coverage: Coverage = Coverage()
     explain: dict[str, Any] | None = None
     tasks: TaskScores | None = None
-    traits: Traits | None = None
 
-    def take(self, places: NDArray[np.intp]) -> SearchReply:
+    def take(self, places: NDArray[np.intp]) -> Self:
         """The items at `[m]` places, in that order."""
         listed = places.tolist()
         return replace(
@@ -152,7 +145,6 @@ class SearchReply:
             scores=self.scores[places],
             fields={name: [values[place] for place in listed] for name, values in self.fields.items()},
             tasks=self.tasks and self.tasks.take(places),
-            traits=self.traits and self.traits.take(places),
         )
 
 

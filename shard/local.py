@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Never, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from silverray.shard.api import InvalidRequest, Mode, SearchRequest, shown
+from silverray.shard.api import InvalidRequest, Mode, shown
 from silverray.shard.engine.engine import Engine, require_engine
 from silverray.shard.engine.rerank import WINDOW
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator, check_ways
 from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.query import Options, QueryBatch
+from silverray.shard.result import ResultBatch
 from silverray.shard.value.settings import ValueSettings
 
 BATCH = 512
@@ -49,7 +50,7 @@ class LocalSearcher:
         require_engine(engine, type(self).__name__)
         self.engine = engine
         self.catalog = engine.catalog
-        self._admission = Admission(engine.catalog)
+        self._validator = Validator(engine.catalog)
 
     def __reduce__(self) -> Never:
         raise TypeError("a searcher cannot be pickled or copied: open the snapshot in the process that searches it")
@@ -114,53 +115,43 @@ class LocalSearcher:
             InvalidRequest: a value is of the wrong shape or outside its range.
             FilterError: a filter is wrong; `where` names the query.
         """
-        k, n_probe = self._admission.admit_sizes(k, n_probe)
-        self._admission.admit_ways(mode, refine)
-        queries = self._admission.admit_queries(vectors)
-        compiled = self._compiled(filters, len(queries))
+        k, n_probe = self._validator.check_sizes(k, n_probe)
+        check_ways(mode, refine)
+        queries = self._validator.check_queries(vectors)
+        compiled, filter_of = self._compiled(filters, len(queries))
         strings = self.catalog.id_type == "string"
         ids = np.full((len(queries), k), None if strings else -1, dtype=object if strings else np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        counts = np.zeros(len(queries), dtype=np.int64)
-        result = BatchResult(ids, scores, counts)
-        if self.engine.set_ranker is not None:
-            asked = SearchRequest(k=k, mode=mode, n_probe=n_probe, refine=refine)
-            self._fill_from_lists(result, queries, compiled, asked)
-            return result
+        result = BatchResult(ids, scores, np.zeros(len(queries), dtype=np.int64))
         for start in range(0, len(queries), BATCH):
             part = slice(start, start + BATCH)
-            some = [its.plan(mode) for its in compiled[part]]
-            rows = queries[part].reshape(-1, self.catalog.dimension)
-            found = self.engine.best(rows, some, [k] * len(some), n_probe, refine == "all")
-            slots = found.slots.cpu().numpy()
-            there = slots >= 0
-            counts[part], scores[part] = there.sum(axis=1), found.scores.cpu().numpy()
-            if there.all():
-                ids[part].reshape(-1)[:] = self.engine.payload.ids(slots.reshape(-1))
-            else:
-                ids[part][there] = self.engine.payload.ids(slots[there])
+            options = Options(filter=compiled[0], k=k, mode=mode, n_probe=n_probe, refine_all=refine == "all")
+            batch = QueryBatch.alike(queries[part], compiled, filter_of[part], options)
+            rows = BatchResult(result.ids[part], result.scores[part], result.counts[part])
+            _fill(rows, self.engine.answer(batch))
         return result
 
-    def _fill_from_lists(
-        self, result: BatchResult, queries: NDArray[np.float32], filters: Sequence[CompiledFilter], asked: SearchRequest
-    ) -> None:
-        """Search as `asked`, with lists that are judged as a whole."""
-        users = queries.reshape(len(queries), len(self.catalog.tasks), self.catalog.dimension)
-        for start in range(0, len(users), BATCH):
-            some = zip(users[start : start + BATCH], filters[start : start + BATCH], strict=True)
-            requests = [replace(asked, vectors=vectors, filter=filter_) for vectors, filter_ in some]
-            for row, reply in enumerate(self.engine.answer(requests), start):
-                count = result.counts[row] = len(reply.keys)
-                result.ids[row, :count], result.scores[row, :count] = reply.ids, reply.scores
-
-    def _compiled(self, filters: str | Sequence[str | None] | None, count: int) -> list[CompiledFilter]:
-        """Each query's filter; the same object where filters are the same."""
+    def _compiled(
+        self, filters: str | Sequence[str | None] | None, count: int
+    ) -> tuple[list[CompiledFilter], NDArray[np.int64]]:
+        """The different filters, and which of them each query has."""
+        compile_filter = self._validator.compile
         if filters is None or isinstance(filters, str):
-            return [self._admission.admit_filter(filters, "queries[0].")] * count if count else []
+            return [compile_filter(filters, "queries[0].")], np.zeros(count, dtype=np.int64)
         if not isinstance(filters, Iterable) or isinstance(filters, bytes | Mapping | Set):
             raise InvalidRequest(f"expected a text, None or one for each query, got {shown(filters)}", "filters")
         filters = list(filters)
         if len(filters) != count:
             raise ValueError(f"filters: expected one for each of {count} queries, got {len(filters)}")
-        admit = self._admission.admit_filter
-        return [admit(text, f"queries[{place}].") for place, text in enumerate(filters)]
+        compiled = [compile_filter(text, f"queries[{place}].") for place, text in enumerate(filters)]
+        places = {id(one): place for place, one in enumerate({id(one): one for one in compiled}.values())}
+        different = list({id(one): one for one in compiled}.values())
+        return different, np.array([places[id(one)] for one in compiled], dtype=np.int64)
+
+
+def _fill(result: BatchResult, found: ResultBatch) -> None:
+    """Write lists into the rows of a result."""
+    result.counts[:] = np.diff(found.offsets)
+    there = np.arange(result.ids.shape[1]) < result.counts[:, None]
+    result.ids[there] = found.keys if found.ids is None else found.ids
+    result.scores[there] = found.scores

@@ -15,7 +15,6 @@ from silverray.shard.api import (
     DeadlineExceeded,
     InvalidRequest,
     SearchError,
-    SearchReply,
     SearchRequest,
     SequenceNotReached,
 )
@@ -23,11 +22,12 @@ from silverray.shard.arguments import whole_number
 from silverray.shard.engine.engine import Engine, require_engine
 from silverray.shard.engine.exact import ExactEngine
 from silverray.shard.engine.rerank import WINDOW
-from silverray.shard.engine.validation import Admission
-from silverray.shard.filter.compiler import CompiledFilter
+from silverray.shard.engine.validation import Validator
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.live.updates import Updates
 from silverray.shard.live.writes import Entry
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result import Outcome, ResultBatch
 from silverray.shard.value.settings import ValueSettings
 
 
@@ -53,7 +53,7 @@ class ShardSearcher:
         self.engine = engine
         self._max_reply_bytes = max_reply_bytes
         self.catalog = engine.catalog
-        self._admission = Admission(engine.catalog, engine.valuer)
+        self._validator = Validator(engine.catalog, engine.valuer)
         threads = torch.get_num_threads()
         self._thread = ThreadPoolExecutor(1, "shard", initializer=torch.set_num_threads, initargs=(threads,))
         self.updates = None if engine.slack is None else Updates(engine, self._between_searches)
@@ -100,39 +100,59 @@ class ShardSearcher:
             raise ValueError("slack: expected free slots for each item, got None; open the shard with slack")
         self.updates.apply(entries)
 
-    async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
+    async def search(self, requests: Sequence[SearchRequest]) -> list[Outcome]:
         """Answer a batch; see `silverray.shard.api.Searcher`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._answer, list(requests), monotonic())
+        return await loop.run_in_executor(self._thread, self._search, list(requests), monotonic())
+
+    async def answer(self, batch: QueryBatch) -> ResultBatch:
+        """Answer a batch of queries; see `silverray.shard.protocol.Shard`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._answer, batch, monotonic())
 
     def _between_searches(self, write: Callable[[], None]) -> None:
         self._thread.submit(write).result()
 
-    def _answer(self, requests: list[SearchRequest], received: float) -> list[SearchReply | SearchError]:
-        waited_s = monotonic() - received
-        results: dict[int, SearchReply | SearchError] = {}
-        admitted: dict[int, SearchRequest] = {}
+    def _search(self, requests: list[SearchRequest], received: float) -> list[Outcome]:
+        errors: dict[int, SearchError] = {}
+        queries = []
         for place, request in enumerate(requests):
             try:
-                admitted[place] = self._admitted(request, waited_s)
+                queries.append(self._query(request))
             except SearchError as error:
-                results[place] = error
-        answers = self.engine.answer_within(list(admitted.values()), self._max_reply_bytes)
-        results.update(zip(admitted, answers, strict=True))
-        return [results[place] for place in range(len(requests))]
+                errors[place] = error
+        if not queries:
+            return [errors[place] for place in range(len(requests))]
+        return self._answer(QueryBatch.of(queries), received).beside(errors).rows()
 
-    def _admitted(self, request: SearchRequest, waited_s: float) -> SearchRequest:
-        """The request, checked, if it can be answered now."""
-        self._admission.admit_times(request)
-        if request.timeout_s is not None and request.timeout_s <= waited_s:
-            raise DeadlineExceeded("the time was up before the search began")
-        if request.min_seq > self.applied:
-            raise SequenceNotReached(f"the shard is at {self.applied}, not at {request.min_seq} yet", "min_seq")
-        if request.diversify is not None:
+    def _query(self, request: SearchRequest) -> Query:
+        """The request as a query that a shard can answer by itself."""
+        query = self._validator.validate(request)
+        if query.diversify is not None:
             raise InvalidRequest("a shard knows a part of the items only: ask a router", "diversify")
-        if isinstance(request.filter, CompiledFilter):  # a router has admitted it
-            return request
-        return self._admission.admit(request)
+        if not isinstance(query, Query):
+            raise InvalidRequest("a shard has no user tower: send vectors", "user")
+        return query
+
+    def _answer(self, batch: QueryBatch, received: float) -> ResultBatch:
+        late = self._cannot(batch, monotonic() - received)
+        if not late:
+            return self.engine.answer(batch, self._max_reply_bytes)
+        places = [place for place in range(len(batch)) if place not in late]
+        if not places:
+            return ResultBatch.failed([late[place] for place in range(len(batch))], self.catalog.version)
+        return self.engine.answer(batch.take(places), self._max_reply_bytes).beside(late)
+
+    def _cannot(self, batch: QueryBatch, waited_s: float) -> dict[int, SearchError]:
+        """Why queries cannot be answered now, by place."""
+        errors: dict[int, SearchError] = {}
+        for place, (timeout_s, min_seq) in enumerate(zip(batch.timeout_s, batch.min_seq, strict=True)):
+            if timeout_s is not None and timeout_s <= waited_s:
+                errors[place] = DeadlineExceeded("the time was up before the search began")
+            elif min_seq > self.applied:
+                message = f"the shard is at {self.applied}, not at {min_seq} yet"
+                errors[place] = SequenceNotReached(message, "min_seq")
+        return errors
 
 
 class ExactSearch(ShardSearcher):

@@ -29,7 +29,7 @@ from silverray.kernels.gpu import scores as gpu_scores
 from silverray.kernels.gpu import select as gpu_select
 from silverray.kernels.gpu import survivors as gpu_survivors
 from silverray.kernels.retrieve import Arguments
-from silverray.shard.index.planner import coarse_keep
+from silverray.shard.index.ladder import coarse_keep
 
 Row = dict[str, Any]
 Tensors = tuple[Tensor, ...]

@@ -12,7 +12,8 @@ from torch import Tensor
 from silverray.benchmarks.gpu.catalog import SHARES, Catalog, Program, encode, make_catalog
 from silverray.benchmarks.gpu.timing import device, free_memory
 from silverray.kernels.retrieve import Arguments
-from silverray.shard.index.planner import SURVIVORS, coarse_keep
+from silverray.shard.index.ladder import coarse_keep
+from silverray.shard.index.planner import SURVIVORS
 
 Sizes = tuple[int, ...]
 

@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from silverray.benchmarks.live.items import Floats, LiveItems
 from silverray.cluster.serving.gc_tuning import spare_loaded
-from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
 from silverray.shard.index.packing import SLACK
 from silverray.shard.live.updates import UpdatesStatus
 from silverray.shard.live.writes import Entry, Write
+from silverray.shard.query import Query, QueryBatch
 from silverray.shard.searcher import ShardSearcher
 
 BODY = 100
@@ -59,8 +57,11 @@ class LiveShard:
         self._updates = self.searcher.updates
         self._items = items
         self._written = 0
-        admission = Admission(self.searcher.catalog)
-        self._requests = [admission.admit(SearchRequest(vectors=query[None], k=K)) for query in items.queries]
+        validator = Validator(self.searcher.catalog)
+        everything = validator.compile(None)
+        self._queries = [
+            Query(vectors=validator.check_vectors(query[None]), filter=everything, k=K) for query in items.queries
+        ]
         spare_loaded()
 
     def write(self, writes: Sequence[Write]) -> None:
@@ -107,9 +108,8 @@ class LiveShard:
 
     def found(self, k: int) -> Floats:
         """Scores `[B, k]` of what default settings find for every query."""
-        replies = asyncio.run(self.searcher.search(self._requests))
-        scores = [reply.scores[:k] for reply in replies if isinstance(reply, SearchReply)]
-        return np.stack(scores)
+        results = asyncio.run(self.searcher.answer(QueryBatch.of(self._queries)))
+        return results.scores.reshape(len(results), -1)[:, :k]
 
     def _write_at(
         self, bodies: Sequence[list[Write]], interval_s: float, stop: threading.Event, visible: list[float]
@@ -130,11 +130,11 @@ class LiveShard:
         batches = self._batches()
         while going():
             began = time.perf_counter()
-            await self.searcher.search(next(batches))
+            await self.searcher.answer(next(batches))
             times.append(time.perf_counter() - began)
         return times
 
-    def _batches(self) -> Iterator[list[SearchRequest]]:
+    def _batches(self) -> Iterator[QueryBatch]:
         while True:
-            for start in range(0, len(self._requests) - BATCH + 1, BATCH):
-                yield self._requests[start : start + BATCH]
+            for start in range(0, len(self._queries) - BATCH + 1, BATCH):
+                yield QueryBatch.of(self._queries[start : start + BATCH])

@@ -21,7 +21,7 @@ from silverray.kernels.programs import Opcode, instruction
 from silverray.kernels.scan import scan
 from silverray.shard.filter.layout import LIVE
 from silverray.shard.index.inverted_lists import Lists
-from silverray.shard.index.planner import coarse_keep
+from silverray.shard.index.ladder import coarse_keep
 
 QUERIES = 64
 QUERIES_PER_LIST = (1, 4, 16)

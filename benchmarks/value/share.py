@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silverray.benchmarks.common.catalogs import clustered, queries
 from silverray.benchmarks.value.formula import DIMENSION, SCHEMA, TASKS, VALUE, make_contexts, make_items
 from silverray.shard.engine.engine import Best, Engine
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.scorer_files import make_scorer, save_overarch
 from silverray.shard.publish.builder import publish
@@ -53,7 +53,7 @@ def shares(work: Path, items: int, rounds: int) -> tuple[list[dict[str, Any]], d
     catalog = clustered(items, DIMENSION)
     engines = {name: _open(work, name, sizes, catalog.vectors) for name, sizes in SCORERS}
     users = _users(queries(catalog, REQUESTS)).reshape(-1, DIMENSION)
-    plan = Admission(engines["mlp"].catalog).admit_filter(None).plan("exact")
+    plan = Validator(engines["mlp"].catalog).compile(None).plan("exact")
     asked = [Asked(None, context) for context in make_contexts(REQUESTS)]
     found: dict[str, list[Best]] = {name: [] for name in engines}
     for name in list(engines) * (rounds + WARM_UP):

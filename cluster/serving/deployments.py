@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from silverray.cluster.serving.encoders import EncoderCaller
 from silverray.cluster.serving.gc_tuning import spare_loaded
 from silverray.cluster.serving.handles import ApplicationHandle
 from silverray.cluster.serving.layout import Layout
-from silverray.router.batch.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.batch.fanout import Backend
 from silverray.router.http.app import create_app
 from silverray.router.router import Router
@@ -28,9 +27,11 @@ from silverray.router.settings import RouterSettings
 from silverray.router.writes.counting import ItemCount
 from silverray.router.writes.item_writer import ItemWriter
 from silverray.router.writes.log import Reader
-from silverray.shard.api import SearchError, SearchRequest
-from silverray.shard.engine.validation import Admission
+from silverray.shard.api import SearchError
+from silverray.shard.engine.validation import Validator
 from silverray.shard.index.placement import ItemCache
+from silverray.shard.query import QueryBatch
+from silverray.shard.result import ResultBatch
 from silverray.shard.searcher import ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
@@ -155,16 +156,14 @@ class ShardReplica:
         status = self._searcher.updates.status()
         return {**self._follower.describe(), **status._asdict(), "outcome": status.outcome._asdict()}
 
-    async def search(self, layout: str, batch: RequestBatch) -> ReplyBatch:
-        """Answer a batch for a router of the same layout; an error of the whole batch is every request's."""
-        requests = batch.requests()
+    async def answer(self, layout: str, batch: QueryBatch) -> ResultBatch:
+        """Answer a batch for a router of the same layout; an error of the whole batch is every query's."""
         try:
             if layout != self._layout:
                 raise SearchError(f"asked for layout {layout!r}, this shard is of {self._layout!r}")
-            outcomes = await self._searcher.search(requests)
+            return await self._searcher.answer(batch)
         except SearchError as error:
-            outcomes = [error] * len(requests)
-        return ReplyBatch.of(outcomes)
+            return ResultBatch.failed([error] * len(batch), self._searcher.catalog.version)
 
     async def _follow(self, service: str) -> LogFollower:
         """Follow a service's log; returns once the shard has caught up, or cannot: searches go on without a log."""
@@ -178,7 +177,7 @@ class ShardReplica:
 
 
 class ShardCaller:
-    """A `Searcher` that asks a shard's application; a cancelled call is cancelled in the shard too.
+    """A `Shard` that asks a shard's application; a cancelled call is cancelled in the shard too.
 
     Args:
         application: name of the shard's application.
@@ -189,12 +188,11 @@ class ShardCaller:
         self._handle = ApplicationHandle(SHARD_DEPLOYMENT, application)
         self._layout = layout
 
-    async def search(self, requests: Sequence[SearchRequest]) -> Outcomes:
-        """Answer a batch; see `Searcher`."""
-        long = _reply_bytes(requests) > _BY_REFERENCE_BYTES
-        batch = RequestBatch.of(requests)
-        replies: ReplyBatch = await self._handle.call("search", self._layout, batch, by_reference=long)
-        return replies.outcomes()
+    async def answer(self, batch: QueryBatch) -> ResultBatch:
+        """Answer a batch; see `Shard`."""
+        long = _reply_bytes(batch) > _BY_REFERENCE_BYTES
+        results: ResultBatch = await self._handle.call("answer", self._layout, batch, by_reference=long)
+        return results
 
     async def describe(self) -> dict[str, Any] | None:
         """What one replica of the shard computes with; None if it does not say so in time."""
@@ -219,10 +217,10 @@ class RouterReplica:
             for (name, caller), held in zip(self._shards.items(), args.assignments, strict=True)
         ]
         self._encoder = EncoderCaller(args.encoder, catalog.version) if args.encoder else None
-        admission = Admission(catalog, Valuer(args.value, catalog.tasks, catalog.schema))
+        validator = Validator(catalog, Valuer(args.value, catalog.tasks, catalog.schema))
         self._log = ActorLog(args.name) if args.takes_writes else None
         self._router = Router(
-            catalog, backends, self._encoder, settings=args.settings, admission=admission, log=self._log
+            catalog, backends, self._encoder, settings=args.settings, validator=validator, log=self._log
         )
         self._count = ItemCount(self._held) if self._log else None
         self._items = (
@@ -304,13 +302,11 @@ def without_place(state: dict[str, Any]) -> dict[str, Any]:
     return told | {"error": hide(state["error"], path)} if "error" in state else told
 
 
-def _reply_bytes(requests: Sequence[SearchRequest]) -> int:
-    return sum(request.k * _item_bytes(request) for request in requests)
-
-
-def _item_bytes(request: SearchRequest) -> int:
-    size = _ITEM_BYTES + _FIELD_BYTES * len(request.fields)
-    if request.vectors is not None:
-        tasks, dimension = request.vectors.shape
-        size += _TASK_BYTES * tasks + (0 if request.traits is None else 4 * dimension + 8 * len(request.traits))
+def _reply_bytes(batch: QueryBatch) -> int:
+    """About how many bytes the answers to a batch take."""
+    _, tasks, dimension = batch.vectors.shape
+    size = 0
+    for k, fields, features in zip(batch.k, batch.fields, batch.features, strict=True):
+        own = 0 if features is None else 4 * dimension + 8 * len(features)
+        size += k * (_ITEM_BYTES + _TASK_BYTES * tasks + _FIELD_BYTES * len(fields) + own)
     return size

@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from bisect import bisect_left
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
 
 from silverray.router.batch.ticket import Ticket
-from silverray.shard.api import MAX_K, SearchError
+from silverray.shard.api import SearchError
 
 _logger = logging.getLogger(__name__)
 
-K_GROUPS = (10, 100, 1_000, MAX_K)
-"""Upper ends of the groups of k: a batch holds one group, so that no request is padded to a far larger k."""
+AnyTicket = TypeVar("AnyTicket", bound=Ticket)
 
 _SWEEP = 1_024
+"""Tickets of a step that wait before those among them that were answered meanwhile are looked for: fewer cost next to
+nothing to keep, and every ticket is then looked at twice at most."""
 
 
-class Batcher:
-    """Queues tickets by their k and hands them on in batches.
+class Batcher(Generic[AnyTicket]):
+    """Queues tickets by their step and hands them on in batches, each of one step: those are searched alike.
 
     With no batch in flight a request leaves at once; under load batches grow by themselves, with no window to
-    wait for. The group whose first request has the earliest deadline goes first. Tickets that were answered
+    wait for. The step whose first request has the earliest deadline goes first. Tickets that were answered
     while they waited (their deadline passed, their caller left) are not sent.
 
     Args:
@@ -32,12 +33,12 @@ class Batcher:
             What it raises answers the whole batch.
         slots: calls of `send` at a time.
         max_batch: most tickets in a batch.
-        max_batch_items: most tickets times the upper end of their group; a single ticket always goes.
+        max_batch_items: most tickets times their step; a single ticket always goes.
     """
 
     def __init__(
         self,
-        send: Callable[[list[Ticket]], Awaitable[None]],
+        send: Callable[[list[AnyTicket]], Awaitable[None]],
         *,
         slots: int,
         max_batch: int,
@@ -45,19 +46,20 @@ class Batcher:
     ) -> None:
         self._send = send
         self._slots = slots
-        self._sizes = [max(1, min(max_batch, max_batch_items // k)) for k in K_GROUPS]
-        self._queues: list[deque[Ticket]] = [deque() for _ in K_GROUPS]
-        self._sweep_at = [_SWEEP] * len(K_GROUPS)
+        self._max_batch = max_batch
+        self._max_batch_items = max_batch_items
+        self._queues: defaultdict[int, deque[AnyTicket]] = defaultdict(deque)
+        self._sweep_at: defaultdict[int, int] = defaultdict(lambda: _SWEEP)
         self._running: set[asyncio.Task[None]] = set()
         self._pump_due = False
 
-    def put(self, tickets: Iterable[Ticket]) -> None:
+    def put(self, tickets: Iterable[AnyTicket]) -> None:
         """Queue tickets; a batch that can go leaves in the next turn of the event loop."""
         for ticket in tickets:
-            group = bisect_left(K_GROUPS, ticket.request.k)
-            self._queues[group].append(ticket)
-            if len(self._queues[group]) > self._sweep_at[group]:
-                self._sweep(group)
+            step = ticket.step
+            self._queues[step].append(ticket)
+            if len(self._queues[step]) > self._sweep_at[step]:
+                self._sweep(step)
         if not self._pump_due and len(self._running) < self._slots:
             # In the next turn, so that requests that arrived in this one share a batch.
             self._pump_due = True
@@ -82,7 +84,7 @@ class Batcher:
         if not task.cancelled():
             self._pump()
 
-    async def _run(self, batch: list[Ticket]) -> None:
+    async def _run(self, batch: list[AnyTicket]) -> None:
         error = SearchError("internal error")
         try:
             await self._send(batch)
@@ -95,20 +97,20 @@ class Batcher:
         for ticket in batch:
             ticket.resolve(error)
 
-    def _take(self) -> list[Ticket]:
+    def _take(self) -> list[AnyTicket]:
         heads: list[tuple[float, int]] = []
-        for group, queue in enumerate(self._queues):
+        for step, queue in self._queues.items():
             while queue and queue[0].done:
                 queue.popleft()
             if queue:
-                heads.append((queue[0].deadline, group))
+                heads.append((queue[0].deadline, step))
         if not heads:
             return []
-        group = min(heads)[1]
-        queue = self._queues[group]
-        batch: list[Ticket] = []
-        now = time.monotonic()
-        while queue and len(batch) < self._sizes[group]:
+        step = min(heads)[1]
+        queue = self._queues[step]
+        batch: list[AnyTicket] = []
+        size, now = max(1, min(self._max_batch, self._max_batch_items // abs(step))), time.monotonic()
+        while queue and len(batch) < size:
             ticket = queue.popleft()
             if not ticket.done and ticket.deadline <= now:  # its timer is late, as the loop is
                 ticket.expire()
@@ -116,7 +118,7 @@ class Batcher:
                 batch.append(ticket)
         return batch
 
-    def _sweep(self, group: int) -> None:
+    def _sweep(self, step: int) -> None:
         """Forget answered tickets behind a head that still waits, or a stuck batch would let them pile up."""
-        self._queues[group] = deque(ticket for ticket in self._queues[group] if not ticket.done)
-        self._sweep_at[group] = max(_SWEEP, 2 * len(self._queues[group]))
+        self._queues[step] = deque(ticket for ticket in self._queues[step] if not ticket.done)
+        self._sweep_at[step] = max(_SWEEP, 2 * len(self._queues[step]))

@@ -8,25 +8,19 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silverray.router.batch.answer import Share, combine
-from silverray.router.batch.batches import Outcomes
-from silverray.router.batch.ticket import Ticket
+from silverray.router.batch.ticket import SearchTicket
 from silverray.router.errors import Unavailable, at
-from silverray.shard.api import (
-    DeadlineExceeded,
-    Searcher,
-    SearchError,
-    SearchReply,
-    SearchRequest,
-    SequenceNotReached,
-)
-from silverray.shard.schema.keys import partition_of
+from silverray.shard.api import DeadlineExceeded, SearchError, SequenceNotReached
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result import Outcome, ResultBatch
+from silverray.shard.protocol import Shard
 
 _logger = logging.getLogger(__name__)
 
@@ -43,13 +37,13 @@ class Backend:
 
     Attributes:
         name: what logs, status and explanations call it.
-        searcher: answers for the shard; a cancelled call should give up what it waits for.
+        shard: answers; a cancelled call should give up what it waits for.
         items: number of items that the shard holds.
         partitions: those that it holds, so that it is asked to rank only their items; None asks it about all.
     """
 
     name: str
-    searcher: Searcher
+    shard: Shard
     items: int
     partitions: tuple[int, ...] | None = None
 
@@ -71,7 +65,7 @@ class Fanout:
     def __init__(self, backends: Sequence[Backend], version: str, partitions: int = 1, open_calls: int = 8) -> None:
         if not backends:
             raise ValueError("backends: expected at least one, got none")
-        self._lanes = [_Lane(backend, partitions) for backend in backends]
+        self._lanes = [_Lane(backend, partitions, version) for backend in backends]
         self._version = version
         self._open_calls = open_calls
         self._flights: set[asyncio.Task[None]] = set()
@@ -100,7 +94,7 @@ class Fanout:
             for lane in self._lanes
         ]
 
-    async def send(self, tickets: Sequence[Ticket]) -> None:
+    async def send(self, tickets: Sequence[SearchTicket]) -> None:
         """Send a batch; returns when the next one may go.
 
         By then every backend that is not hanging has answered. Every ticket is answered by its deadline, if
@@ -113,11 +107,11 @@ class Fanout:
         task.add_done_callback(self._flights.discard)
         await flight.landed.wait()
 
-    async def seq_of(self, name: str, request: SearchRequest) -> int | None:
-        """Number of the last write that a replica of a shard has applied, by a small request; None if it is silent."""
+    async def seq_of(self, name: str, query: Query) -> int | None:
+        """Number of the last write that a replica of a shard has applied, by a small query; None if it is silent."""
         (lane,) = (lane for lane in self._lanes if lane.backend.name == name)
-        (outcome,) = await lane.call([request])
-        return outcome.seq if isinstance(outcome, SearchReply) and outcome.version == self._version else None
+        results = await lane.call(QueryBatch.of([query]))
+        return None if results.errors or results.version != self._version else results.seqs[0]
 
     async def close(self) -> None:
         """Cut every open call; tickets still open are answered with what is there."""
@@ -130,8 +124,9 @@ class Fanout:
 class _Lane:
     """A backend and how it has been doing."""
 
-    def __init__(self, backend: Backend, partitions: int) -> None:
+    def __init__(self, backend: Backend, partitions: int, version: str) -> None:
         self.backend = backend
+        self._version = version
         self._holds: NDArray[np.bool_] | None = None
         if backend.partitions is not None:
             self._holds = np.isin(np.arange(partitions), backend.partitions)
@@ -150,37 +145,25 @@ class _Lane:
         """
         return math.inf if self._slowest is None else max(_HANGING_S, _PATIENCE * self._slowest)
 
-    def part_of(self, requests: Sequence[SearchRequest]) -> Sequence[SearchRequest]:
-        """The requests as this shard is asked: to rank only items that it may hold."""
-        holds = self._holds
-        if holds is None or all(request.keys is None for request in requests):
-            return requests
-        return [
-            request
-            if request.keys is None
-            else replace(request, keys=request.keys[holds[partition_of(request.keys, len(holds))]])
-            for request in requests
-        ]
-
-    async def call(self, requests: Sequence[SearchRequest]) -> Outcomes:
+    async def call(self, batch: QueryBatch) -> ResultBatch:
+        """What the shard makes of a batch; it is asked to rank only items that it may hold."""
         self.calls += 1
         sent = time.monotonic()
         try:
-            outcomes = await self.backend.searcher.search(requests)
-            if len(outcomes) != len(requests):
-                raise Unavailable(f"expected {len(requests)} outcomes, got {len(outcomes)}")
+            results = await self.backend.shard.answer(batch if self._holds is None else batch.held_by(self._holds))
+            results.check(len(batch))
         except SearchError as error:
-            outcomes = self._failed(error, requests)
+            results = self._failed(error, len(batch))
         except Exception as error:
-            outcomes = self._failed(Unavailable(f"{type(error).__name__}: {error}"), requests)
+            results = self._failed(Unavailable(f"{type(error).__name__}: {error}"), len(batch))
         else:
             self.heard = True
             self._slowest = max(time.monotonic() - sent, _FORGET * (self._slowest or 0.0))
-            self._look(outcomes)
+            self._look(results.errors.values())
         finally:
             self.calls -= 1
         self.hanging = False
-        return outcomes
+        return results
 
     def complain(self, what: object) -> None:
         """Log what went wrong, at most once a second: a dead shard fails thousands of requests."""
@@ -189,37 +172,40 @@ class _Lane:
             self._complained = now
             _logger.warning("shard %s: %s", self.backend.name, what)
 
-    def _failed(self, error: SearchError, requests: Sequence[SearchRequest]) -> Outcomes:
+    def _failed(self, error: SearchError, count: int) -> ResultBatch:
         self.failures += 1
         self.complain(error)
-        return [error] * len(requests)
+        return ResultBatch.failed([error] * count, self._version)
 
-    def _look(self, outcomes: Outcomes) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome, SearchError) and not isinstance(outcome, (DeadlineExceeded, SequenceNotReached)):
-                self.complain(outcome)
+    def _look(self, errors: Iterable[SearchError]) -> None:
+        for error in errors:
+            if not isinstance(error, (DeadlineExceeded, SequenceNotReached)):
+                self.complain(error)
                 return
 
 
 class _Flight:
     """One batch on its way: the open calls and what has been said so far."""
 
-    def __init__(self, lanes: Sequence[_Lane], asked: Sequence[_Lane], tickets: Sequence[Ticket], version: str) -> None:
+    def __init__(
+        self, lanes: Sequence[_Lane], asked: Sequence[_Lane], tickets: Sequence[SearchTicket], version: str
+    ) -> None:
         self.landed = asyncio.Event()
         self._lanes = lanes
         self._asked = asked
         self._tickets = tickets
         self._version = version
-        self._said: dict[_Lane, Outcomes] = {}
+        self._said: dict[_Lane, ResultBatch] = {}
 
     async def run(self) -> None:
         sent = time.monotonic()
         for ticket in self._tickets:
             ticket.take_over()
-        requests = [replace(t.request, timeout_s=max(0.0, t.deadline - sent)) for t in self._tickets]
-        left_out: Outcomes = [Unavailable("not asked while it hangs")] * len(requests)
+        batch = QueryBatch.of([ticket.query for ticket in self._tickets])
+        batch = batch.within([max(0.0, ticket.deadline - sent) for ticket in self._tickets])
+        left_out = self._all(Unavailable("not asked while it hangs"), len(batch))
         self._said = {lane: left_out for lane in self._lanes if lane not in self._asked}
-        calls = {asyncio.create_task(self._ask(lane, requests)): lane for lane in self._asked}
+        calls = {asyncio.create_task(self._ask(lane, batch)): lane for lane in self._asked}
         waiting = deque(sorted(enumerate(self._tickets), key=lambda place: place[1].deadline))
         try:
             while waiting and calls:
@@ -227,8 +213,9 @@ class _Flight:
                 left = min(waiting[0][1].deadline, sent + min(patience, default=math.inf)) - time.monotonic()
                 done, _ = await asyncio.wait(calls, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
                 for call in done:
-                    lane = calls.pop(call)
-                    self._said[lane] = _outcomes(call, len(requests))
+                    # A shard may raise CancelledError of its own accord: to this batch that is one more failure.
+                    cancelled = self._all(Unavailable("the call was cancelled"), len(batch))
+                    self._said[calls.pop(call)] = cancelled if call.cancelled() else call.result()
                 if calls:
                     self._expire(waiting, calls.values(), sent)
         finally:
@@ -237,20 +224,17 @@ class _Flight:
             self._resolve(waiting)
             self.landed.set()
 
-    async def _ask(self, lane: _Lane, requests: Sequence[SearchRequest]) -> Outcomes:
-        """What a shard makes of the requests that it has not replied to in an earlier flight."""
+    async def _ask(self, lane: _Lane, batch: QueryBatch) -> ResultBatch:
+        """What a shard makes of the queries that it has not answered in an earlier flight."""
         name = lane.backend.name
-        places = [place for place, ticket in enumerate(self._tickets) if name not in ticket.kept]
-        if len(places) == len(requests):
-            return await lane.call(lane.part_of(requests))
-        said: dict[int, SearchReply | SearchError] = {
-            place: ticket.kept[name] for place, ticket in enumerate(self._tickets) if name in ticket.kept
-        }
-        if places:
-            said.update(zip(places, await lane.call(lane.part_of([requests[p] for p in places])), strict=True))
-        return [said[place] for place in range(len(requests))]
+        kept = {place: ticket.kept[name] for place, ticket in enumerate(self._tickets) if name in ticket.kept}
+        if not kept:
+            return await lane.call(batch)
+        places = [place for place in range(len(batch)) if place not in kept]
+        parts = [*kept.values(), *([await lane.call(batch.take(places))] if places else [])]
+        return ResultBatch.joined(parts, self._version).take(np.argsort([*kept, *places]).tolist())
 
-    def _expire(self, waiting: deque[tuple[int, Ticket]], late: Collection[_Lane], sent: float) -> None:
+    def _expire(self, waiting: deque[tuple[int, SearchTicket]], late: Collection[_Lane], sent: float) -> None:
         now = time.monotonic()
         missed = bool(waiting) and waiting[0][1].deadline <= now
         expired = []
@@ -264,49 +248,54 @@ class _Flight:
         if all(lane.hanging for lane in late) and not all(lane.hanging for lane in self._lanes):
             self.landed.set()
 
-    def _resolve(self, places: Iterable[tuple[int, Ticket]]) -> None:
+    def _resolve(self, places: Iterable[tuple[int, SearchTicket]]) -> None:
         """Answer tickets with what has been said so far."""
-        due = [(place, ticket) for place, ticket in places if not ticket.done]
+        due = sorted((place, ticket) for place, ticket in places if not ticket.done)
         if not due:
             return
         tickets = [ticket for _, ticket in due]
-        shares: list[list[Share]] = [[] for _ in due]
-        items = 0
-        for lane in self._lanes:
-            said = self._said.get(lane)
-            name, held = lane.backend.name, lane.backend.items
-            for (place, ticket), its in zip(due, shares, strict=True):
-                outcome = ticket.kept.get(name) or (said[place] if said else None)
-                if ticket.request.min_seq:
-                    ticket.hear(name, outcome, self._version)
-                its.append(Share(name, held, outcome))
-                if isinstance(outcome, SearchReply):
-                    items += len(outcome.keys)
-        if items <= _INLINE_ITEMS:
+        shares = [Share(lane.backend.name, lane.backend.items, self._said_by(lane, due)) for lane in self._lanes]
+        for row, ticket in enumerate(tickets):
+            if ticket.query.min_seq:
+                for share in shares:
+                    ticket.hear(share.name, share.results, row, self._version)
+        if sum(len(share.results.keys) for share in shares) <= _INLINE_ITEMS:
             _hand_over(tickets, _combine(tickets, shares, self._version))
             return
         merge = asyncio.get_running_loop().run_in_executor(None, _combine, tickets, shares, self._version)
         merge.add_done_callback(lambda merged: None if merged.cancelled() else _hand_over(tickets, merged.result()))
 
+    def _said_by(self, lane: _Lane, due: Sequence[tuple[int, SearchTicket]]) -> ResultBatch:
+        """What a shard has said of the tickets that are due, in this flight or an earlier one."""
+        said = self._said.get(lane)
+        if said is not None:
+            return said.take([place for place, _ in due])
+        silent = self._all(DeadlineExceeded("the shard did not answer in time"), 1)
+        kept = [ticket.kept.get(lane.backend.name, silent) for _, ticket in due]
+        return ResultBatch.joined(kept, self._version)
 
-def _hand_over(tickets: Sequence[Ticket], outcomes: Outcomes) -> None:
+    def _all(self, error: SearchError, count: int) -> ResultBatch:
+        return ResultBatch.failed([error] * count, self._version)
+
+
+def _hand_over(tickets: Sequence[SearchTicket], outcomes: Sequence[Outcome]) -> None:
     for ticket, outcome in zip(tickets, outcomes, strict=True):
         ticket.resolve(outcome)
 
 
-def _outcomes(call: asyncio.Task[Outcomes], n: int) -> Outcomes:
-    # A searcher may raise CancelledError of its own accord: to this batch that is one more failure.
-    return [Unavailable("the call was cancelled")] * n if call.cancelled() else call.result()
-
-
-def _combine(tickets: Sequence[Ticket], shares: Sequence[Sequence[Share]], version: str) -> Outcomes:
+def _combine(tickets: Sequence[SearchTicket], shares: Sequence[Share], version: str) -> list[Outcome]:
     try:
-        outcomes = combine([ticket.request for ticket in tickets], shares, version)
+        outcomes = combine([ticket.query for ticket in tickets], shares, version).rows()
     except Exception:
-        if len(tickets) > 1:  # one broken reply must not fail the requests that share its batch
-            alone = zip(tickets, shares, strict=True)
-            return [outcome for ticket, its in alone for outcome in _combine([ticket], [its], version)]
-        _logger.exception("the replies of %s could not be merged", [share.name for share in shares[0]])
+        if len(tickets) > 1:  # one broken reply must not fail the queries that share its batch
+            return [
+                outcome
+                for place, ticket in enumerate(tickets)
+                for outcome in _combine(
+                    [ticket], [share._replace(results=share.results.take([place])) for share in shares], version
+                )
+            ]
+        _logger.exception("the replies of %s could not be merged", [share.name for share in shares])
         return [SearchError("internal error")]
     return [
         at(ticket.where, outcome) if isinstance(outcome, SearchError) else outcome

@@ -1,120 +1,118 @@
-"""Merging of replies: the best k of several disjoint parts of a catalog."""
+"""Merging of results: the best k of several disjoint parts of a catalog, for all queries of a batch in one sort.
+
+Letters: B queries, P parts, n items of all parts together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Coverage, SearchReply, TaskScores
-from silverray.shard.model.candidate_features import Traits
+from silverray.shard.api import Coverage
+from silverray.shard.model.candidate_features import CandidateFeatures
+from silverray.shard.result import ResultBatch, columns_of
 
 
-def merge_replies(replies: Sequence[SearchReply], k: int) -> SearchReply:
-    """Merge replies to one query into its best k items by (score desc, key asc).
+def merge(parts: Sequence[ResultBatch], limits: Sequence[int], coverages: Sequence[Coverage]) -> ResultBatch:
+    """Merge the results of parts of a catalog into the best items of each query by (score desc, key asc).
 
     The order is total, so merging is associative and commutative, and the merge of the top k of two parts is
-    the top k of both. Shards hold disjoint partitions; should a key come twice all the same, its best score
+    the top k of both. Parts hold disjoint partitions; should a key come twice all the same, its best score
     is kept.
 
     Args:
-        replies: one or more replies with the same version and the same payload fields; all of them ranked or none, and
-            traits in all or in none.
-        k: number of items to keep.
+        parts: one or more results of the same B queries, none of them an error, of the same version; of each query all
+            parts have ranked its list or none, and have features of its candidates or none.
+        limits: of each query, how many items to keep.
+        coverages: of each query, what part of the catalog the merged answer rests on.
 
     Returns:
-        A reply with the version of the first and the least `seq`. Coverage and explanation are left at their
-        defaults: they say how the parts were asked, which is not known here.
+        The merged results; each with the least `seq` of its parts, and without an explanation.
 
     Raises:
-        ValueError: there are no replies.
+        ValueError: there are no parts, or they are not alike.
 
     Cost:
-        O(n log n) for n items in all.
+        O(n log n).
     """
-    return merge_batch([MergeTask(replies, k)])[0]
-
-
-class MergeTask(NamedTuple):
-    """What `merge_replies` takes, and the coverage of the merged reply."""
-
-    replies: Sequence[SearchReply]
-    k: int
-    coverage: Coverage = Coverage()
-
-
-def merge_batch(tasks: Sequence[MergeTask]) -> list[SearchReply]:
-    """Merge the replies to each of several queries, in one sort: NumPy's calls cost more than their small work.
-
-    Raises:
-        ValueError: a task has no replies.
-    """
-    if not all(task.replies for task in tasks):
-        raise ValueError("replies: expected at least one, got none")
-    if not tasks:
-        return []
-    parts = [reply for task in tasks for reply in task.replies]
-    keys = np.concatenate([reply.keys for reply in parts])
-    scores = np.concatenate([reply.scores for reply in parts])
-    sizes = [sum([len(reply.keys) for reply in task.replies]) for task in tasks]
-    if len(scores) != sum(sizes):
-        raise ValueError(f"replies: expected {sum(sizes)} scores, got {len(scores)}")
-    if len(tasks) == 1:
-        order = np.lexsort((keys, -scores))
-    else:
-        order = np.lexsort((keys, -scores, np.repeat(np.arange(len(tasks)), sizes)))
-    keys, scores = keys[order], scores[order]
-    starts = accumulate(sizes, initial=0)
-    return [
-        _best(task, keys[start : start + size], scores[start : start + size], order[start : start + size] - start)
-        for task, start, size in zip(tasks, starts, sizes, strict=False)
-    ]
-
-
-def _best(
-    task: MergeTask, keys: NDArray[np.int64], scores: NDArray[np.float32], places: NDArray[np.intp]
-) -> SearchReply:
-    """The first k of a task's items, which are in order; `places` says where each stood in its replies."""
-    replies, k, coverage = task
-    best, best_scores = keys[:k], scores[:k]
-    if len(set(best.tolist())) < len(best):
-        first = np.sort(np.unique(keys, return_index=True)[1])
-        best, best_scores, places = keys[first][:k], scores[first][:k], places[first]
-    head = replies[0]
-
-    def pick(lists: Sequence[list[Any]]) -> list[Any]:
-        values = list(chain.from_iterable(lists))
-        return [values[place] for place in places[:k].tolist()]
-
-    texts = [reply.ids for reply in replies if isinstance(reply.ids, list)]
-    return SearchReply(
-        ids=pick(texts) if texts else best,
-        keys=best,
-        scores=best_scores,
-        fields={name: pick([reply.fields[name] for reply in replies]) for name in head.fields},
-        version=head.version,
-        seq=min([reply.seq for reply in replies]),
-        coverage=coverage,
-        tasks=None if head.tasks is None else _tasks(replies, places[:k]),
-        traits=None if head.traits is None else _traits(replies, places[:k]),
+    if not parts:
+        raise ValueError("parts: expected at least one, got none")
+    count, edges = len(limits), np.array([part.offsets for part in parts])
+    columns = columns_of(parts)
+    query = np.concatenate([np.repeat(np.arange(count), sizes) for sizes in np.diff(edges)])
+    order = np.lexsort((columns["keys"], -columns["scores"], query))
+    order = _once(order, query, columns["keys"])
+    counts = np.bincount(query[order], minlength=count)
+    starts = np.cumsum(counts) - counts
+    order = order[np.arange(len(order)) - starts[query[order]] < np.array(limits)[query[order]]]
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.minimum(counts, limits), out=offsets[1:])
+    return ResultBatch(
+        offsets=offsets,
+        **_picked(columns, order),
+        names=parts[0].names,
+        ranked=_alike("ranked", [part.ranked for part in parts]),
+        features=_features(parts, edges, order, offsets),
+        version=parts[0].version,
+        seqs=tuple(map(min, zip(*(part.seqs for part in parts), strict=True))),
+        coverages=tuple(coverages),
+        explains=(None,) * count,
     )
 
 
-def _tasks(replies: Sequence[SearchReply], places: NDArray[np.intp]) -> TaskScores:
-    """What the tasks make of the items at `places`, counted through the replies."""
-    parts = [reply.tasks for reply in replies if reply.tasks is not None]
-    if len(parts) != len(replies):
-        raise ValueError(f"replies: expected all {len(replies)} to be ranked, got {len(parts)}")
-    predictions = np.concatenate([part.predictions for part in parts])
-    return TaskScores(parts[0].names, predictions, np.concatenate([part.found for part in parts])).take(places)
+def _once(order: NDArray[np.intp], query: NDArray[np.intp], keys: NDArray[np.int64]) -> NDArray[np.intp]:
+    """An order of items in which each key of a query stands once, where it comes first."""
+    together = np.lexsort((keys[order], query[order]))  # stable: the first stays the first
+    mine, its = keys[order][together], query[order][together]
+    again = (mine[1:] == mine[:-1]) & (its[1:] == its[:-1])
+    return np.delete(order, together[1:][again]) if again.any() else order
 
 
-def _traits(replies: Sequence[SearchReply], places: NDArray[np.intp]) -> Traits:
-    """The traits of the items at `places`, counted through the replies."""
-    parts = [reply.traits for reply in replies if reply.traits is not None]
-    if len(parts) != len(replies):
-        raise ValueError(f"replies: expected traits in all {len(replies)}, got them in {len(parts)}")
-    return Traits.joined(parts).take(places)
+def _picked(columns: dict[str, Any], items: NDArray[np.intp]) -> dict[str, Any]:
+    """Columns of items at `[m]` places."""
+    ids, tasks = columns["ids"], columns["tasks"]
+    return {
+        "keys": columns["keys"][items],
+        "scores": columns["scores"][items],
+        "ids": None if ids is None else ids[items],
+        "fields": {name: values[items] for name, values in columns["fields"].items()},
+        "tasks": None if tasks is None else tasks.take(items),
+    }
+
+
+def _alike(name: str, flags: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """What every part says of a query.
+
+    Raises:
+        ValueError: one part says another thing than the others.
+    """
+    if any((flag != flags[0]).any() for flag in flags[1:]):
+        raise ValueError(f"parts: expected all {len(flags)} lists of a query to be {name} or none")
+    return flags[0]
+
+
+def _features(
+    parts: Sequence[ResultBatch], edges: NDArray[np.int64], order: NDArray[np.intp], offsets: NDArray[np.int64]
+) -> tuple[CandidateFeatures | None, ...] | None:
+    """The features of the items of each list, which stand in `order` among those of all parts."""
+    wanted = [
+        np.zeros(len(part), np.bool_) if part.features is None else np.array([one is not None for one in part.features])
+        for part in parts
+    ]
+    with_features = _alike("with features", wanted)
+    if not with_features.any():
+        return None
+    begins = np.cumsum([0, *edges[:-1, -1]])  # of the parts, among all items
+    merged: list[CandidateFeatures | None] = []
+    for place, there in enumerate(with_features.tolist()):
+        of_parts = [part.features[place] for part in parts if part.features is not None]
+        mine = order[offsets[place] : offsets[place + 1]]
+        part = np.searchsorted(begins, mine, side="right") - 1
+        sizes = edges[:, place + 1] - edges[:, place]
+        within = mine - begins[part] - edges[part, place] + (np.cumsum(sizes) - sizes)[part]
+        listed = [one for one in of_parts if one is not None]
+        merged.append(CandidateFeatures.joined(listed).take(within) if there else None)
+    return tuple(merged)

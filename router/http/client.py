@@ -257,17 +257,13 @@ def _to_items(writes: Sequence[Write]) -> dict[str, list[Any]]:
 
 
 def _to_query(request: SearchRequest) -> dict[str, Any]:
-    if request.traits is not None:
-        raise InvalidRequest("the traits of items do not travel over HTTP", "traits")
-    if request.quotas:
-        raise InvalidRequest("quotas do not travel over HTTP: they are the server's", "quotas")
     if request.keys is not None:
         raise InvalidRequest("keys do not travel over HTTP: given items are ranked by their ids", "keys")
-    vectors, text = request.vectors, request.filter
+    vectors = request.vectors
     return {
         "vectors": None if vectors is None else _packed(vectors, "vectors"),
         "user": None if request.user is None else dict(request.user),
-        "filter": text if text is None or isinstance(text, str) else text.text,
+        "filter": request.filter,
         "k": request.k,
         "fields": list(request.fields),
         "mode": request.mode,

@@ -16,6 +16,8 @@ from silverray.router.http.codecs import Codec, encode_outcomes, encode_ranking
 from silverray.router.http.parsing import SearchCall, parse_rank, parse_search
 from silverray.router.router import Router
 from silverray.shard.api import DeadlineExceeded, InvalidRequest, SearchError, SearchReply, SearchRequest
+from silverray.shard.query import Query, UserQuery
+from silverray.shard.result import Outcome
 
 _INLINE_BODY = 64 << 10
 _INLINE_REPLY_ITEMS = 2_000
@@ -46,10 +48,10 @@ class SearchEndpoint:
         async def answer(request_form: Codec, reply_form: Codec, body: bytes) -> bytes:
             nonlocal deadline
             with await self._enter() as visit:
-                call, admitted = await self._admit(request_form, reply_form, body, received)
+                call, queries = await self._validate(request_form, reply_form, body, received)
                 deadline = received + _longest_s(call.requests)
                 visit.decoded(_longest_s(call.requests))
-                outcomes = await self._answer(admitted, call.wheres, received)
+                outcomes = await self._answer(queries, call.wheres, received)
                 if self._tells_of_load(call.requests):
                     visit.answered()
                 return await _encode(outcomes, reply_form, call, self._router.settings.max_reply_bytes)
@@ -78,18 +80,19 @@ class SearchEndpoint:
             raise
 
     async def _answer(
-        self, admitted: Sequence[SearchRequest | DeadlineExceeded], wheres: Sequence[str], received: float
-    ) -> list[SearchReply | SearchError]:
+        self, queries: Sequence[Query | UserQuery | DeadlineExceeded], wheres: Sequence[str], received: float
+    ) -> list[Outcome]:
         good = [
-            (entry, where) for entry, where in zip(admitted, wheres, strict=True) if isinstance(entry, SearchRequest)
+            (query, where)
+            for query, where in zip(queries, wheres, strict=True)
+            if not isinstance(query, DeadlineExceeded)
         ]
-        requests, places = [entry for entry, _ in good], [where for _, where in good]
-        answers = iter(await self._router.answer(requests, places, received))
-        return [next(answers) if isinstance(entry, SearchRequest) else entry for entry in admitted]
+        answers = iter(await self._router.respond([query for query, _ in good], [where for _, where in good], received))
+        return [query if isinstance(query, DeadlineExceeded) else next(answers) for query in queries]
 
-    async def _admit(
+    async def _validate(
         self, request_form: Codec, reply_form: Codec, body: bytes, received: float
-    ) -> tuple[SearchCall, list[SearchRequest | DeadlineExceeded]]:
+    ) -> tuple[SearchCall, list[Query | UserQuery | DeadlineExceeded]]:
         try:
             if len(body) <= _INLINE_BODY:
                 call = self._parse(request_form, body)
@@ -99,18 +102,18 @@ class SearchEndpoint:
                 raise InvalidRequest("a columnar reply needs Accept: application/msgpack", "columns")
             if received + _longest_s(call.requests) <= time.monotonic():
                 raise DeadlineExceeded("the time was up before the search began")
-            admitted: list[SearchRequest | DeadlineExceeded] = []
-            for entry in await self._router.admit(call.requests, call.wheres, received):
-                if isinstance(entry, SearchError) and not isinstance(entry, DeadlineExceeded):
-                    raise entry
-                admitted.append(entry)
+            queries: list[Query | UserQuery | DeadlineExceeded] = []
+            for query in await self._router.validate(call.requests, call.wheres, received):
+                if isinstance(query, SearchError) and not isinstance(query, DeadlineExceeded):
+                    raise query
+                queries.append(query)
         except SearchError as error:
             self._router.metrics.answered(error)
             raise
-        for entry in admitted:
-            if isinstance(entry, DeadlineExceeded):
-                self._router.metrics.answered(entry)
-        return call, admitted
+        for query in queries:
+            if isinstance(query, DeadlineExceeded):
+                self._router.metrics.answered(query)
+        return call, queries
 
     def _parse(self, codec: Codec, body: bytes) -> SearchCall:
         return parse_search(codec.decode(body), self._router.catalog.dimension, self._router.settings)

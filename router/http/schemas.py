@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from silverray.shard.api import MAX_K, MAX_STRENGTH, MAX_TRAITS_K, json_type
+from silverray.shard.api import MAX_FEATURES_K, MAX_K, MAX_STRENGTH, json_type
 
 _NUMBERS = {int, float}
 _NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
@@ -136,7 +136,7 @@ class QueryBody(UserBody):
         10,
         ge=1,
         le=MAX_K,
-        description=f"Number of items wanted; up to {MAX_TRAITS_K:,} where the snapshot's scorer judges whole lists.",
+        description=f"Number of items wanted; up to {MAX_FEATURES_K:,} where the snapshot's scorer judges whole lists.",
     )
     mode: Literal["exact", "bloom"] = Field(
         "exact",
@@ -151,7 +151,7 @@ class QueryBody(UserBody):
     refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")
     diversify: Annotated[DiversifyBody | None, BeforeValidator(_known_keys)] = Field(
         None,
-        description=f"Choose items that differ from their neighbours in the list; k up to {MAX_TRAITS_K:,}. The items"
+        description=f"Choose items that differ from their neighbours in the list; k up to {MAX_FEATURES_K:,}. The items"
         " stand in the order in which they were chosen, with the scores that they have by themselves.",
         examples=[{"strength": 0.3}],
     )
@@ -176,7 +176,7 @@ class RankBody(UserBody):
         PlainValidator(_ids),
         WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}),
     ] = Field(
-        description=f"1 to {MAX_K:,} item ids, to {MAX_TRAITS_K:,} where the snapshot's scorer judges whole lists. In"
+        description=f"1 to {MAX_K:,} item ids, to {MAX_FEATURES_K:,} where the snapshot's scorer judges whole lists. In"
         " MessagePack also a bin of little-endian int64."
     )
 

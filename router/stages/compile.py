@@ -6,10 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from silverray.shard.api import DeadlineExceeded, FilterError, InvalidRequest, SearchError, SearchRequest
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.deadline import Deadline
 
@@ -26,17 +25,17 @@ class FilterCompiler:
     """Compiles the filters of requests that are not compiled yet; belongs to one event loop.
 
     Args:
-        admission: keeps what is compiled.
+        validator: keeps what is compiled.
     """
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    def __init__(self, validator: Validator) -> None:
+        self._validator = validator
         # One thread of its own: more would not be faster in Python, and long bodies and replies use the default pool.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="filters")
 
     async def compile(
         self, requests: Sequence[SearchRequest], wheres: Sequence[str], deadlines: Sequence[float]
-    ) -> list[SearchRequest | SearchError]:
+    ) -> list[Compiled | None]:
         """Compile the filters of requests where that takes long; each different one once.
 
         Args:
@@ -45,8 +44,8 @@ class FilterCompiler:
             deadlines: when each must be answered, on the clock of `time.monotonic`.
 
         Returns:
-            For each request itself, itself with its filter compiled, or what is wrong: its filter, or that its deadline
-            came first.
+            For each request its compiled filter; None where that is done at once when it is checked; or what is wrong:
+            its filter, or that its deadline came first.
         """
         latest: dict[str, float] = {}
         for request, deadline in zip(requests, deadlines, strict=True):
@@ -54,16 +53,16 @@ class FilterCompiler:
                 latest[request.filter] = max(latest.get(request.filter, deadline), deadline)
         size = sum(map(len, latest))
         if size <= _INLINE_TEXT:
-            return list(requests)
+            return [None] * len(requests)
         if size > MAX_FILTER_TEXT:
             message = (
                 f"expected different filters of at most {MAX_FILTER_TEXT:,} characters together, got {size:,}: send"
                 " fewer queries in one body, or shorter filters"
             )
             return [InvalidRequest(message, "queries" if wheres[0] else "filter") for _ in requests]
-        new = [text for text in latest if self._admission.filters.find(text) is None]
+        new = [text for text in latest if self._validator.filters.find(text) is None]
         if sum(map(len, new)) <= _INLINE_TEXT:
-            return list(requests)
+            return [None] * len(requests)
         loop = asyncio.get_running_loop()
         jobs = {text: loop.run_in_executor(self._executor, self._compile, text, latest[text]) for text in new}
         outcomes = zip(requests, wheres, deadlines, strict=True)
@@ -75,17 +74,15 @@ class FilterCompiler:
 
     async def _settled(
         self, request: SearchRequest, where: str, deadline: float, jobs: dict[str, asyncio.Future[Compiled]]
-    ) -> SearchRequest | SearchError:
+    ) -> Compiled | None:
         if not isinstance(request.filter, str) or request.filter not in jobs:
-            return request
+            return None
         job = jobs[request.filter]
         if not job.done():
             await asyncio.wait([job], timeout=max(deadline - time.monotonic(), 0))
         outcome: Compiled = job.result() if job.done() else _late()
         if isinstance(outcome, DeadlineExceeded):
             return DeadlineExceeded(outcome.message, where or None)
-        if isinstance(outcome, CompiledFilter):
-            return replace(request, filter=outcome)
         if isinstance(outcome, FilterError):
             return FilterError(
                 outcome.message,
@@ -100,7 +97,7 @@ class FilterCompiler:
         try:
             until = Deadline(deadline)
             until.check()
-            return self._admission.filters.compile(text, until)
+            return self._validator.filters.compile(text, until)
         except (DeadlineExceeded, FilterError) as error:
             return error
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.router.batch.ticket import Ticket
+from silverray.router.batch.ticket import EncodingTicket, SearchTicket
 from silverray.router.errors import at
-from silverray.shard.api import Encoder, EncoderUnavailable, InvalidRequest, SearchError, SearchRequest
+from silverray.shard.api import Encoder, EncoderUnavailable, InvalidRequest, SearchError
+from silverray.shard.query import UserQuery
 
 if TYPE_CHECKING:
     from silverray.router.metrics import RouterMetrics
-    from silverray.shard.engine.validation import Admission
+    from silverray.shard.engine.validation import Validator
     from silverray.shard.schema.user_features import UserFeatures
 
 _logger = logging.getLogger(__name__)
@@ -32,52 +33,51 @@ class UserEncoding:
 
     Args:
         encoder: what turns users into vectors.
-        admission: checks and normalises the vectors like those of any request.
+        validator: checks and normalises the vectors like those of any request.
         features: what the encoder takes, as the model's signature says; None does not know.
         metrics: counts features that nothing reads.
     """
 
     def __init__(
-        self, encoder: Encoder, admission: Admission, features: UserFeatures | None, metrics: RouterMetrics
+        self, encoder: Encoder, validator: Validator, features: UserFeatures | None, metrics: RouterMetrics
     ) -> None:
         self._encoder = encoder
-        self._admission = admission
+        self._validator = validator
         self._features = features
         self._metrics = metrics
 
-    def admit(self, request: SearchRequest, where: str) -> SearchRequest:
-        """Check an admitted request's user by the model's signature, and leave out what its tower does not take.
+    def trim(self, query: UserQuery, where: str) -> UserQuery:
+        """Check a query's user by the model's signature, and leave out what its tower does not take.
 
         Args:
-            request: with user features; formulas have read theirs.
-            where: the path of the request in its body.
+            query: formulas have read theirs.
+            where: the path of the query in its body.
 
         Raises:
             InvalidRequest: a required feature is missing or a feature has the wrong type.
         """
-        user, features = request.user or {}, self._features
+        user, features = query.user, self._features
         if features is None:
-            return request
+            return query
         features.check(user, f"{where}.user" if where else "user")
-        self._metrics.trimmed(user.keys() - self._admission.valuer.user_features - set(features.names))
-        return replace(request, user={name: user[name] for name in features.names if name in user})
+        self._metrics.trimmed(user.keys() - self._validator.valuer.user_features - set(features.names))
+        return replace(query, user={name: user[name] for name in features.names if name in user})
 
-    async def encode(self, tickets: Sequence[Ticket]) -> list[Ticket]:
-        """Encode a batch in one call; returns the tickets that have vectors now.
+    async def encode(self, tickets: Sequence[EncodingTicket]) -> list[SearchTicket]:
+        """Encode a batch in one call; returns the tickets of those that have vectors now.
 
         When the encoder refuses a batch because of one of its users, each is asked for alone: a client's
         mistake must not fail the requests that happened to share its batch.
         """
-        users = [ticket.request.user or {} for ticket in tickets]
+        users = [ticket.query.user for ticket in tickets]
         left = max(ticket.deadline for ticket in tickets) - time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, left)):
                 vectors = await self._vectors(users)
         except TimeoutError:
             return []
-        for ticket, vector in zip(tickets, vectors, strict=True):
-            self._give(ticket, vector)
-        return [ticket for ticket in tickets if not ticket.done]
+        given = map(self._give, tickets, vectors)
+        return [ticket for ticket in given if ticket is not None and not ticket.done]
 
     async def _vectors(self, users: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | SearchError]:
         try:
@@ -93,15 +93,17 @@ class UserEncoding:
             _logger.exception("the encoder failed on %d users", len(users))
             return [EncoderUnavailable("the user's vectors could not be computed")] * len(users)
 
-    def _give(self, ticket: Ticket, vector: NDArray[np.float32] | SearchError) -> None:
-        if isinstance(vector, SearchError):
-            ticket.resolve(at(ticket.where, vector))
-            return
+    def _give(self, ticket: EncodingTicket, vectors: NDArray[np.float32] | SearchError) -> SearchTicket | None:
+        """The ticket with its vectors; None where there are none, which answers it."""
+        if isinstance(vectors, SearchError):
+            ticket.resolve(at(ticket.where, vectors))
+            return None
         try:
-            ticket.request = self._admission.admit(replace(ticket.request, user=None, vectors=vector))
+            return ticket.encoded(self._validator.check_vectors(vectors))
         except SearchError as error:
             _logger.error("the encoder gave an unusable vector: %s", error)
             ticket.resolve(at(ticket.where, EncoderUnavailable("the user's vectors are unusable")))
+            return None
 
 
 def _checked(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:

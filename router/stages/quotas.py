@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from silverray.shard.api import SearchError, SearchReply, SearchRequest
+from silverray.router.stages.stage import AnyQuery
+from silverray.shard.api import SearchError, SearchReply
+from silverray.shard.query import Query, UserQuery
+from silverray.shard.result import Outcome
 
 if TYPE_CHECKING:
     from silverray.shard.snapshot.catalog import Catalog
 
 
+Reply = TypeVar("Reply", bound=SearchReply)
+
+
 class Quotas:
-    """Asks shards for what quotas need, and fills the merged lists.
+    """The stage of quotas: asks shards for what they need, and fills the merged lists.
 
     The q items with the best prediction of a task have a place in the list, whatever they are worth; the other places
     go to the items of the highest value. Where quotas ask for more than k, tasks take turns, in the model's order. The
@@ -35,32 +41,32 @@ class Quotas:
         check_quotas(least, catalog)
         self._least = tuple(least.get(task, 0) for task in catalog.tasks) if least else ()
 
-    def widened(self, requests: Sequence[SearchRequest]) -> Sequence[SearchRequest]:
-        """What shards are asked; a request that says quotas itself is another router's, which fills its list."""
-        if not self._least:
-            return requests
-        return [
-            request if request.quotas or request.keys is not None else replace(request, quotas=self._least)
-            for request in requests
-        ]
+    def widen(self, query: AnyQuery) -> AnyQuery:
+        """The best items of each task beside the k; given items are a list already."""
+        return query if query.keys is not None else replace(query, quotas=self._least)
 
-    def fill(
-        self, requests: Sequence[SearchRequest], outcomes: Sequence[SearchReply | SearchError]
-    ) -> list[SearchReply | SearchError]:
-        """Cut the lists of requests, as they were before `widened`, to their k; without quotas to the best k."""
+    async def finish(self, queries: Sequence[Query | UserQuery], outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Cut lists to their k; see `Stage`."""
+        return self.fill(queries, outcomes)
+
+    def fill(self, queries: Sequence[Query | UserQuery], outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Cut lists to the k of their queries; without quotas to the best k."""
         return [
             outcome
-            if isinstance(outcome, SearchError) or request.quotas or request.keys is not None
-            else filled(outcome, request.k, self._least)
-            for request, outcome in zip(requests, outcomes, strict=True)
+            if isinstance(outcome, SearchError) or query.keys is not None
+            else filled(outcome, query.k, self._least)
+            for query, outcome in zip(queries, outcomes, strict=True)
         ]
+
+    def close(self) -> None:
+        """Quotas have started nothing."""
 
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._least)
 
 
-def filled(reply: SearchReply, k: int, least: Sequence[int]) -> SearchReply:
+def filled(reply: Reply, k: int, least: Sequence[int]) -> Reply:
     """The k items of a list, which is in order of value, that quotas and then values choose.
 
     Args:
@@ -70,7 +76,8 @@ def filled(reply: SearchReply, k: int, least: Sequence[int]) -> SearchReply:
     """
     if not least:
         return reply.take(np.arange(min(k, len(reply.keys))))
-    assert reply.tasks is not None, "quotas need several tasks, whose lists are ranked"
+    if reply.tasks is None:
+        raise ValueError("reply: expected predictions of several tasks, got none")
     orders = [
         np.lexsort((reply.keys, -predictions))[:count].tolist()
         for predictions, count in zip(reply.tasks.predictions.T, least, strict=True)

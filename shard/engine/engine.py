@@ -1,10 +1,11 @@
-"""The engine: answers batches of admitted requests from loaded partitions, synchronously."""
+"""The engine: answers batches of queries from loaded partitions, synchronously."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, Self
@@ -16,25 +17,26 @@ from torch import Tensor
 
 from silverray.kernels import topk
 from silverray.kernels.programs import Opcode, instruction
-from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest, TaskScores, shown
+from silverray.shard.api import Coverage, SearchReply, TaskScores, shown
 from silverray.shard.engine.explanation import explain_search, explain_stages
 from silverray.shard.engine.loaded import Prepared
 from silverray.shard.engine.loading import check_dimension, check_loading, choose_device
 from silverray.shard.engine.rank import Ranker, Stage
 from silverray.shard.engine.reply_sizes import longest, too_large
 from silverray.shard.engine.rerank import WINDOW, SetRanker
-from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.key_index import FREE
+from silverray.shard.index.ladder import candidates_for
 from silverray.shard.index.loader import load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
-from silverray.shard.index.planner import candidates_for, coarse_keep
-from silverray.shard.model.candidate_features import Traits, read_traits
+from silverray.shard.model.candidate_features import CandidateFeatures, read_features
 from silverray.shard.model.ranking import Ranked, Ranking
 from silverray.shard.model.scorer_files import INNER_PRODUCT, OverArch, load_overarch
 from silverray.shard.model.scorers import DotProduct
 from silverray.shard.model.verification import Answers
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result import Objects, ResultBatch, as_objects, featured
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles
 from silverray.shard.value.settings import ValueSettings
@@ -252,68 +254,69 @@ class Engine:
         ranked, stages = self.ranker.rank(users, slots, scores, asked or [Asked()] * count, ks, quotas)
         return Best(ranked.slots, ranked.scores, found, ranked, [retrieved, *stages])
 
-    def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
-        """Answer admitted requests.
+    def answer(self, batch: QueryBatch, max_bytes: int | None = None) -> ResultBatch:
+        """Answer a batch.
 
         Args:
-            requests: with vectors and compiled filters, as `Admission.admit` returns them.
-
-        Returns:
-            One reply per request, in order.
+            batch: valid queries.
+            max_bytes: most bytes of payload that all lists have together; None is no bound. No more texts are built
+                than that: the longest lists are `ReplyTooLarge`.
         """
-        return list(map(self._with_fields, requests, self._found(requests)))
+        found = self._lists(batch) if self.set_ranker is None else self.set_ranker.answer(batch, self._lists)
+        if not any(batch.fields):
+            return found
+        slots = self.payload.slots(found.keys)
+        if max_bytes is not None:
+            left_out = longest(self._text_sizes(batch, found, slots), max_bytes)
+            if left_out:
+                found = found.instead(dict.fromkeys(left_out, too_large(max_bytes)))
+                slots = self.payload.slots(found.keys)
+        return replace(found, names=batch.fields, fields=self._fields(batch, found, slots))
 
-    def answer_within(
-        self, requests: Sequence[SearchRequest], max_bytes: int | None
-    ) -> list[SearchReply | ReplyTooLarge]:
-        """Answer as `answer` does, and build no more texts than fit into one message.
-
-        Args:
-            requests: as for `answer`.
-            max_bytes: most bytes of payload that all replies have together; None is no bound.
-
-        Returns:
-            One reply per request; `ReplyTooLarge` for those that do not fit, the longest first.
-        """
-        if max_bytes is None:
-            return [*self.answer(requests)]
-        found = self._found(requests)
-        sizes = {
-            place: self.payload.text_bytes(request.fields, self.payload.slots(reply.keys))
-            for place, (request, reply) in enumerate(zip(requests, found, strict=True))
-            if request.fields
+    def _text_sizes(self, batch: QueryBatch, found: ResultBatch, slots: NDArray[np.int64]) -> dict[int, int]:
+        """At least how many bytes the payload of each list takes, by place."""
+        edges = found.offsets.tolist()
+        return {
+            place: self.payload.text_bytes(names, slots[edges[place] : edges[place + 1]])
+            for place, names in enumerate(batch.fields)
+            if names
         }
-        left_out = longest(sizes, max_bytes)
-        return [
-            too_large(max_bytes) if place in left_out else self._with_fields(request, reply)
-            for place, (request, reply) in enumerate(zip(requests, found, strict=True))
-        ]
 
-    def _found(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
-        """Replies without their fields."""
-        if self.set_ranker is None:
-            return self.find_lists(requests)
-        return self.set_ranker.answer(requests, self.find_lists)
+    def _fields(self, batch: QueryBatch, found: ResultBatch, slots: NDArray[np.int64]) -> dict[str, Objects]:
+        """The values of each payload field that a query asks for, `[n]`; None in lists that do not."""
+        if not len(slots):
+            return {name: as_objects([]) for name in chain.from_iterable(batch.fields)}
+        if len(set(batch.fields)) == 1:
+            values = self.payload.fields(batch.fields[0], slots)
+            return {name: as_objects(column) for name, column in values.items()}
+        columns = {}
+        for name in dict.fromkeys(chain.from_iterable(batch.fields)):
+            wanted = np.repeat([name in names for names in batch.fields], np.diff(found.offsets))
+            columns[name] = np.full(len(slots), None)
+            columns[name][wanted] = as_objects(self.payload.fields([name], slots[wanted])[name])
+        return columns
 
-    def _with_fields(self, request: SearchRequest, reply: SearchReply) -> SearchReply:
-        if not request.fields:
-            return reply
-        return replace(reply, fields=self.payload.fields(request.fields, self.payload.slots(reply.keys)))
+    def _lists(self, batch: QueryBatch) -> ResultBatch:
+        """Answer a batch as far as items can be scored one by one, without their fields."""
+        groups: dict[Hashable, list[int]] = {}
+        settings = zip(batch.steps(), batch.n_probe, batch.refine_all, batch.quotas, strict=True)
+        for place, (keys, setting) in enumerate(zip(batch.keys, settings, strict=True)):
+            groups.setdefault(setting if keys is None else None, []).append(place)
+        if len(groups) == 1:
+            return self._lists_of(batch)
+        parts = [self._lists_of(batch.take(places)) for places in groups.values()]
+        order = np.argsort(np.concatenate([*groups.values()]))
+        return ResultBatch.joined(parts, self.catalog.version).take(order.tolist())
 
-    def find_lists(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
-        """Answer admitted requests as far as items can be judged one by one, without their fields."""
-        replies: list[SearchReply | None] = [
-            None if request.keys is None else self.rank_given(request, request.keys) for request in requests
-        ]
-        groups = [self._group(request) if request.keys is None else None for request in requests]
-        for group in set(groups) - {None}:
-            places = [place for place, its in enumerate(groups) if its == group]
-            for place, reply in zip(places, self._answer_group([requests[p] for p in places]), strict=True):
-                replies[place] = reply
-        return [reply for reply in replies if reply is not None]
+    def _lists_of(self, batch: QueryBatch) -> ResultBatch:
+        """Answer queries of one group: all are rankings of given items, or searches that are planned alike."""
+        if batch.keys[0] is None:
+            return self._search_group(batch)
+        ranked = [self._rank_given(batch[place], keys) for place, keys in enumerate(batch.keys) if keys is not None]
+        return ResultBatch.of(ranked, self.catalog.version)
 
     @torch.inference_mode()
-    def rank_given(self, request: SearchRequest, keys: NDArray[np.int64]) -> SearchReply:
+    def _rank_given(self, query: Query, keys: NDArray[np.int64]) -> SearchReply:
         """Rank given items, found or not: all that there are, by (value desc, key asc); filter and k do not matter."""
         start = perf_counter()
         keys = np.sort(keys)
@@ -322,99 +325,102 @@ class Engine:
         wanted[1:] &= keys[1:] != keys[:-1]  # once each
         keys, slots = keys[wanted], slots[wanted]
         device = self.model.lists.keys.device
-        users = torch.tensor(_vectors(request), device=device)[None]  # a copy: what was received may be read-only
+        users = torch.tensor(query.vectors, device=device)[None]  # a copy: what was received may be read-only
         places = torch.from_numpy(slots).to(device)[None]
-        judged = self._judge.judge(users, places, [Asked.of(request)])
+        judged = self._judge.judge(users, places, [query.formula])
         best = topk.top_k(judged.values, torch.from_numpy(keys).to(device), len(slots))
         order = best.places[0].cpu().numpy()
         chosen, predictions = slots[order], judged.predictions[0].cpu().numpy().take(order, axis=0)
-        told = {"ranked": len(slots), "batch_ms": round((perf_counter() - start) * 1e3, 3)}
-        return SearchReply(
+        explain = {"ranked": len(slots), "batch_ms": round((perf_counter() - start) * 1e3, 3)}
+        reply = SearchReply(
             ids=self.payload.ids(chosen),
             keys=keys[order],
             scores=best.scores[0].cpu().numpy(),
             version=self.catalog.version,
             seq=self.applied,
-            explain=told if request.explain else None,
+            explain=explain if query.explain else None,
             tasks=TaskScores(self.catalog.tasks, predictions, np.full_like(predictions, -np.inf)),
-            traits=self.traits(request, chosen),
         )
+        features = self._candidate_features(query, chosen)
+        return reply if features is None else featured(reply, features)
 
-    def _answer_group(self, requests: list[SearchRequest]) -> Iterator[SearchReply]:
-        """Answer requests that share a plan's settings; each gets its own k of the group's largest."""
-        start = perf_counter()
-        first = requests[0]
-        ks = [request.k for request in requests]
+    def _search_group(self, batch: QueryBatch) -> ResultBatch:
+        """Answer searches that share a plan's settings; each gets its own k of the group's largest."""
+        start, count = perf_counter(), len(batch)
         best = self.best(
-            np.concatenate([_vectors(request) for request in requests]),
-            [_filter_plan(request) for request in requests],
-            ks,
-            first.n_probe,
-            first.refine == "all",
-            [Asked.of(request) for request in requests] if self.ranker else None,
-            first.quotas,
+            batch.vectors.reshape(-1, self.catalog.dimension),
+            batch.plans(),
+            batch.k,
+            batch.n_probe[0],
+            batch.refine_all[0],
+            batch.formula if self.ranker else None,
+            batch.quotas[0],
         )
         slots, scores = best.slots.cpu().numpy(), best.scores.cpu().numpy()
-        tasks = None if best.ranked is None else self._task_scores(best.ranked)
         elapsed = perf_counter() - start
         counts = (slots >= 0).sum(axis=1)
-        if not first.quotas:
-            counts = np.minimum(counts, ks)
-        mine = slots[np.arange(slots.shape[1]) < counts[:, None]]
-        keys, ids = self.payload.keys(mine), self.payload.ids(mine)
-        end = 0
-        for row, (request, count) in enumerate(zip(requests, counts.tolist(), strict=True)):
-            part = slice(end, end := end + count)
-            yield SearchReply(
-                ids=ids[part],
-                keys=keys[part],
-                scores=scores[row, :count],
-                version=self.catalog.version,
-                seq=self.applied,
-                explain=self._explain(request, best, row, count, elapsed) if request.explain else None,
-                tasks=tasks
-                and tasks._replace(predictions=tasks.predictions[row, :count], found=tasks.found[row, :count]),
-                traits=self.traits(request, mine[part]),
-            )
+        if not batch.quotas[0]:
+            counts = np.minimum(counts, batch.k)
+        there = np.arange(slots.shape[1]) < counts[:, None]
+        found = slots[there]
+        ids = self.payload.ids(found)
+        offsets = np.zeros(count + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        return ResultBatch(
+            offsets=offsets,
+            keys=self.payload.keys(found),
+            scores=scores[there],
+            ids=as_objects(ids) if isinstance(ids, list) else None,
+            names=((),) * count,
+            ranked=np.full(count, best.ranked is not None),
+            tasks=None if best.ranked is None else self._task_scores(best.ranked, there),
+            features=self._features_of(batch, found, offsets) if any(f is not None for f in batch.features) else None,
+            version=self.catalog.version,
+            seqs=(self.applied,) * count,
+            coverages=(Coverage(),) * count,
+            explains=self._explains(batch, best, counts, elapsed) if any(batch.explain) else (None,) * count,
+        )
 
-    def traits(self, request: SearchRequest, slots: NDArray[np.int64]) -> Traits | None:
-        """What a request asks to be told of the items in `slots`, `[n]`."""
-        if request.traits is None:
+    def _task_scores(self, ranked: Ranked, there: NDArray[np.bool_]) -> TaskScores:
+        """Those of the items of a batch that are answers, `[B, k]`."""
+        predictions, found = ranked.predictions.cpu().numpy(), ranked.found.cpu().numpy()
+        return TaskScores(self.catalog.tasks, predictions[there], found[there])
+
+    def _features_of(
+        self, batch: QueryBatch, slots: NDArray[np.int64], offsets: NDArray[np.int64]
+    ) -> tuple[CandidateFeatures | None, ...]:
+        edges = offsets.tolist()
+        return tuple(
+            self._candidate_features(batch[place], slots[edges[place] : edges[place + 1]])
+            for place in range(len(batch))
+        )
+
+    def _candidate_features(self, query: Query, slots: NDArray[np.int64]) -> CandidateFeatures | None:
+        """The features of the items in `slots`, `[n]`, where a query asks for them."""
+        if query.features is None:
             return None
-        fields = () if self.set_ranker is None else self.valuer.fields(request.variant)
-        return read_traits(self.model.lists, slots, request.traits, self._of_lists.features, fields)
+        fields = () if self.set_ranker is None else self.valuer.fields(query.formula.variant)
+        return read_features(self.model.lists, slots, query.features, self._of_lists.features, fields)
 
-    def _task_scores(self, ranked: Ranked) -> TaskScores:
-        """Those of a whole batch, `[B, k, T]`."""
-        return TaskScores(self.catalog.tasks, ranked.predictions.cpu().numpy(), ranked.found.cpu().numpy())
+    def _explains(
+        self, batch: QueryBatch, best: Best, counts: NDArray[np.int64], elapsed: float
+    ) -> tuple[dict[str, Any] | None, ...]:
+        return tuple(
+            self._explain(batch[row], best, row, int(counts[row]), elapsed) if wanted else None
+            for row, wanted in enumerate(batch.explain)
+        )
 
-    def _explain(self, request: SearchRequest, best: Best, row: int, count: int, elapsed: float) -> dict[str, Any]:
-        queries = torch.tensor(_vectors(request), device=self.model.lists.planes.device)
+    def _explain(self, query: Query, best: Best, row: int, count: int, elapsed: float) -> dict[str, Any]:
+        queries = torch.tensor(query.vectors, device=self.model.lists.planes.device)
         rows = slice(row * len(queries), (row + 1) * len(queries))
-        searched = explain_search(self.model, _filter_plan(request), queries, request.n_probe, best.found, rows)
+        searched = explain_search(self.model, query.plan, queries, query.n_probe, best.found, rows)
         stages = best.stages or [Stage("retrieve", elapsed, (best.slots >= 0).sum(dim=1))]
         return {
             **searched,
-            "short": count < request.k,
+            "short": count < query.k,
             "batch_ms": round(elapsed * 1e3, 3),
             "stages": explain_stages(stages, row, searched["scored"], count),
         }
-
-    def _group(self, request: SearchRequest) -> tuple[int, int, bool, tuple[int, ...]]:
-        """Requests of one group can be searched together: the number of candidates is the same for all."""
-        every = request.refine == "all"
-        keep = coarse_keep(request.k) if self.ranker is None else candidates_for(request.k, every)
-        return keep, request.n_probe or 0, every, request.quotas
-
-
-def _filter_plan(request: SearchRequest) -> FilterPlan:
-    assert isinstance(request.filter, CompiledFilter), "the request was not admitted"
-    return request.filter.plan(request.mode)
-
-
-def _vectors(request: SearchRequest) -> NDArray[np.float32]:
-    assert request.vectors is not None, "the request was not encoded"
-    return request.vectors
 
 
 def _pad_programs(plans: list[FilterPlan]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 
 from silverray.kernels.rows import LANES
-from silverray.shard.api import MAX_TRAITS_K, SnapshotError, shown
+from silverray.shard.api import MAX_FEATURES_K, SnapshotError, shown
 from silverray.shard.arguments import is_whole
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.value.settings import ValueSettings
@@ -58,8 +58,8 @@ def check_loading(partitions: Any, threads: Any, item_cache: Any, slack: Any, va
         raise ValueError(f"slack: expected 0 or more free slots for each item, got {shown(slack)}")
     if not isinstance(value, ValueSettings):
         raise ValueError(f"value: expected ValueSettings, got {shown(value)}")
-    if not is_whole(window) or not 1 <= window <= MAX_TRAITS_K:
-        raise ValueError(f"window: expected 1 to {MAX_TRAITS_K}, got {shown(window)}")
+    if not is_whole(window) or not 1 <= window <= MAX_FEATURES_K:
+        raise ValueError(f"window: expected 1 to {MAX_FEATURES_K}, got {shown(window)}")
 
 
 def check_dimension(path: Path, dimension: int, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.kernels.topk import warm_up
-from silverray.shard.api import SearchReply, SearchRequest, TaskScores
-from silverray.shard.model.candidate_features import FieldValues, Traits
+from silverray.shard.api import SearchReply, TaskScores
+from silverray.shard.model.candidate_features import CandidateFeatures, FieldValues
 from silverray.shard.model.reranking import Reranking
 from silverray.shard.model.scorers import Scorer
+from silverray.shard.query import Options, Query, QueryBatch
+from silverray.shard.result import FeaturedReply, ResultBatch
 from silverray.shard.value.inputs import Values
-from silverray.shard.value.valuer import Asked, Valuation, Valuer
+from silverray.shard.value.valuer import Valuation, Valuer
+
+AnyQuery = TypeVar("AnyQuery", bound=Options)
 
 WINDOW = 250
 """Items that are judged together, unless more are wanted."""
@@ -47,62 +51,65 @@ class SetRanker:
         self._window = window
         warm_up(torch.device("cpu"))
 
-    def answer(
-        self, requests: Sequence[SearchRequest], find: Callable[[Sequence[SearchRequest]], list[SearchReply]]
-    ) -> list[SearchReply]:
-        """Answer requests whose lists `find` finds; a request for traits is from someone who re-ranks by himself."""
-        found = find([request if request.traits is not None else self.widened(request) for request in requests])
-        own = [place for place, request in enumerate(requests) if request.traits is None]
-        ranked = self.rerank([requests[place] for place in own], [found[place] for place in own])
-        for place, reply in zip(own, ranked, strict=True):
-            found[place] = reply.take(np.arange(min(requests[place].k, len(reply.keys))))
-        return found
+    def answer(self, batch: QueryBatch, find: Callable[[QueryBatch], ResultBatch]) -> ResultBatch:
+        """Answer queries whose lists `find` finds; one that asks for features is a router's, which re-ranks itself."""
+        queries = list(batch)
+        found = find(QueryBatch.of([query if query.features is not None else self.widen(query) for query in queries]))
+        rows = found.rows()
+        lists = {
+            place: row
+            for place, (query, row) in enumerate(zip(queries, rows, strict=True))
+            if query.features is None and isinstance(row, FeaturedReply)
+        }
+        ranked = self.rerank([queries[place] for place in lists], [*lists.values()])
+        for place, reply in zip(lists, ranked, strict=True):
+            rows[place] = reply.take(np.arange(min(queries[place].k, len(reply.keys))))
+        return ResultBatch.of(rows, found.version)
 
-    def widened(self, request: SearchRequest) -> SearchRequest:
-        """What finds the list of a request: a window, with the traits of its items. Given items are a list already."""
-        k = request.k if request.keys is not None else max(self._window, request.k)
-        return replace(request, k=k, traits=request.traits or ())
+    def widen(self, query: AnyQuery) -> AnyQuery:
+        """What finds the list of a query: a window, with the features of its items. Given items are a list already."""
+        k = query.k if query.keys is not None else max(self._window, query.k)
+        return replace(query, k=k, features=query.features or ())
 
-    def rerank(self, requests: Sequence[SearchRequest], replies: Sequence[SearchReply]) -> list[SearchReply]:
+    def rerank(self, queries: Sequence[Query], lists: Sequence[FeaturedReply]) -> list[SearchReply]:
         """Put whole lists into their new order, with new scores and predictions.
 
         Args:
-            requests: as they were before `widened`, with vectors.
-            replies: for each its list, with traits.
+            queries: as they were before `widen`.
+            lists: of each its list.
 
         Returns:
-            All items of the lists; with traits where the request asks for them.
+            All items of the lists; with their features where the query asks for them.
         """
-        ranked: list[SearchReply | None] = [None] * len(replies)
-        for places in _alike([len(reply.keys) for reply in replies]):
-            some = self._rerank([requests[place] for place in places], [replies[place] for place in places])
-            for place, reply in zip(places, some, strict=True):
-                ranked[place] = reply
-        return [reply for reply in ranked if reply is not None]
+        ranked: dict[int, SearchReply] = {}
+        for places in _alike([len(reply.keys) for reply in lists]):
+            some = self._rerank([queries[place] for place in places], [lists[place] for place in places])
+            ranked.update(zip(places, some, strict=True))
+        return [ranked[place] for place in range(len(lists))]
 
     @torch.inference_mode()
-    def _rerank(self, requests: Sequence[SearchRequest], replies: Sequence[SearchReply]) -> list[SearchReply]:
+    def _rerank(self, queries: Sequence[Query], lists: Sequence[FeaturedReply]) -> list[SearchReply]:
         start = perf_counter()
-        traits = [_traits(reply) for reply in replies]
-        width = max(1, *(len(reply.keys) for reply in replies))
-        valuations = self._valuer.valuations([Asked.of(request) for request in requests], torch.device("cpu"))
+        features = [reply.features for reply in lists]
+        width = max(1, *(len(reply.keys) for reply in lists))
+        valuations = self._valuer.valuations([query.formula for query in queries], torch.device("cpu"))
         best = self._reranking(
-            torch.from_numpy(np.stack([_vectors(request) for request in requests])),
-            _padded([its.vectors for its in traits], width),
-            _padded([its.features for its in traits], width),
-            _padded([reply.keys for reply in replies], width),
-            _padded([np.ones(len(reply.keys), dtype=np.bool_) for reply in replies], width),
+            torch.from_numpy(np.stack([query.vectors for query in queries])),
+            _padded([one.vectors for one in features], width),
+            _padded([one.features for one in features], width),
+            _padded([reply.keys for reply in lists], width),
+            _padded([np.ones(len(reply.keys), dtype=np.bool_) for reply in lists], width),
             valuations,
-            [_fields(valuation, traits, width) for valuation in valuations],
+            [_fields(valuation, features, width) for valuation in valuations],
         )
         seconds = perf_counter() - start
         columns = (part.numpy() for part in best)
-        return list(map(self._reply, requests, replies, *columns, [seconds] * len(replies)))
+        return list(map(self._reply, queries, lists, *columns, [seconds] * len(lists)))
 
     def _reply(
         self,
-        request: SearchRequest,
-        reply: SearchReply,
+        query: Query,
+        reply: FeaturedReply,
         places: NDArray[np.int64],
         scores: NDArray[np.float32],
         predictions: NDArray[np.float32],
@@ -111,13 +118,13 @@ class SetRanker:
         count = len(reply.keys)
         order = places[:count]
         found = reply.scores[:, None] if reply.tasks is None else reply.tasks.found
-        return replace(
+        ranked = replace(
             reply.take(order),
             scores=scores[:count],
             tasks=TaskScores(self._tasks, predictions[order], found[order]),
-            explain=reply.explain and _explained(reply.explain, request.k, count, seconds),
-            traits=None if request.traits is None else _traits(reply).take(order),
+            explain=reply.explain and _explained(reply.explain, query.k, count, seconds),
         )
+        return ranked.plain() if query.features is None else ranked
 
 
 def _explained(explain: dict[str, Any], k: int, count: int, seconds: float) -> dict[str, Any]:
@@ -133,10 +140,10 @@ def _alike(lengths: Sequence[int]) -> Iterator[Sequence[int]]:
         yield from (some[start : start + most] for start in range(0, len(some), most))
 
 
-def _fields(valuation: Valuation, traits: Sequence[Traits], width: int) -> dict[str, Values]:
+def _fields(valuation: Valuation, features: Sequence[CandidateFeatures], width: int) -> dict[str, Values]:
     """What a formula reads of the items of its R requests."""
-    rows = range(len(traits)) if valuation.rows is None else valuation.rows.tolist()
-    given = {name: [traits[row].fields[name] for row in rows] for name in valuation.fields}
+    rows = range(len(features)) if valuation.rows is None else valuation.rows.tolist()
+    given = {name: [features[row].fields[name] for row in rows] for name in valuation.fields}
     return {name: _values(parts, width) for name, parts in given.items()}
 
 
@@ -153,13 +160,3 @@ def _padded(parts: Sequence[NDArray[Any]], width: int) -> Tensor:
     for row, part in enumerate(parts):
         table[row, : len(part)] = part
     return torch.from_numpy(table)
-
-
-def _traits(reply: SearchReply) -> Traits:
-    assert reply.traits is not None, "lists are found with traits"
-    return reply.traits
-
-
-def _vectors(request: SearchRequest) -> NDArray[np.float32]:
-    assert request.vectors is not None, "the request was not encoded"
-    return request.vectors

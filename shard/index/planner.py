@@ -10,33 +10,12 @@ from torch import Tensor, nn
 from silverray.kernels.centroids import score_centroids
 from silverray.kernels.plans import plan_visits
 from silverray.kernels.probes import choose_probes
-from silverray.shard.api import MAX_K
 from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.ladder import K_STEPS
 from silverray.shard.snapshot.recall_curve import RecallCurve
 
 SURVIVORS = 20_000
 """Where no more items pass, all of them are scored exactly: probing would miss most of them."""
-K_STEPS = (64, 100, 250, 1_000, 2_500, 10_000)
-LEAST_CANDIDATES = 250
-"""Of each task, where what is found is ranked."""
-
-
-def coarse_keep(k: int) -> int:
-    """How many candidates a scan keeps for the k best: 4 times the next step of k, 256 to 40,000.
-
-    Steps, so that a query's answer does not depend on the batch that it shares.
-    """
-    return max(256, 4 * next(step for step in K_STEPS if k <= step))
-
-
-def candidates_for(k: int, refine_all: bool) -> int:
-    """How many items each task of a request finds, to be ranked.
-
-    4 times k, in steps that double from 250, so that an answer does not depend on the batch that its request shares; as
-    many as a request may ever ask for where every visited item is to be scored exactly.
-    """
-    steps = max(0, (4 * k - 1) // LEAST_CANDIDATES).bit_length()
-    return MAX_K if refine_all else min(LEAST_CANDIDATES << steps, MAX_K)
 
 
 class Plan(NamedTuple):

@@ -1,4 +1,4 @@
-"""Traits: what searches return of their items beside scores, for whoever judges a list as a whole.
+"""CandidateFeatures: what searches return of their items beside scores, for whoever judges a list as a whole.
 
 Letters: n items, D dimensions, C categories, F features, G tags.
 """
@@ -41,7 +41,7 @@ class FieldValues(NamedTuple):
         )
 
 
-class Traits(NamedTuple):
+class CandidateFeatures(NamedTuple):
     """What the items of a list are judged by together.
 
     Attributes:
@@ -67,7 +67,7 @@ class Traits(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """The traits of several lists of items, one after another; all of one request."""
+        """The features of the items of several lists, one after another; all of one request."""
         return cls(
             np.concatenate([part.vectors for part in parts]),
             np.concatenate([part.codes for part in parts], axis=1),
@@ -76,10 +76,10 @@ class Traits(NamedTuple):
         )
 
 
-def read_traits(
+def read_features(
     lists: Lists, slots: NDArray[np.int64], categories: Sequence[str], features: ItemFeatures, fields: Iterable[str]
-) -> Traits:
-    """Read the traits of items.
+) -> CandidateFeatures:
+    """Read the features of items.
 
     Args:
         lists: the items of a shard.
@@ -101,7 +101,7 @@ def read_traits(
         name: FieldValues(its.values[0].cpu().numpy(), None if its.present is None else its.present[0].cpu().numpy())
         for name, its in read.items()
     }
-    return Traits(vectors, codes, made, told)
+    return CandidateFeatures(vectors, codes, made, told)
 
 
 def _as_wide(tables: list[NDArray[Any]]) -> list[NDArray[Any]]:

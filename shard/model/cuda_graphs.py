@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from silverray.kernels.programs import Opcode, instruction
-from silverray.shard.index.planner import K_STEPS, Plan
+from silverray.shard.index.ladder import K_STEPS
+from silverray.shard.index.planner import Plan
 from silverray.shard.model.retrieval import Found, RetrievalModel
 from silverray.shard.model.verification import MAX_ROOM
 

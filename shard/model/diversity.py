@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from silverray.kernels.checks import check
-from silverray.shard.api import MAX_STRENGTH, MAX_TRAITS_K
+from silverray.shard.api import MAX_FEATURES_K, MAX_STRENGTH
 
 MAX_WINDOW = 64
 """Longest window: a step costs a triangular system of its size for every item."""
@@ -69,7 +69,7 @@ class Diversity(nn.Module):
         """Order lists.
 
         Args:
-            scores: `[B, N]` float32, N at most `MAX_TRAITS_K`.
+            scores: `[B, N]` float32, N at most `MAX_FEATURES_K`.
             embeddings: `[B, N, D]` float32, of any length.
             valid: `[B, N]` bool, false for padding.
             strength: `[B]` float32, 0 to `MAX_STRENGTH`, in units of the scores; 0 orders by score alone.
@@ -104,8 +104,8 @@ class Diversity(nn.Module):
     ) -> Tensor:
         check("scores", scores, torch.float32, None, None)
         lists, items = scores.shape
-        if not 1 <= items <= MAX_TRAITS_K:
-            raise ValueError(f"scores: expected 1 to {MAX_TRAITS_K} items, got {items}")
+        if not 1 <= items <= MAX_FEATURES_K:
+            raise ValueError(f"scores: expected 1 to {MAX_FEATURES_K} items, got {items}")
         check("embeddings", embeddings, torch.float32, lists, items, None)
         check("valid", valid, torch.bool, lists, items)
         check("strength", strength, torch.float32, lists)

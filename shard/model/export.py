@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from silverray.kernels.programs import MAX_INSTRUCTIONS, Opcode, instruction
-from silverray.shard.index.planner import candidates_for
+from silverray.shard.index.ladder import candidates_for
 from silverray.shard.model.ranking import Ranking
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.paths import as_path

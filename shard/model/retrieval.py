@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from silverray.kernels.retrieve import Arguments, retrieve
 from silverray.shard.index.inverted_lists import Lists
-from silverray.shard.index.planner import SURVIVORS, Plan, Planner, coarse_keep
+from silverray.shard.index.ladder import coarse_keep
+from silverray.shard.index.planner import SURVIVORS, Plan, Planner
 from silverray.shard.snapshot.recall_curve import RecallCurve
 
 

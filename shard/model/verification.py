@@ -19,7 +19,8 @@ from silverray.kernels.scan import exact_scan, scan
 from silverray.kernels.survivors import score_survivors
 from silverray.shard.filter.expression import Expression
 from silverray.shard.filter.verification import matches
-from silverray.shard.index.planner import Plan, coarse_keep
+from silverray.shard.index.ladder import coarse_keep
+from silverray.shard.index.planner import Plan
 from silverray.shard.model.retrieval import Found, RetrievalModel
 
 MAX_BITS = 1 << 24

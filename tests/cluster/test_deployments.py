@@ -15,10 +15,11 @@ from silverray.cluster.strict_yaml import ConfigError
 from silverray.router.callers import Callers
 from silverray.router.settings import DiversitySettings, RerankSettings
 from silverray.shard.api import SearchReply, SearchRequest, SequenceNotReached
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.live.sizes import ItemSizes
+from silverray.shard.query import Query, QueryBatch
 from silverray.shard.searcher import ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles
@@ -142,18 +143,19 @@ def test_a_replica_keeps_the_item_cache_where_the_configuration_says(
     assert told["memory"]["host"]["vectors"] == 64 * told["items"]
 
 
-def test_a_shard_does_not_admit_again_what_a_router_has_admitted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_does_not_check_again_what_a_router_has_checked(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searcher = ShardSearcher.open(store / "v1", threads=1)
     vectors = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
     raw = SearchRequest(vectors=vectors, filter="year >= 1990", k=5)
-    admitted = Admission(searcher.catalog).admit(raw)
+    query = Validator(searcher.catalog).validate(raw)
+    assert isinstance(query, Query)
     (expected,) = asyncio.run(searcher.search([raw]))
 
     def refuse(*given: Any) -> SearchRequest:
-        raise AssertionError("admitted twice")
+        raise AssertionError("checked twice")
 
-    monkeypatch.setattr(Admission, "admit", refuse)
-    (reply,) = asyncio.run(searcher.search([admitted]))
+    monkeypatch.setattr(Validator, "validate", refuse)
+    (reply,) = asyncio.run(searcher.answer(QueryBatch.of([query]))).rows()
     assert isinstance(reply, SearchReply)
     assert isinstance(expected, SearchReply)
     assert reply.keys.tolist() == expected.keys.tolist()

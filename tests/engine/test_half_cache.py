@@ -10,10 +10,11 @@ from catalogs import DIMENSION, make_items, make_requests
 from processes import PATIENCE_S
 
 from silverray.kernels.rows import row_bytes
-from silverray.router.batch.merge import merge_replies
-from silverray.shard.api import SearchReply, SearchRequest
+from silverray.router.batch.merge import merge
+from silverray.shard.api import Coverage, SearchReply, SearchRequest
 from silverray.shard.engine.engine import Engine
 from silverray.shard.live.writes import Delete, Entry, Upsert
+from silverray.shard.result import ResultBatch
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 
@@ -62,9 +63,12 @@ def test_answers_are_brute_force_on_any_number_of_shards(half: Catalog) -> None:
     requests = make_requests(40, seed=6, refine="all", n_probe=32)
     truth = ask(ExactSearch.open(half.path), requests)
     for shards in (1, 2, 4):
-        parts = [ask(ShardSearcher.open(half.path, range(n, 8, shards)), requests) for n in range(shards)]
-        for request, true, *replies in zip(requests, truth, *parts, strict=True):
-            assert_same(merge_replies(replies, request.k), true)
+        searchers = [ShardSearcher.open(half.path, range(n, 8, shards)) for n in range(shards)]
+        parts = [ResultBatch.of(ask(searcher, requests), half.version) for searcher in searchers]
+        merged = merge(parts, [request.k for request in requests], [Coverage()] * len(requests))
+        for true, reply in zip(truth, merged.rows(), strict=True):
+            assert isinstance(reply, SearchReply)
+            assert_same(reply, true)
 
 
 def test_live_items_are_rounded_alike(half: Catalog) -> None:

@@ -142,7 +142,7 @@ class LiveCatalog(RuleBasedStateMachine):
 
     def check(self, request: SearchRequest, best: list[tuple[Any, ...]]) -> None:
         assert request.vectors is not None
-        matching = self.world.matching(request.filter)  # type: ignore[arg-type]
+        matching = self.world.matching(request.filter)
         assert len(best) == min(request.k, len(matching))
         assert {key for _, key, *_ in best} <= matching
         for score, key, title, tags, released in best:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from catalogs import DIMENSION, make_requests, schema_text, write_set_wise, write_tasks
+from queries import ordered
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
 from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.api import FormulaError, InvalidRequest, SearchError, SearchReply, SearchRequest, SnapshotError
 from silverray.shard.index import planner
-from silverray.shard.index.planner import candidates_for
+from silverray.shard.index.ladder import candidates_for
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.ranking import Ranking
@@ -308,15 +309,16 @@ def test_a_shard_without_items_answers_that_it_has_none(
     request = replace(request, filter=None, fields=("title",), explain=True, context={"hour": 3, "user.country": "US"})
     asked = [
         request,
-        replace(request, variant="fresh", quotas=(1, 2)),
-        replace(request, variant="mine", traits=("country",)),
+        replace(request, variant="fresh"),
+        replace(request, variant="mine"),
         replace(request, keys=np.arange(9), variant="mine"),
-        replace(request, keys=np.arange(9), traits=()),
     ]
     held = [three.items_in((partition,)) for partition in range(three.partitions)]
     assert 0 in held and sum(held) == 3
     for partition, items in enumerate(held):
-        for reply in ask(open_shard(three.path, (partition,), value=VALUE), asked):
+        searcher = open_shard(three.path, (partition,), value=VALUE)
+        with_orders = asyncio.run(ordered(searcher, asked, quotas=(1, 2), features=("country",)))
+        for reply in [*ask(searcher, asked), *with_orders]:
             assert len(reply.keys) == len(reply.fields["title"]) == items
             assert predictions(reply).shape == (items, 2)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from catalogs import DIMENSION, make_items, make_requests, write_set_wise
+from queries import ask_featured
 from typer.testing import CliRunner
 
 from silverray.cluster.cli import app
@@ -98,13 +99,14 @@ def test_a_list_is_the_modules_order_of_the_brute_force_list(
     requests = every(12, 1, ks=(1, 10, 100), variant=variant, context={"from": 1980}, explain=True)
     exact = ExactSearch.open(set_wise.path, value=VALUE)
     replies = ask(kind.open(set_wise.path, value=VALUE, window=60), requests)
-    lists = ask(exact, [replace(request, k=max(60, request.k), traits=()) for request in requests])
+    wide = [replace(request, k=max(60, request.k)) for request in requests]
+    lists = ask_featured(exact, wide)
     moved = 0
     for request, reply, found in zip(requests, replies, lists, strict=True):
         assert len(reply.keys) == min(request.k, len(found.keys))
         assert_close(reply, *reference(set_wise, request, found))
         moved += reply.keys.tolist() != found.keys[: len(reply.keys)].tolist()
-        assert reply.explain is not None and reply.traits is None
+        assert reply.explain is not None and type(reply) is SearchReply
         stage = reply.explain["stages"][-1]
         assert (stage["stage"], stage["in"], stage["out"]) == ("rerank", len(found.keys), len(reply.keys))
         assert reply.explain["short"] == (len(found.keys) < request.k)
@@ -161,7 +163,7 @@ def test_embedded_search_is_that_of_a_shard(set_wise: Catalog) -> None:
     shard = ShardSearcher.open(set_wise.path, value=VALUE, window=50)
     requests = [replace(request, k=20) for request in make_requests(6, 4, tasks=2)]
     texts = [request.filter for request in requests]
-    found = local.search_batch(np.stack([r.vectors for r in requests]), texts, k=20)  # type: ignore[misc,arg-type]
+    found = local.search_batch(np.stack([r.vectors for r in requests]), texts, k=20)  # type: ignore[misc]
     for row, reply in enumerate(ask(shard, requests)):
         count = len(reply.keys)
         assert found.counts[row] == count and (found.ids[row, count:] == -1).all()
@@ -237,24 +239,23 @@ def test_lists_of_more_than_a_scorer_judges_are_refused(set_wise: Catalog, given
     assert isinstance(error, InvalidRequest) and f"got {given['k']}" in error.message
 
 
-def test_traits_hold_what_the_scorer_and_the_formula_read(set_wise: Catalog, two_tasks: Catalog) -> None:
-    request = replace(every(1, 9)[0], filter=None, k=40, traits=("country",), variant="jazz", context={"from": 1990})
-    (reply,) = ask(ShardSearcher.open(set_wise.path, value=VALUE), [request])
+def test_features_hold_what_the_scorer_and_the_formula_read(set_wise: Catalog, two_tasks: Catalog) -> None:
+    request = replace(every(1, 9)[0], filter=None, k=40, variant="jazz", context={"from": 1990})
+    (reply,) = ask_featured(ShardSearcher.open(set_wise.path, value=VALUE), [request], ("country",))
     table, vectors = make_items(3_000)
     rows = [ROWS[key] for key in reply.keys.tolist()]
-    assert reply.traits is not None
-    np.testing.assert_array_equal(reply.traits.vectors, vectors[rows])
-    assert reply.traits.codes.shape == (1, 40)
+    np.testing.assert_array_equal(reply.features.vectors, vectors[rows])
+    assert reply.features.codes.shape == (1, 40)
     ranks = np.array([table.column("rank")[row].as_py() for row in rows])
-    np.testing.assert_allclose(reply.traits.features[:, 0], np.log1p(ranks) / 8, rtol=1e-6)
-    years = reply.traits.fields["year"]
-    assert list(reply.traits.fields) == ["tags", "year"] and years.present is not None
+    np.testing.assert_allclose(reply.features.features[:, 0], np.log1p(ranks) / 8, rtol=1e-6)
+    years = reply.features.fields["year"]
+    assert list(reply.features.fields) == ["tags", "year"] and years.present is not None
     told = [int(year) if there else None for year, there in zip(years.values, years.present, strict=True)]
     assert told == [table.column("year")[row].as_py() for row in rows]
-    counts = (reply.traits.fields["tags"].values >= 0).sum(axis=1).tolist()
+    counts = (reply.features.fields["tags"].values >= 0).sum(axis=1).tolist()
     assert counts == [len(table.column("tags")[row].as_py()) for row in rows]
-    (bare,) = ask(ShardSearcher.open(two_tasks.path, value=VALUE), [request])
-    assert bare.traits is not None and bare.traits.features.shape == (40, 0) and bare.traits.fields == {}
+    (bare,) = ask_featured(ShardSearcher.open(two_tasks.path, value=VALUE), [request], ("country",))
+    assert bare.features.features.shape == (40, 0) and bare.features.fields == {}
 
 
 def test_lists_of_like_lengths_are_ranked_together() -> None:
@@ -270,7 +271,7 @@ def test_an_exported_model_says_that_it_leaves_the_scorer_out(set_wise: Catalog,
     assert done.exit_code == 0, done.output
     assert "left out: self_attention" in " ".join(done.output.split())
     (request,) = every(1, 10, ks=(7,))
-    (found,) = ask(ShardSearcher.open(set_wise.path), [replace(request, filter=None, n_probe=None, traits=())])
+    (found,) = ask_featured(ShardSearcher.open(set_wise.path), [replace(request, filter=None, n_probe=None)])
     programs, vectors = torch.tensor([[instruction(Opcode.LOAD)]], dtype=torch.int32), request.vectors
     assert vectors is not None
     keys, *_ = torch.export.load(file).module()(torch.from_numpy(vectors)[None], programs, torch.zeros(1).long())

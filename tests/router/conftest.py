@@ -29,21 +29,27 @@ from silverray.shard.api import (
     SearchReply,
     SearchRequest,
 )
-from silverray.shard.model.candidate_features import Traits
+from silverray.shard.engine.validation import check_diversify
+from silverray.shard.filter.compiler import CompiledFilter, Plan
+from silverray.shard.model.candidate_features import CandidateFeatures
+from silverray.shard.query import Query, QueryBatch, UserQuery
+from silverray.shard.result import Outcome, ResultBatch, featured
 from silverray.shard.schema.keys import hash_texts
 from silverray.shard.schema.user_features import UserFeatures
 
 DIMENSION = 8
+TAKEN = ("k", "keys", "fields", "mode", "n_probe", "timeout_s", "min_coverage", "min_seq", "explain")
+NOTHING = Plan(np.zeros(1, dtype=np.int32), None)
 VERSION = "v1"
 
 
-class Admitting:
-    """Stands in for the catalog's admission: the same checks, a filter language of one number, formulas of `mood`."""
+class Validating:
+    """Stands in for the catalog's validator: the same checks, a filter language of one number, formulas of `mood`."""
 
     valuer = SimpleNamespace(user_features=frozenset({"mood"}))
     filters = SimpleNamespace(find=lambda text: text)
 
-    def admit(self, request: SearchRequest, where: str = "") -> SearchRequest:
+    def validate(self, request: SearchRequest, where: str = "", compiled: Any = None) -> Query | UserQuery:
         def path(name: str) -> str:
             return f"{where}.{name}" if where else name
 
@@ -54,13 +60,22 @@ class Admitting:
                 raise InvalidRequest(f"unknown field {name!r}", path("fields"))
         if isinstance(request.filter, str) and not request.filter.isdecimal():
             raise FilterError("unexpected text", 3, ["a number"], "write digits", path("filter"))
-        if request.vectors is not None:
-            if request.vectors.shape != (1, DIMENSION):
-                shape = list(request.vectors.shape)
-                raise InvalidRequest(f"expected [1, {DIMENSION}], got {shape}", path("vector"))
-            if not np.isfinite(request.vectors).all():
-                raise InvalidRequest("expected finite numbers", path("vector"))
-        return request
+        options = {name: getattr(request, name) for name in TAKEN}
+        options["diversify"] = check_diversify(request, f"{where}." if where else "")
+        if request.vectors is None:
+            return UserQuery(user=request.user or {}, filter=self.compile(request.filter), **options)
+        vectors = self.check_vectors(request.vectors, f"{where}." if where else "")
+        return Query(vectors=vectors, filter=self.compile(request.filter), **options)
+
+    def check_vectors(self, vectors: NDArray[np.float32], prefix: str = "") -> NDArray[np.float32]:
+        if vectors.shape != (1, DIMENSION):
+            raise InvalidRequest(f"expected [1, {DIMENSION}], got {list(vectors.shape)}", f"{prefix}vector")
+        if not np.isfinite(vectors).all():
+            raise InvalidRequest("expected finite numbers", f"{prefix}vector")
+        return vectors
+
+    def compile(self, text: str | None) -> CompiledFilter:
+        return CompiledFilter(text, None, NOTHING, NOTHING)
 
 
 Behaviour = Literal["well", "raise", "hang", "deaf", "cancel", "fewer", "junk", "refuse"]
@@ -68,7 +83,7 @@ Behaviour = Literal["well", "raise", "hang", "deaf", "cancel", "fewer", "junk", 
 
 @dataclass
 class StubShard:
-    """A brute-force searcher over its items; `does` and the others say how it misbehaves."""
+    """A brute-force shard over its items; `does` and the others say how it misbehaves."""
 
     keys: NDArray[np.int64]
     vectors: NDArray[np.float32]
@@ -78,20 +93,21 @@ class StubShard:
     error: SearchError = field(default_factory=lambda: SearchError("broken"))
     version: str = VERSION
     seq: int = 7
-    batches: list[list[SearchRequest]] = field(default_factory=list)
+    batches: list[list[Query]] = field(default_factory=list)
     cancelled: int = 0
 
-    async def search(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
-        self.batches.append(list(requests))
+    async def answer(self, batch: QueryBatch) -> ResultBatch:
+        queries = list(batch)
+        self.batches.append(queries)
         try:
-            return await self._misbehave(requests)
+            return ResultBatch.of(await self._misbehave(queries), self.version)
         except asyncio.CancelledError:
             self.cancelled += 1
             if self.does == "deaf":
                 await asyncio.sleep(0.3)
             raise
 
-    async def _misbehave(self, requests: Sequence[SearchRequest]) -> list[SearchReply | SearchError]:
+    async def _misbehave(self, queries: Sequence[Query]) -> list[Outcome]:
         await asyncio.sleep(self.delay_s)
         match self.does:
             case "raise":
@@ -101,33 +117,32 @@ class StubShard:
             case "cancel":
                 raise asyncio.CancelledError
             case "refuse":
-                return [self.error for _ in requests]
+                return [self.error for _ in queries]
             case "junk":
-                return [replace(self._reply(r), fields={}, keys=np.zeros(1)) for r in requests]  # type: ignore
-        replies: list[SearchReply | SearchError] = [self._reply(request) for request in requests]
+                return [replace(self._reply(query), fields={}, keys=np.zeros(1, dtype=np.int64)) for query in queries]
+        replies: list[Outcome] = [self._reply(query) for query in queries]
         return replies[:-1] if self.does == "fewer" else replies
 
-    def _reply(self, request: SearchRequest) -> SearchReply:
-        assert request.vectors is not None
-        scores = (self.vectors * request.vectors[0]).sum(axis=1, dtype=np.float32)
+    def _reply(self, query: Query) -> SearchReply:
+        scores = (self.vectors * query.vectors[0]).sum(axis=1, dtype=np.float32)
         keys = self.keys
-        order = np.lexsort((keys, -scores))[: request.k]
+        order = np.lexsort((keys, -scores))[: query.k]
         names = [f"item {key}" for key in keys[order]]
-        return SearchReply(
+        reply = SearchReply(
             ids=names if self.text_ids else keys[order],
             keys=keys[order],
             scores=scores[order],
-            fields={"title": [f"Title {key}" for key in keys[order]]} if "title" in request.fields else {},
+            fields={"title": [f"Title {key}" for key in keys[order]]} if "title" in query.fields else {},
             version=self.version,
             seq=self.seq,
-            explain={"plan": "stub"} if request.explain else None,
-            traits=None if request.traits is None else self._traits(request.traits, order),
+            explain={"plan": "stub"} if query.explain else None,
         )
+        return reply if query.features is None else featured(reply, self._features(query.features, order))
 
-    def _traits(self, names: Sequence[str], order: NDArray[np.intp]) -> Traits:
+    def _features(self, names: Sequence[str], order: NDArray[np.intp]) -> CandidateFeatures:
         codes = [self.keys[order] % 5 for _ in names]
         table = np.array(codes, dtype=np.int64).reshape(len(names), len(order))
-        return Traits(self.vectors[order], table, np.zeros((len(order), 0), dtype=np.float32), {})
+        return CandidateFeatures(self.vectors[order], table, np.zeros((len(order), 0), dtype=np.float32), {})
 
 
 @dataclass
@@ -140,7 +155,11 @@ class House:
     whole: StubShard
 
     def best(self, query: NDArray[np.float32], k: int) -> SearchReply:
-        return self.whole._reply(SearchRequest(vectors=query[np.newaxis], k=k))
+        return self.whole._reply(small_query(query, k=k))
+
+
+def small_query(vector: NDArray[np.float32], **options: Any) -> Query:
+    return Query(vectors=vector[np.newaxis], filter=CompiledFilter(None, None, NOTHING, NOTHING), **options)
 
 
 def make_shards(n: int = 400, shards: int = 4, text_ids: bool = False) -> tuple[list[StubShard], StubShard]:
@@ -201,8 +220,8 @@ async def make_house(anyio_backend: Any) -> AsyncIterator[MakeHouse]:
         shards, whole = make_shards(items)
         backends = [Backend(f"shard-{i}", shard, len(shard.keys)) for i, shard in enumerate(shards)]
         limits = RouterSettings(**({"deadline_s": 5.0} | settings))
-        admission: Any = Admitting()
-        router = Router(make_catalog(items, features), backends, encoder, settings=limits, admission=admission)
+        validator: Any = Validating()
+        router = Router(make_catalog(items, features), backends, encoder, settings=limits, validator=validator)
         transport = httpx.ASGITransport(create_app(router, status), raise_app_exceptions=False)
         client = httpx.AsyncClient(transport=transport, base_url="http://router")
         houses.append(House(shards, router, client, whole))

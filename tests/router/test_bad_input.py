@@ -18,7 +18,7 @@ from silverray.router.http.parsing import parse_search
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import InvalidRequest, SearchRequest
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
 from silverray.shard.searcher import ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 
@@ -117,11 +117,11 @@ def test_a_filter_error_says_where_and_what_would_do(post: Post) -> None:
     assert error["expected"]
 
 
-def test_a_number_of_clusters_beyond_int64_is_refused_in_admission_too(catalog: Catalog) -> None:
+def test_a_number_of_clusters_beyond_int64_is_refused_by_the_validator_too(catalog: Catalog) -> None:
     request = SearchRequest(vectors=np.full((1, 16), 0.5, dtype=np.float32), n_probe=2**63)
     with pytest.raises(InvalidRequest, match="n_probe: expected 1 to"):
-        Admission(catalog).admit(request)
-    assert Admission(catalog).admit(replace(request, n_probe=2**63 - 1)).n_probe == 2**63 - 1
+        Validator(catalog).validate(request)
+    assert Validator(catalog).validate(replace(request, n_probe=2**63 - 1)).n_probe == 2**63 - 1
 
 
 def test_a_length_of_thousands_of_digits_is_too_large(catalog: Catalog, backend: Backend) -> None:
@@ -136,8 +136,8 @@ def test_a_length_of_thousands_of_digits_is_too_large(catalog: Catalog, backend:
 def test_a_field_is_read_once_however_often_a_body_names_it(catalog: Catalog, post: Post) -> None:
     # A shard would read a column a million times, and answer nobody else for a minute.
     vectors = np.full((1, 16), 0.5, dtype=np.float32)
-    admitted = Admission(catalog).admit(SearchRequest(vectors=vectors, fields=("title", "year") * 500_000))
-    assert admitted.fields == ("title", "year")
+    query = Validator(catalog).validate(SearchRequest(vectors=vectors, fields=("title", "year") * 500_000))
+    assert query.fields == ("title", "year")
     response = post(changed(fields=["title", "year", "title"]))
     assert list(response.json()["items"][0]["fields"]) == ["title", "year"]
     error = post(changed(fields=["title", "title", "nothing"])).json()["error"]

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from silverray.router.batch.batcher import Batcher
-from silverray.router.batch.ticket import Ticket
-from silverray.shard.api import DeadlineExceeded, Overloaded, SearchError, SearchReply, SearchRequest
+from silverray.router.batch.ticket import SearchTicket
+from silverray.shard.api import DeadlineExceeded, Overloaded, SearchError, SearchReply
+
+from .conftest import small_query
 
 pytestmark = pytest.mark.anyio
 
@@ -18,8 +20,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def ticket(k: int, seconds: float = 10) -> Ticket:
-    return Ticket(SearchRequest(vectors=np.zeros((1, 2), np.float32), k=k), time.monotonic() + seconds)
+def ticket(k: int, seconds: float = 10, keys: bool = False) -> SearchTicket:
+    given = np.arange(k) if keys else None
+    return SearchTicket(small_query(np.zeros(2, np.float32), k=k, keys=given), time.monotonic() + seconds)
 
 
 class Gate:
@@ -30,17 +33,17 @@ class Gate:
         self.open = asyncio.Event()
         self.most = self.now = 0
 
-    async def send(self, batch: list[Ticket]) -> None:
-        self.batches.append([ticket.request.k for ticket in batch])
+    async def send(self, batch: list[SearchTicket]) -> None:
+        self.batches.append([ticket.query.k for ticket in batch])
         self.now += 1
         self.most = max(self.most, self.now)
         await self.open.wait()
         self.now -= 1
         for sent in batch:
-            sent.resolve(SearchError(str(sent.request.k)))
+            sent.resolve(SearchError(str(sent.query.k)))
 
 
-def batcher(gate: Gate, **given: int) -> Batcher:
+def batcher(gate: Gate, **given: int) -> Batcher[SearchTicket]:
     return Batcher(gate.send, **({"slots": 1, "max_batch": 64, "max_batch_items": 64_000} | given))
 
 
@@ -61,23 +64,33 @@ async def test_a_batch_takes_what_is_queued_when_a_slot_frees() -> None:
     assert [str(outcome) for outcome in outcomes] == ["1", "2", "3", "4"]
 
 
-async def test_batches_hold_one_group_of_k_and_are_bounded() -> None:
+async def test_batches_hold_one_step_of_k_and_are_bounded() -> None:
     gate = Gate()
     queue = batcher(gate, slots=2)
     gate.open.set()
-    ks = [10] * 70 + [11, 100] * 40 + [1_000] * 65 + [1_001, 10_000] * 5
+    ks = [10] * 35 + [20] * 35 + [65, 100] * 40 + [1_000] * 65 + [2_501, 10_000] * 5
     tickets = [ticket(k) for k in ks]
     queue.put(tickets)
     await asyncio.gather(*(one.future for one in tickets))
-    assert [len(batch) for batch in gate.batches if batch[0] <= 10] == [64, 6]
-    assert [len(batch) for batch in gate.batches if 10 < batch[0] <= 100] == [64, 16]
+    assert [len(batch) for batch in gate.batches if batch[0] <= 62] == [64, 6]
+    assert [len(batch) for batch in gate.batches if 62 < batch[0] <= 100] == [64, 16]
     assert [len(batch) for batch in gate.batches if 100 < batch[0] <= 1_000] == [64, 1]
     assert [len(batch) for batch in gate.batches if batch[0] > 1_000] == [6, 4]
     assert sorted(k for batch in gate.batches for k in batch) == sorted(ks)
     assert gate.most <= 2
 
 
-async def test_the_group_with_the_earliest_deadline_goes_first() -> None:
+async def test_items_to_rank_travel_by_themselves() -> None:
+    gate = Gate()
+    queue = batcher(gate)
+    gate.open.set()
+    tickets = [ticket(1), ticket(2, keys=True), ticket(3), ticket(4, keys=True)]
+    queue.put(tickets)
+    await asyncio.gather(*(one.future for one in tickets))
+    assert sorted(gate.batches) == [[1, 3], [2, 4]]
+
+
+async def test_the_step_with_the_earliest_deadline_goes_first() -> None:
     gate = Gate()
     queue = batcher(gate)
     gate.open.set()
@@ -98,7 +111,7 @@ async def test_answered_tickets_are_neither_sent_nor_kept() -> None:
     for one in gone:
         queue.put([one])
         one.abandon()
-    assert sum(map(len, queue._queues)) < 2_100
+    assert sum(map(len, queue._queues.values())) < 2_100
     queue.put([last])
     gate.open.set()
     await asyncio.gather(head.future, last.future)
@@ -135,7 +148,7 @@ async def test_what_is_past_its_deadline_is_not_sent_even_if_its_timer_is_late()
 async def test_what_send_raises_answers_the_batch_and_frees_the_slot(raised: Exception, code: str) -> None:
     calls = 0
 
-    async def send(batch: list[Ticket]) -> None:
+    async def send(batch: list[SearchTicket]) -> None:
         nonlocal calls
         calls += 1
         raise raised

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 import msgpack
@@ -17,6 +19,9 @@ from silverray.router.settings import DiversitySettings
 from silverray.router.stages.diversify import Diversifier
 from silverray.shard.api import InvalidRequest, SearchReply, SearchRequest
 from silverray.shard.model.diversity import Diversity
+from silverray.shard.query import Query
+
+from .conftest import StubShard, small_query
 
 pytestmark = pytest.mark.anyio
 
@@ -30,14 +35,14 @@ def ask(query: Vector, **given: Any) -> SearchRequest:
 
 def expected(house: Any, query: Vector, k: int, strength: float) -> list[int]:
     """Keys as the module orders three times as many of the best."""
-    reply = house.whole._reply(ask(query, k=3 * k, traits=("artist",)))
+    reply = house.whole._reply(small_query(query, k=3 * k, features=("artist",)))
     order = Diversity(6, (0.5,))(
         torch.from_numpy(reply.scores)[None],
-        torch.from_numpy(reply.traits.vectors)[None],
+        torch.from_numpy(reply.features.vectors)[None],
         torch.ones(1, len(reply.keys), dtype=torch.bool),
         torch.tensor([strength]),
         k,
-        torch.from_numpy(reply.traits.codes)[None],
+        torch.from_numpy(reply.features.codes)[None],
     )[0]
     return [int(reply.keys[place]) for place in order if place >= 0]
 
@@ -54,11 +59,11 @@ async def test_it_chooses_among_more_candidates_than_asked_for(make_house: Any, 
     assert varied.scores.tolist() == [own[key] for key in varied.keys.tolist()]
     np.testing.assert_array_equal(varied.ids, varied.keys)
     assert varied.fields["title"] == [f"Title {key}" for key in varied.keys]
-    assert varied.traits is None and plain.traits is None
+    assert type(varied) is type(plain) is SearchReply
     assert varied.coverage == plain.coverage
     assert varied.explain is not None and varied.explain["short"] is False
     assert varied.explain["diversity"].items() >= {"candidates": 30, "strength": 4.0}.items()
-    assert {(r.k, r.traits, r.diversify) for shard in house.shards for batch in shard.batches for r in batch} == {
+    assert {(r.k, r.features, r.diversify) for shard in house.shards for batch in shard.batches for r in batch} == {
         (10, None, None),
         (30, ("artist",), None),
     }
@@ -85,7 +90,7 @@ async def test_strength_0_asks_and_answers_as_without(make_house: Any, query: Ve
     house = make_house(diversity=SPACED)
     plain, same = await house.router.search([ask(query, k=25), ask(query, k=25, diversify=0.0)])
     np.testing.assert_array_equal(plain.keys, same.keys)
-    assert all(request.traits is None for request in house.shards[0].batches[0])
+    assert all(request.features is None for request in house.shards[0].batches[0])
 
 
 async def test_a_small_catalog_gives_what_there_is(make_house: Any, query: Vector) -> None:
@@ -110,13 +115,17 @@ async def test_wrong_requests(make_house: Any, query: Vector) -> None:
     assert not house.shards[0].batches
 
 
-async def test_a_missing_shard_and_one_that_tells_no_traits(make_house: Any, query: Vector) -> None:
+def tell_less(shard: StubShard, query: Query) -> SearchReply:
+    return StubShard._reply(shard, replace(query, features=None))
+
+
+async def test_a_missing_shard_and_one_that_tells_no_features(make_house: Any, query: Vector) -> None:
     house = make_house(diversity=SPACED)
     house.shards[1].does = "raise"
     (reply,) = await house.router.search([ask(query, diversify=1.0)])
     assert isinstance(reply, SearchReply) and len(reply.keys) == 10 and reply.coverage.degraded
     for shard in house.shards:
-        shard._traits = lambda names, order: None
+        shard._reply = MethodType(tell_less, shard)
     plain, error = await house.router.search([ask(query), ask(query, diversify=1.0)])
     assert isinstance(plain, SearchReply)
     assert isinstance(error, Unavailable) and error.where == "diversify"
@@ -171,13 +180,13 @@ async def test_the_event_loop_goes_on_while_lists_are_chosen(make_house: Any, qu
             turns += 1
 
     task = asyncio.create_task(turn())
-    original, started = house.router._diversifier._choose, []
+    original, started = house.router._stages[0]._choose, []
 
     def choose(lists: Any) -> Any:
         started.append(turns)
         return original(lists)
 
-    house.router._diversifier._choose = choose
+    house.router._stages[0]._choose = choose
     await house.router.search([ask(query, k=130, diversify=1.0)])
     task.cancel()
     assert started and turns > started[0]
@@ -186,7 +195,7 @@ async def test_the_event_loop_goes_on_while_lists_are_chosen(make_house: Any, qu
 async def test_long_lists_of_one_body_let_others_have_their_turn(make_house: Any, query: Vector) -> None:
     house = make_house(diversity=SPACED)
     large = asyncio.create_task(house.router.search([ask(query, k=400, diversify=1.0, timeout_s=60.0)] * 100))
-    while not house.router._diversifier._executor._threads:
+    while not house.router._stages[0]._executor._threads:
         await asyncio.sleep(0.001)
     (small,) = await house.router.search([ask(query, k=5, diversify=1.0, timeout_s=60.0)])
     assert not large.done()

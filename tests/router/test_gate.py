@@ -197,20 +197,20 @@ async def test_half_sent_bodies_take_nobodys_place(make_house: Any) -> None:
         assert "within 0.3 s, got 9 bytes" in response.json()["error"]["message"]
 
 
-async def test_what_came_too_late_is_not_admitted(make_house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_came_too_late_is_not_checked(make_house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     house = make_house(deadline_s=0.2)
-    admitted = []
-    real = house.router.admit
+    checked = []
+    real = house.router.validate
 
-    async def admit(*given: Any) -> Any:
-        admitted.append(given)
+    async def validate(*given: Any) -> Any:
+        checked.append(given)
         return await real(*given)
 
-    monkeypatch.setattr(house.router, "admit", admit)
+    monkeypatch.setattr(house.router, "validate", validate)
     monkeypatch.setattr(Pulse, "arrived", lambda self: self._clock() - 0.3)  # 0.3 s in the loop's backlog
     response = await house.client.post("/v1/search", content=orjson.dumps(GOOD), headers=JSON)
     assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
-    assert not admitted
+    assert not checked
     patient = orjson.dumps(GOOD | {"deadline_ms": 5_000})
     assert (await house.client.post("/v1/search", content=patient, headers=JSON)).status_code == 200
 

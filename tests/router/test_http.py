@@ -319,7 +319,7 @@ async def test_an_unforeseen_fault_shows_no_trace(make_house: Any, monkeypatch: 
         raise KeyError("secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr(house.router, "answer", fail)
+        patch.setattr(house.router, "respond", fail)
         response = await post(house, GOOD)
     assert response.status_code == 500
     assert response.json() == {"error": {"code": "internal", "message": "internal error", "where": None}}

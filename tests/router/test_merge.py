@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from silverray.router.batch.merge import MergeTask, merge_batch, merge_replies
-from silverray.shard.api import Coverage, SearchReply
-from silverray.shard.model.candidate_features import FieldValues, Traits
+from silverray.router.batch.merge import merge
+from silverray.shard.api import Coverage, SearchReply, TaskScores
+from silverray.shard.model.candidate_features import CandidateFeatures, FieldValues
+from silverray.shard.result import FeaturedReply, ResultBatch, featured
 
 Item = tuple[int, float]
 
@@ -23,26 +26,33 @@ def ranked(found: list[Item]) -> list[Item]:
     return sorted(best.items(), key=lambda item: (-item[1], item[0]))
 
 
-def reply(found: list[Item], text: bool = False, seq: int = 0, traits: bool = False) -> SearchReply:
+def merge_replies(replies: list[SearchReply], k: int) -> SearchReply:
+    """The merge of a query alone."""
+    (merged,) = merge([ResultBatch.of([reply], "v1") for reply in replies], [k], [Coverage()]).rows()
+    assert isinstance(merged, SearchReply)
+    return merged
+
+
+def reply(found: list[Item], text: bool = False, seq: int = 0, features: bool = False) -> SearchReply:
     keys = [key for key, _ in found]
     array = np.array(keys, dtype=np.int64)
-    return SearchReply(
+    made = SearchReply(
         ids=[f"id {key}" for key in keys] if text else np.array(keys, dtype=np.int64),
         keys=np.array(keys, dtype=np.int64),
         scores=np.array([score for _, score in found], dtype=np.float32),
         fields={"title": [f"title {key}" for key in keys]},
         version="v1",
         seq=seq,
-        traits=_traits(array) if traits else None,
     )
+    return featured(made, _features(array)) if features else made
 
 
-def _traits(keys: NDArray[np.int64]) -> Traits:
+def _features(keys: NDArray[np.int64]) -> CandidateFeatures:
     """Of items that have as many tags as the largest key among them."""
     halves = keys[:, None].astype(np.float32) / np.float32(2)
     tags = np.tile(keys[:, None], (1, max(keys.tolist(), default=1)))
     fields = {"year": FieldValues(keys + 1900, keys > 2), "tags": FieldValues(tags)}
-    return Traits(halves, np.stack([keys, -keys]), -halves, fields)
+    return CandidateFeatures(halves, np.stack([keys, -keys]), -halves, fields)
 
 
 def content(merged: SearchReply) -> tuple[list[object], list[int], list[float], list[object]]:
@@ -86,36 +96,60 @@ def test_nothing_to_merge() -> None:
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.tuples(st.lists(items, min_size=1, max_size=3), st.integers(1, 30), texts), max_size=6))
-def test_queries_merged_together_are_as_merged_alone(queries: list[tuple[list[list[Item]], int, bool]]) -> None:
-    tasks = [MergeTask([reply(part, text) for part in parts], k) for parts, k, text in queries]
-    together = [content(merged) for merged in merge_batch(tasks)]
-    assert together == [content(merge_replies(task.replies, task.k)) for task in tasks]
+@given(
+    st.integers(1, 3).flatmap(
+        lambda parts: st.lists(
+            st.tuples(st.lists(items, min_size=parts, max_size=parts), st.integers(1, 30)), max_size=6
+        )
+    ),
+    texts,
+    st.booleans(),
+)
+def test_queries_merged_together_are_as_merged_alone(
+    queries: list[tuple[list[list[Item]], int]], text: bool, features: bool
+) -> None:
+    if not queries:
+        return
+    replies = [[reply(part, text, features=features) for part in parts] for parts, _ in queries]
+    batches = [ResultBatch.of(list(own), "v1") for own in zip(*replies, strict=True)]
+    together = merge(batches, [k for _, k in queries], [Coverage()] * len(queries))
+    together.check(len(queries))
+    for row, parts, (_, k) in zip(together.rows(), replies, queries, strict=True):
+        alone = merge_replies(parts, k)
+        assert isinstance(row, SearchReply)
+        assert content(row) == content(alone)
+        if features:
+            assert isinstance(row, FeaturedReply) and isinstance(alone, FeaturedReply)
+            assert row.features.codes.tolist() == [row.keys.tolist(), (-row.keys).tolist()]
+            assert row.features.vectors.tolist() == alone.features.vectors.tolist()
 
 
 def test_a_merged_reply_has_the_coverage_that_it_is_given() -> None:
     coverage = Coverage(3, 2, 0.5)
-    assert merge_batch([MergeTask([reply([(1, 1.0)])], 3, coverage)])[0].coverage == coverage
+    assert merge([ResultBatch.of([reply([(1, 1.0)])], "v1")], [1], [coverage]).coverages == (coverage,)
 
 
-def test_a_reply_without_a_score_for_each_key_is_refused() -> None:
-    broken = SearchReply(ids=np.arange(2), keys=np.arange(2), scores=np.zeros(1, dtype=np.float32), version="v1")
-    with pytest.raises(ValueError, match="expected 2 scores, got 1"):
-        merge_replies([broken], 3)
+def test_parts_that_are_ranked_and_parts_that_are_not_cannot_be_merged() -> None:
+    table = np.zeros((1, 2), dtype=np.float32)
+    ranked_reply = replace(reply([(4, 2.0)]), tasks=TaskScores(("a", "b"), table, table))
+    assert merge_replies([ranked_reply, ranked_reply], 3).tasks is not None
+    with pytest.raises(ValueError, match="expected all 2 lists of a query to be ranked or none"):
+        merge_replies([ranked_reply, reply([(1, 1.0)])], 3)
 
 
-def test_traits_follow_their_items() -> None:
-    parts = [reply([(4, 2.0), (6, 0.5)], traits=True), reply([], traits=True), reply([(4, 3.0), (2, 1.5)], traits=True)]
-    traits = merge_replies(parts, 2).traits
-    assert traits is not None
-    assert traits.vectors.tolist() == [[2.0], [1.0]] and traits.vectors.dtype == np.float32
-    assert traits.codes.tolist() == [[4, 2], [-4, -2]]
-    assert traits.features.tolist() == [[-2.0], [-1.0]]
-    years, tags = traits.fields["year"], traits.fields["tags"]
+def test_features_follow_their_items() -> None:
+    parts = [reply([(4, 2.0), (6, 0.5)], features=True), reply([], features=True)]
+    merged = merge_replies([*parts, reply([(4, 3.0), (2, 1.5)], features=True)], 2)
+    assert isinstance(merged, FeaturedReply)
+    features = merged.features
+    assert features.vectors.tolist() == [[2.0], [1.0]] and features.vectors.dtype == np.float32
+    assert features.codes.tolist() == [[4, 2], [-4, -2]]
+    assert features.features.tolist() == [[-2.0], [-1.0]]
+    years, tags = features.fields["year"], features.fields["tags"]
     assert (
         years.values.tolist() == [1904, 1902] and years.present is not None and years.present.tolist() == [True, False]
     )
     assert tags.values.tolist() == [[4, 4, 4, 4, -1, -1], [2, 2, 2, 2, -1, -1]] and tags.present is None
-    assert merge_replies([reply([(1, 1.0)])], 2).traits is None
-    with pytest.raises(ValueError, match="expected traits in all 2, got them in 1"):
-        merge_replies([reply([(4, 2.0)], traits=True), reply([(1, 1.0)])], 3)
+    assert type(merge_replies([reply([(1, 1.0)])], 2)) is SearchReply
+    with pytest.raises(ValueError, match="expected all 2 lists of a query to be with features or none"):
+        merge_replies([reply([(4, 2.0)], features=True), reply([(1, 1.0)])], 3)

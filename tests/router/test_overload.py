@@ -20,7 +20,7 @@ from silverray.router.http.app import create_app
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 
-from .conftest import Admitting, make_catalog, make_shards
+from .conftest import Validating, make_catalog, make_shards
 
 BATCH, TAKES_S, DEADLINE_S = 4, 0.02, 0.6
 SUSTAINABLE = BATCH / TAKES_S
@@ -72,9 +72,9 @@ def served() -> tuple[Router, Load]:
     for shard in shards:
         shard.delay_s = TAKES_S
     settings = RouterSettings(deadline_s=DEADLINE_S, slots=1, max_batch=BATCH)
-    admission: Any = Admitting()
+    admission: Any = Validating()
     backends = [Backend(f"shard-{i}", shard, len(shard.keys)) for i, shard in enumerate(shards)]
-    router = Router(make_catalog(400), backends, settings=settings, admission=admission)
+    router = Router(make_catalog(400), backends, settings=settings, validator=admission)
     router.gate = Gate(settings, time.monotonic)
     return router, Load(create_app(router))
 
@@ -106,6 +106,6 @@ def test_goodput_stays_at_three_times_what_shards_can_do(monkeypatch: pytest.Mon
 
 def load_batches(router: Router) -> list[Any]:
     """The batches that the first shard was sent."""
-    shard: Any = router._fanout._lanes[0].backend.searcher
+    shard: Any = router._fanout._lanes[0].backend.shard
     batches: list[Any] = shard.batches
     return batches

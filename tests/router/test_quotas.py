@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from catalogs import make_requests
+from queries import ordered
 
 from silverray.router.batch.fanout import Backend
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.router.stages.quotas import filled
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
@@ -63,7 +64,7 @@ def route(catalog: Catalog, shards: int, settings: RouterSettings) -> Router:
         catalog,
         backends,
         settings=settings,
-        admission=Admission(catalog, Valuer(CLICKS, catalog.tasks, catalog.schema)),
+        validator=Validator(catalog, Valuer(CLICKS, catalog.tasks, catalog.schema)),
     )
 
 
@@ -82,7 +83,7 @@ def test_quotas_hold_on_any_number_of_shards_and_in_nested_routers(two_tasks: Ca
     settings = RouterSettings(deadline_s=50.0, quotas=QUOTAS)
     inner = route(two_tasks, 4, settings)
     nested = Router(
-        two_tasks, [Backend("inner", inner, two_tasks.items)], settings=settings, admission=inner._admission
+        two_tasks, [Backend("inner", inner, two_tasks.items)], settings=settings, validator=inner._validator
     )
     for router in (route(two_tasks, 1, settings), route(two_tasks, 4, settings), nested):
         for truth, reply in zip(truths, ask(router, asked), strict=True):
@@ -94,9 +95,10 @@ def test_quotas_hold_on_any_number_of_shards_and_in_nested_routers(two_tasks: Ca
 
 
 def test_brute_force_sends_what_quotas_need(two_tasks: Catalog) -> None:
-    requests = [replace(request, quotas=(2, 4)) for request in make_requests(10, 6, tasks=2, refine="all", n_probe=64)]
-    searchers = (kind.open(two_tasks.path, value=CLICKS) for kind in (ShardSearcher, ExactSearch))
-    for reply, truth in zip(*(ask(searcher, requests) for searcher in searchers), strict=True):
+    requests = make_requests(10, 6, tasks=2, refine="all", n_probe=64)
+    searchers = [kind.open(two_tasks.path, value=CLICKS) for kind in (ShardSearcher, ExactSearch)]
+    replies, truths = (asyncio.run(ordered(searcher, requests, quotas=(2, 4))) for searcher in searchers)
+    for reply, truth in zip(replies, truths, strict=True):
         assert reply.keys.tolist() == truth.keys.tolist()
 
 

@@ -15,7 +15,9 @@ from silverray.router.http.app import create_app
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result import ResultBatch
 from silverray.shard.schema.keys import partition_of
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
@@ -25,7 +27,7 @@ from silverray.shard.value.valuer import Valuer
 VALUE = ValueSettings.model_validate(
     {"default": "click + 2 * like", "variants": {"late": "context.hour * click"}, "context": {"hour": {"type": "int"}}}
 )
-Asked = list[SearchRequest]
+Asked = list[Query]
 
 
 class Watched:
@@ -35,9 +37,9 @@ class Watched:
         self.shard = shard
         self.asked: Asked = []
 
-    async def search(self, requests: Any) -> Any:
-        self.asked += requests
-        return await self.shard.search(requests)
+    async def answer(self, batch: QueryBatch) -> ResultBatch:
+        self.asked += batch
+        return await self.shard.answer(batch)
 
 
 def route(catalog: Catalog, shards: int, value: ValueSettings = VALUE) -> tuple[Router, list[Watched]]:
@@ -51,7 +53,7 @@ def route(catalog: Catalog, shards: int, value: ValueSettings = VALUE) -> tuple[
         catalog,
         backends,
         settings=RouterSettings(deadline_s=50.0),
-        admission=Admission(catalog, Valuer(value, catalog.tasks, catalog.schema)),
+        validator=Validator(catalog, Valuer(value, catalog.tasks, catalog.schema)),
     ), watched
 
 

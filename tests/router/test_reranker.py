@@ -13,21 +13,23 @@ import pytest
 import torch
 from catalogs import make_requests, write_set_wise
 from numpy.typing import NDArray
+from queries import featured, make_batch
 
-from silverray.router.batch.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.batch.fanout import Backend
 from silverray.router.errors import Unavailable
 from silverray.router.http.app import create_app
 from silverray.router.http.client import HttpSearcher
 from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RerankSettings, RouterSettings
-from silverray.router.stages.quotas import filled
+from silverray.router.stages.quotas import Quotas, filled
 from silverray.router.stages.rerank import Reranker
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.engine.rerank import SetRanker
-from silverray.shard.engine.validation import Admission
+from silverray.shard.engine.validation import Validator
 from silverray.shard.model.diversity import Diversity
 from silverray.shard.model.scorer_files import load_overarch
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result import FeaturedReply, ResultBatch
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles
@@ -51,18 +53,17 @@ SPACING = DiversitySettings(window=6, oversample=4, spacing={"country": 0.5})
 
 
 class Travelling:
-    """A shard in another process: requests and replies are pickled in columns."""
+    """A shard in another process: queries and results are pickled in columns."""
 
     def __init__(self, shard: ShardSearcher) -> None:
         self.shard = shard
-        self.asked: list[SearchRequest] = []
+        self.asked: list[Query] = []
 
-    async def search(self, requests: Sequence[SearchRequest]) -> Outcomes:
-        batch: RequestBatch = pickle.loads(pickle.dumps(RequestBatch.of(requests)))
-        self.asked += batch.requests()
-        outcomes = await self.shard.search(batch.requests())
-        replies: ReplyBatch = pickle.loads(pickle.dumps(ReplyBatch.of(outcomes)))
-        return replies.outcomes()
+    async def answer(self, batch: QueryBatch) -> ResultBatch:
+        batch = pickle.loads(pickle.dumps(batch))
+        self.asked += batch
+        results: ResultBatch = pickle.loads(pickle.dumps(await self.shard.answer(batch)))
+        return results
 
 
 def backends(catalog: Catalog, partitions: Sequence[int], count: int) -> list[Backend]:
@@ -74,25 +75,25 @@ def backends(catalog: Catalog, partitions: Sequence[int], count: int) -> list[Ba
     ]
 
 
-def admission(catalog: Catalog) -> Admission:
-    return Admission(catalog, Valuer(VALUE, catalog.tasks, catalog.schema))
+def validator(catalog: Catalog) -> Validator:
+    return Validator(catalog, Valuer(VALUE, catalog.tasks, catalog.schema))
 
 
 def route(catalog: Catalog, shards: int, settings: RouterSettings = SETTINGS, encoder: Any = None) -> Router:
     parts = backends(catalog, range(catalog.partitions), shards)
-    return Router(catalog, parts, encoder, settings=settings, admission=admission(catalog))
+    return Router(catalog, parts, encoder, settings=settings, validator=validator(catalog))
 
 
 def nest(catalog: Catalog, settings: RouterSettings = SETTINGS) -> Router:
     halves = [range(0, 3), range(3, 8)]
     inner = [
-        Router(catalog, backends(catalog, half, 2), settings=settings, admission=admission(catalog)) for half in halves
+        Router(catalog, backends(catalog, half, 2), settings=settings, validator=validator(catalog)) for half in halves
     ]
     outer = [
         Backend(f"half {n}", router, catalog.items_in(tuple(half)))
         for n, (router, half) in enumerate(zip(inner, halves, strict=True))
     ]
-    return Router(catalog, outer, settings=settings, admission=admission(catalog))
+    return Router(catalog, outer, settings=settings, validator=validator(catalog))
 
 
 def over_http(catalog: Catalog) -> HttpSearcher:
@@ -106,6 +107,11 @@ MAKERS: dict[str, Any] = {
     "router of routers": nest,
     "http": over_http,
 }
+
+
+def reranker_of(router: Router) -> Reranker:
+    (reranker,) = (stage for stage in router._stages if isinstance(stage, Reranker))
+    return reranker
 
 
 async def ask(searcher: Searcher, requests: Sequence[SearchRequest]) -> list[SearchReply]:
@@ -139,7 +145,7 @@ async def test_answers_are_those_of_brute_force_on_any_number_of_shards(set_wise
     truth = await ask(exact(set_wise), requests)
     for request, reply, true in zip(requests, await ask(MAKERS[name](set_wise), requests), truth, strict=True):
         assert_same(reply, true)
-        assert len(reply.keys) <= request.k and reply.traits is None
+        assert len(reply.keys) <= request.k and type(reply) is SearchReply
         assert reply.fields["title"] == [f"title {key} é" for key in reply.keys]
         assert reply.coverage.items_fraction == 1
 
@@ -149,7 +155,7 @@ async def test_shards_are_asked_for_a_window_and_the_list_is_cut(set_wise: Catal
     requests = every(3, 2, explain=True)
     asked = [replace(request, k=k, filter=None) for request, k in zip(requests, (1, 10, 200), strict=True)]
     replies = await ask(router, asked)
-    told = {(r.k, r.traits) for lane in router._fanout._lanes for r in lane.backend.searcher.asked}  # type: ignore[attr-defined]
+    told = {(r.k, r.features) for lane in router._fanout._lanes for r in lane.backend.shard.asked}  # type: ignore[attr-defined]
     assert told == {(WINDOW, ()), (200, ())}
     for request, reply in zip(asked, replies, strict=True):
         assert reply.explain is not None and reply.explain["short"] is False
@@ -171,24 +177,26 @@ async def test_quotas_and_diversification_take_the_new_predictions(set_wise: Cat
     changed = 0
     for request, reply in zip(requests, await ask(router, requests), strict=True):
         k = request.k if request.diversify is None else 4 * request.k
-        wide = replace(request, k=max(WINDOW, k), traits=("country",), quotas=(2, 4), diversify=None)
-        (found,) = await ask(exact(set_wise), [wide])
+        orders: dict[str, Any] = {"k": max(WINDOW, k), "features": ("country",), "quotas": (2, 4)}
+        plain = replace(request, diversify=None)
+        (found,) = await featured(exact(set_wise), [plain], **orders)
+        (wide,) = make_batch(validator(set_wise), [plain], **orders)
         (ranked,) = ranker.rerank([wide], [filled(found, wide.k, (2, 4))])
+        assert isinstance(ranked, FeaturedReply)
         chosen = filled(ranked, k, (2, 4))
         changed += chosen.keys.tolist() != ranked.keys[:k].tolist()
         if request.diversify is not None:
-            assert chosen.traits is not None
             order = Diversity(6, (0.5,))(
                 torch.tensor(chosen.scores)[None],
-                torch.tensor(chosen.traits.vectors)[None],
+                torch.tensor(chosen.features.vectors)[None],
                 torch.ones(1, k, dtype=torch.bool),
                 torch.tensor([request.diversify]),
                 request.k,
-                torch.tensor(chosen.traits.codes)[None],
+                torch.tensor(chosen.features.codes)[None],
             )[0]
             chosen = chosen.take(order.numpy())
         assert_same(reply, chosen)
-        assert reply.traits is None
+        assert type(reply) is SearchReply
         assert reply.tasks is not None
         if request.diversify is None and request.k == 20:
             best = np.argsort(-ranked.tasks.predictions[:, 1])[:4]  # type: ignore[union-attr]
@@ -198,34 +206,34 @@ async def test_quotas_and_diversification_take_the_new_predictions(set_wise: Cat
 
 async def test_a_degraded_answer_is_ranked_from_what_came(set_wise: Catalog) -> None:
     router = route(set_wise, 2)
-    lost, left = (lane.backend.searcher for lane in router._fanout._lanes)
+    lost, left = (lane.backend.shard for lane in router._fanout._lanes)
 
-    async def fail(requests: Any) -> Any:
+    async def fail(batch: Any) -> Any:
         raise RuntimeError("lost")
 
-    lost.search = fail  # type: ignore[method-assign]
+    lost.answer = fail  # type: ignore[method-assign]
     requests = every(3, 4, ks=(10,))
     half = ExactSearch.open(set_wise.path, range(1, 8, 2), value=VALUE, window=WINDOW)
     for reply, true in zip(await ask(router, requests), await ask(half, requests), strict=True):
         assert_same(reply, true)
         assert reply.coverage.degraded
-    left.search = fail  # type: ignore[method-assign]
+    left.answer = fail  # type: ignore[method-assign]
     (error,) = await router.search(requests[:1])
     assert isinstance(error, Unavailable)
     await router.close()
 
 
-async def test_shards_that_tell_no_traits_are_an_error(set_wise: Catalog) -> None:
+async def test_shards_that_tell_no_features_are_an_error(set_wise: Catalog) -> None:
     router = route(set_wise, 1)
     (lane,) = router._fanout._lanes
-    honest = lane.backend.searcher.search
+    honest = lane.backend.shard.answer
 
-    async def tell_less(requests: Sequence[SearchRequest]) -> Any:
-        return [replace(reply, traits=None) for reply in await honest(requests)]  # type: ignore[type-var]
+    async def tell_less(batch: QueryBatch) -> ResultBatch:
+        return replace(await honest(batch), features=None)
 
-    lane.backend.searcher.search = tell_less  # type: ignore[method-assign]
+    lane.backend.shard.answer = tell_less  # type: ignore[method-assign]
     (error,) = await router.search(every(1, 5))
-    assert isinstance(error, Unavailable) and "told no traits" in error.message
+    assert isinstance(error, Unavailable) and "told no features" in error.message
     await router.close()
 
 
@@ -310,14 +318,14 @@ async def test_the_event_loop_goes_on_while_lists_are_ranked(
             await asyncio.sleep(0)
             turns += 1
 
-    assert router._reranker is not None
-    original = router._reranker._ranker.rerank
+    reranker = reranker_of(router)
+    original = reranker._ranker.rerank
 
     def rerank(*lists: Any) -> Any:
         started.append(turns)
         return original(*lists)
 
-    monkeypatch.setattr(router._reranker._ranker, "rerank", rerank)
+    monkeypatch.setattr(reranker._ranker, "rerank", rerank)
     task = asyncio.create_task(turn())
     await ask(router, every(8, 10))
     task.cancel()
@@ -329,8 +337,8 @@ async def test_long_lists_of_one_body_let_others_have_their_turn(set_wise: Catal
     router = route(set_wise, 1)
     (request,) = every(1, 12, ks=(1_000,))
     large = asyncio.create_task(ask(router, [replace(request, filter=None)] * 50))
-    assert router._reranker is not None
-    while not router._reranker._executor._threads:
+    reranker = reranker_of(router)
+    while not reranker._executor._threads:
         await asyncio.sleep(0.001)
     (small,) = await ask(router, [replace(request, filter=None, k=10)])
     assert len(small.keys) == 10 and not large.done()
@@ -353,22 +361,23 @@ async def test_one_task_and_ids_that_are_texts(publish_items: Callable[..., Cata
         await router.close()
 
 
-async def test_a_request_for_traits_is_another_routers(set_wise: Catalog) -> None:
+async def test_a_batch_is_another_routers_which_re_ranks(set_wise: Catalog) -> None:
     router = route(set_wise, 2)
-    (request,) = every(1, 11, ks=(30,))
-    (found,) = await ask(exact(set_wise), [replace(request, traits=())])
-    (reply,) = await ask(router, [replace(request, traits=())])
+    requests = every(1, 11, ks=(30,))
+    (found,) = await featured(exact(set_wise), requests)
+    (reply,) = (await router.answer(make_batch(validator(set_wise), requests, features=()))).rows()
+    assert isinstance(reply, FeaturedReply)
     assert reply.keys.tolist() == found.keys.tolist()
-    assert reply.traits is not None and reply.traits.features.shape == found.traits.features.shape  # type: ignore[union-attr]
+    assert reply.features.features.shape == found.features.features.shape
     await router.close()
 
 
 async def test_a_model_without_such_a_scorer_is_not_re_ranked(two_tasks: Catalog) -> None:
-    assert route(two_tasks, 1)._reranker is None
+    assert not any(isinstance(stage, Reranker) for stage in route(two_tasks, 1)._stages)
 
 
 async def test_a_reranker_ends_its_thread(set_wise: Catalog) -> None:
-    reranker = Reranker(SETTINGS.rerank, set_wise, admission(set_wise).valuer)
+    reranker = Reranker(SETTINGS.rerank, set_wise, validator(set_wise).valuer, Quotas({}, set_wise))
     reranker.close()
     with pytest.raises(RuntimeError):
         reranker._executor.submit(int)

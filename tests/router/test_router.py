@@ -23,7 +23,9 @@ from silverray.shard.api import (
     SearchReply,
     SearchRequest,
     SequenceNotReached,
+    TaskScores,
 )
+from silverray.shard.query import Query
 from silverray.shard.schema.user_features import BucketFeature, HistoryFeature, UserFeatures
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
@@ -98,26 +100,28 @@ async def test_an_answer_from_another_version_does_not_count(make_house: Any, qu
     assert not np.isin(reply.keys, house.shards[3].keys).any()
 
 
-async def test_replies_that_cannot_be_merged_are_an_internal_error(make_house: Any, query: Vector) -> None:
+async def test_results_whose_columns_do_not_fit_are_no_answer(make_house: Any, query: Vector) -> None:
     house = make_house()
     house.shards[0].does = "junk"
-    error = await failure(house, ask(query, fields=("title",)))
-    assert (error.code, error.message) == ("internal", "internal error")
+    reply = await answer(house, ask(query, k=20, fields=("title",)))
+    assert reply.coverage.answered == 3 and len(reply.keys) == len(reply.fields["title"]) == 20
     house.shards[0].does = "well"
-    await answer(house, ask(query))
+    assert not (await answer(house, ask(query))).coverage.degraded
 
 
 async def test_a_reply_that_cannot_be_merged_fails_its_own_request_alone(make_house: Any, query: Vector) -> None:
     house = make_house()
-    well: Callable[[SearchRequest], SearchReply] = house.shards[0]._reply
+    well: Callable[[Query], SearchReply] = house.shards[0]._reply
 
-    def reply(request: SearchRequest) -> SearchReply:
-        return replace(well(request), scores=np.zeros(1, dtype=np.float32)) if request.k == 3 else well(request)
+    def reply(query: Query) -> SearchReply:  # ranked, as no other shard's is
+        found = well(query)
+        table = np.zeros((len(found.keys), 1), dtype=np.float32)
+        return replace(found, tasks=TaskScores(("default",), table, table)) if query.k == 3 else found
 
     house.shards[0]._reply = reply
     broken, whole = await house.router.search([ask(query, k=3), ask(query, k=4)])
     assert isinstance(broken, SearchError)
-    assert broken.code == "internal"
+    assert (broken.code, broken.message) == ("internal", "internal error")
     assert isinstance(whole, SearchReply)
     assert whole.keys.tolist() == house.best(query, 4).keys.tolist()
     assert len(house.shards[0].batches) == 1
@@ -496,7 +500,7 @@ async def test_routers_nest(make_house: Any, query: Vector) -> None:
     inner, far = make_house(), make_house().shards[:1]
     inner.shards[0].does = "raise"
     backends = [Backend("inner", inner.router, 400), Backend("far", far[0], 100)]
-    outer = Router(inner.router.catalog, backends, admission=inner.router._admission)
+    outer = Router(inner.router.catalog, backends, validator=inner.router._validator)
     (reply,) = await outer.search([ask(query)])
     assert isinstance(reply, SearchReply)
     assert (reply.coverage.shards, reply.coverage.answered) == (5, 4)
