@@ -14,6 +14,7 @@ from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, P
 from silverray.shard.filter.hints import mismatch_hint
 from silverray.shard.filter.lexer import Token
 from silverray.shard.hints import closest
+from silverray.shard.schema.days import to_days
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import FieldType, Schema
 
@@ -27,7 +28,6 @@ _LITERALS: dict[FieldType, str] = {
     "bool": "true or false",
     "date": 'date("YYYY-MM-DD")',
 }
-_EPOCH = date(1970, 1, 1).toordinal()
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
@@ -119,7 +119,7 @@ def _stored(field: BoundField, value: Value) -> int | float:
         case "bool", bool(flag):
             return int(flag)
         case "date", date() as day:
-            return day.toordinal() - _EPOCH
+            return to_days(day)
         case "int", bool():
             pass
         case "int", int(number):
