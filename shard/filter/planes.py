@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
+MOST_ROWS = 1 << 24
+"""Most planes of a catalog: 2 MiB of bits an item, far beyond what is ever chosen."""
 MAX_BLOCKS = 8
 FLOAT_BITS = 24
 
