@@ -18,7 +18,7 @@ from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.writer import hide
 from silverray.cluster.serving.encoders import EncoderCaller
 from silverray.cluster.serving.gc_tuning import spare_loaded
-from silverray.cluster.serving.handles import ApplicationHandle
+from silverray.cluster.serving.handles import STATUS_S, ApplicationHandle
 from silverray.cluster.serving.layout import Layout
 from silverray.router.batch.batches import Outcomes, ReplyBatch, RequestBatch
 from silverray.router.batch.fanout import Backend
@@ -43,7 +43,6 @@ _BY_REFERENCE_BYTES = 1 << 20
 _ITEM_BYTES = 20
 _FIELD_BYTES = 64
 _TASK_BYTES = 8
-_STATUS_S = 2.0
 
 _logger = logging.getLogger(__name__)
 
@@ -270,7 +269,7 @@ class RouterReplica:
 
     async def _applications(self) -> dict[str, Any] | None:
         try:
-            status = await asyncio.wait_for(asyncio.to_thread(serve.status), _STATUS_S)
+            status = await asyncio.wait_for(asyncio.to_thread(serve.status), STATUS_S)
         except TimeoutError:
             return None
         return {
