@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from silverray.benchmarks.common.report import Report
 from silverray.benchmarks.roo.recall import (
-    HELD_OUT,
     PLACES,
     Split,
     Tuned,
@@ -32,7 +31,7 @@ from silverray.benchmarks.roo.steps import THREADS, compare_steps
 from silverray.benchmarks.roo.storage import compare_bytes, compare_reading
 from silverray.cluster.demo import movielens
 from silverray.cluster.demo.movielens import MovieLens
-from silverray.cluster.demo.movielens_requests import SPAN_S, movielens_format, write_requests
+from silverray.cluster.demo.movielens_requests import HELD_OUT, SPAN_S, movielens_format, write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.format import RequestFormat, category_rules

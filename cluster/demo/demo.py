@@ -27,7 +27,7 @@ from silverray.cluster.commands.train import describe, train_with_progress
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.demo import movielens
 from silverray.cluster.demo.movielens import LIKED, Film, MovieLens, Rater
-from silverray.cluster.demo.movielens_requests import split_time, write_requests
+from silverray.cluster.demo.movielens_requests import HELD_OUT, split_time, write_requests
 from silverray.cluster.loadtest.loadtest import LoadPlan
 from silverray.cluster.serving.records import ServiceRecord, hold_record
 from silverray.cluster.serving.service import Service, start
@@ -41,7 +41,6 @@ from silverray.shard.schema.schema import Schema
 NAME = "silverray-demo"
 KEPT_FOLDER = Path("silverray-demo")
 SHARDS = 2
-HELD_OUT = 0.1
 LOAD_RATE = 100.0
 LOAD_S = 10.0
 WARM_UP_S = 3.0
