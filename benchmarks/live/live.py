@@ -16,10 +16,11 @@ import numpy as np
 
 from silverray.benchmarks.common.processes import resident_bytes
 from silverray.benchmarks.common.report import Report
-from silverray.benchmarks.common.truth import TOLERANCE, brute_force
+from silverray.benchmarks.common.truth import brute_force
 from silverray.benchmarks.live.http import HttpWindow, served
 from silverray.benchmarks.live.items import Floats, LiveItems
 from silverray.benchmarks.live.load import BATCH, BODY, K, LiveShard, Maker, ShardWindow
+from silverray.cluster.loadtest.truth import TIE
 
 TITLE = "Updates, in a shard and over HTTP"
 RATES = (100, 600, 2_000)
@@ -226,7 +227,7 @@ def _state(name: str, shard: LiveShard, items: LiveItems) -> dict[str, Any]:
 
 def _recall(items: LiveItems, found: Floats) -> float:
     truth = brute_force(items.vectors, items.queries, found.shape[1], items.held())
-    return float((found >= truth.scores[:, -1:] - TOLERANCE).mean())
+    return float((found >= truth.scores[:, -1:] - TIE).mean())
 
 
 def _compaction(shard: LiveShard, compactions: int) -> list[dict[str, Any]]:
