@@ -25,6 +25,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from silverray.benchmarks.common.datasets import DataSet, generated
+from silverray.benchmarks.common.machine import THREADS
 from silverray.benchmarks.common.measure import Timing, ratio
 from silverray.benchmarks.common.peers import TRAINING, load
 from silverray.benchmarks.common.processes import resident_bytes
@@ -35,7 +36,6 @@ from silverray.shard.schema.schema import Schema
 from silverray.shard.snapshot.files import INDEX, SnapshotFiles
 
 TITLE = "Building an index, 2 threads"
-THREADS = 2
 ROUNDS = 5
 K = 100
 N_PROBES = (2, 4, 8, 16, 32, 64)

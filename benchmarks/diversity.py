@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from silverray.benchmarks.common.catalogs import ClusteredCatalog, clustered, queries
-from silverray.benchmarks.common.machine import with_threads
+from silverray.benchmarks.common.machine import THREADS, with_threads
 from silverray.benchmarks.common.measure import interleave
 from silverray.benchmarks.common.report import Report, Row
 from silverray.shard.model.diversity import Diversity
@@ -27,7 +27,6 @@ WINDOW, SPACING = 10, 0.5
 SHAPES = ((1, 40, 10), (1, 200, 50), (1, 500, 50), (1, 1_000, 100), (16, 200, 50), (16, 1_000, 100))
 STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
 LISTS, CANDIDATES, PLACES = 64, 80, 20
-THREADS = 2
 TIMES = {
     "lists": "{lists}",
     "candidates": "{candidates}",

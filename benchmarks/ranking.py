@@ -22,12 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silverray.benchmarks.common.machine import with_threads
+from silverray.benchmarks.common.machine import THREADS, with_threads
 from silverray.benchmarks.common.measure import interleave
 from silverray.benchmarks.common.report import Report
-from silverray.benchmarks.roo.recall import HELD_OUT
 from silverray.cluster.demo import movielens
-from silverray.cluster.demo.movielens_requests import write_held_out_ratings, write_requests
+from silverray.cluster.demo.movielens_requests import HELD_OUT, write_held_out_ratings, write_requests
 from silverray.cluster.training.config import ScorerConfig, TrainConfig
 from silverray.cluster.training.run import RunData
 from silverray.cluster.training.scorer import make_scoring, save_scorer
@@ -62,7 +61,6 @@ GIVEN = 1_000
 ASKING = 16
 """Users who have given items ranked, one after another."""
 BATCH = 64
-THREADS = 2
 SCORERS = {
     "two-tower": None,
     "+ MLP": ScorerConfig(kind="mlp"),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.benchmarks.common.catalogs import clustered, queries
+from silverray.benchmarks.common.machine import THREADS
 from silverray.benchmarks.value.formula import DIMENSION, SCHEMA, TASKS, VALUE, make_contexts, make_items
 from silverray.shard.engine.engine import Best, Engine
 from silverray.shard.engine.validation import Admission
@@ -18,7 +19,7 @@ from silverray.shard.model.scorer_files import make_scorer, save_overarch
 from silverray.shard.publish.builder import publish
 from silverray.shard.value.valuer import Asked
 
-REQUESTS, K, THREADS = 64, 100, 2
+REQUESTS, K = 64, 100
 WARM_UP = 2
 SPREAD = 1.3
 """Noise that tells a user's tasks apart; about 2,000 different candidates remain of the 3,000 that six tasks find."""
