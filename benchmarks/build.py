@@ -37,8 +37,11 @@ from silverray.shard.snapshot.files import INDEX, SnapshotFiles
 
 TITLE = "Building an index, 2 threads"
 ROUNDS = 5
+"""A build takes some ten seconds, and there are two; of five, p20 and p80 are the second and the fourth."""
 K = 100
+"""Of the figures to reach, and the deeper of two usual ones: bad centroids show there first."""
 N_PROBES = (2, 4, 8, 16, 32, 64)
+"""From a recall that nobody serves to one of .99; each doubles the work of the one before."""
 BUILDS = {
     "contender": "{contender}",
     "seconds": "{s_p50:.2f}",

@@ -54,13 +54,17 @@ from silverray.shard.train.trainer import Recipe, Trainer
 TITLE = "Learned scorers on MovieLens 100K"
 CONFIG, SCHEMA = "movielens-train.yaml", "movielens-schema.yaml"
 SEEDS = (0, 1, 2)
+"""The least and greatest of three say how far a difference can be believed."""
 PLACES = (20, 100)
+"""A screen, and the k of the speeds."""
 CANDIDATES = 250
 """Of each task, as many as a search for up to 62 items ranks."""
 GIVEN = 1_000
+"""Of 1,682 films; so many that the work on items is timed and not what a request costs anyway."""
 ASKING = 16
 """Users who have given items ranked, one after another."""
 BATCH = 64
+"""The largest that a router sends by default."""
 SCORERS = {
     "two-tower": None,
     "+ MLP": ScorerConfig(kind="mlp"),

@@ -24,6 +24,7 @@ FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx51
 THREADS = 2
 """Of the figures to reach, where a benchmark does not compare numbers of threads: every machine has two cores."""
 ROUNDS = 7
+"""The median is that of a quiet round even where three are disturbed."""
 
 
 def describe() -> dict[str, Any]:

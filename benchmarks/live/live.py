@@ -24,10 +24,15 @@ from silverray.cluster.loadtest.truth import TIE
 
 TITLE = "Updates, in a shard and over HTTP"
 RATES = (100, 600, 2_000)
+"""Writes a second: a quiet catalog, the figure to reach, and one well beyond it."""
 TURNOVER = 0.5
+"""Part of the items that is replaced before recall is measured again, without a compaction (decision 10.1)."""
 RESAMPLES = 2_000
+"""Fifty of them lie beyond each bound of the 95 %."""
 WARM_UP_S = 4.0
+"""Some hundred batches: kernels are loaded and memory is touched."""
 ALONE_S = 2.0
+"""Once before each compaction: five times make a thousand batches, ten of them beyond the p99."""
 LOSS = {
     "writes": "{writes}",
     "items/s": "{rate:,.0f}",

@@ -23,6 +23,7 @@ from silverray.shard.searcher import ShardSearcher
 BODY = 100
 """Writes that are handed over together."""
 BATCH, K = 64, 100
+"""The largest batch of a router, and the k of the figures to reach."""
 Maker = Callable[[int], list[Write]]
 """Makes so many writes."""
 

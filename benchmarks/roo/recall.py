@@ -39,6 +39,7 @@ from silverray.shard.train.requests import RequestTable
 from silverray.shard.train.workers import Alone
 
 PLACES = 20
+"""The demo's (`configs/movielens-train.yaml`): a page of recommendations, 1.2 % of the films."""
 TASK = "liked"
 
 

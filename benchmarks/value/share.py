@@ -20,7 +20,9 @@ from silverray.shard.publish.builder import publish
 from silverray.shard.value.valuer import Asked
 
 REQUESTS, K = 64, 100
+"""A router's largest batch and the k of the figures to reach."""
 WARM_UP = 2
+"""The first batch compiles the formula's plan and touches memory; the second allocates as all later ones."""
 SPREAD = 1.3
 """Noise that tells a user's tasks apart; about 2,000 different candidates remain of the 3,000 that six tasks find."""
 STEPS = ("retrieve", "unite", "score", "value", "select")

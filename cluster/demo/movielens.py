@@ -25,6 +25,7 @@ TERMS = (
 )
 DEFAULT_CACHE = Path("~/.cache/silverray/movielens-100k")
 DOWNLOAD_TIMEOUT_S = 180
+"""A few megabytes; pip itself tries a silent server six times, 15 s each, and says more than a time-out does."""
 LIKED = 4
 """The least rating that counts as a like."""
 

@@ -16,8 +16,13 @@ from silverray.router.errors import LogFenced, LogFull, LogGap, LogUnavailable, 
 from silverray.router.writes.log import LogPage, LogRecord
 
 _FORMAT = 1
+"""Goes up when older releases could not read the file; they refuse it then."""
 _BUSY_S = 5.0
+"""How long SQLite waits for another process's transaction, a trim being the longest: as long as a write's default
+deadline, after which nobody waits."""
 _PAGE_BYTES = 32 << 20
+"""Two of the longest bodies by default. A page ends when it has so many, so that with the last body it holds half as
+much again."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state (format INTEGER NOT NULL, identity TEXT NOT NULL, epoch INTEGER NOT NULL,

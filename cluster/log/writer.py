@@ -21,7 +21,11 @@ from silverray.router.writes.log import LogPage, Reader
 from silverray.shard.api import Overloaded
 
 _GROUP_BYTES = 32 << 20
+"""Two of the longest bodies by default: many usual ones share a sync, and none waits for more than a fraction of a
+second of the disk's time."""
 _WAITING_BYTES = 128 << 20
+"""Four such groups: what waits longer is late by its deadline. Routers bound their own; this bounds all of them
+together."""
 
 _logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import Any
 from ray import serve
 
 STATUS_S = 2.0
+"""A part of a status reply that does not come by then is told as missing: whoever asks wants to see the other parts."""
 
 
 class ApplicationHandle:

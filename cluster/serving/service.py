@@ -35,7 +35,10 @@ from silverray.shard.value.valuer import Valuer
 _logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+"""Each look asks Serve's controller, which is busy with what is waited for; stopping takes some seconds."""
 _STOP_S = 60.0
+"""A replica has 5 s to end before Serve kills it; several times that on a busy machine. Beyond, a person should
+look."""
 
 
 class Service:

@@ -19,6 +19,7 @@ from silverray.cluster.tables.rank import START_S, TIMEOUT_S, TableRank
 from silverray.cluster.tables.slices import FeatureSlice
 
 _LOAD_BYTES_PER_S = 50e6
+"""A slow network disk: what loading is given beside the start. A slower one would never see its group formed."""
 
 
 class GroupFailed(RuntimeError):

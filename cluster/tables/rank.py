@@ -26,6 +26,8 @@ TIMEOUT_S = 5.0
 
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 START_S = 120.0
+"""Ranks import TorchRec and meet after 12 to 14 s on two busy cores (decision 21.7); nearly ten times that, since a
+start given up too soon begins again and never ends."""
 
 
 class TableRank:

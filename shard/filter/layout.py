@@ -35,7 +35,8 @@ LIVE = 0
 """The plane that says which slots hold an item."""
 
 MAX_EXACT_VALUES = 256
-"""Most distinct values for which a category or tags field gets one plane a value."""
+"""Most distinct values for which a category or tags field gets one plane a value: 32 bytes an item. A hashed group
+takes 2, and is verified."""
 
 
 class PlaneSummary(NamedTuple):

@@ -15,8 +15,11 @@ from silverray.shard.api import ItemId
 from silverray.shard.schema.days import from_days, to_days
 
 FORMAT = 1
+"""Goes up when the form of a record changes: a replica stops at a form that it does not know instead of guessing
+(decision 11.3)."""
 _UPSERT, _DELETE, _PATCH = range(3)
 _DATE = 1
+"""One of the 128 extension types that MessagePack leaves to applications. It stands in every log, so it stays."""
 
 
 @dataclass(frozen=True, slots=True)

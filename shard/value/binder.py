@@ -41,6 +41,7 @@ _TYPES: dict[str, Type] = {
 _ARTICLES = {"number": "a number", "condition": "a condition", "text": "a text", "date": "a date", "tags": "tags"}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _SHOWN = 40
+"""Characters of an operand that a message shows, so that the message and two of them fit a line or two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,10 @@ LARGEST_FIELD = 2.0**63
 
 Bounds = tuple[float, float]
 ANY: Bounds = (-LARGEST, LARGEST)
+"""Of numbers of which nothing is known: the operations on them must keep what they make within float32."""
 
 _ERROR = 2.0**-20
+"""Sixteen units of float32's rounding, 2^-24: more than any one operation errs, libraries' exponentials included."""
 
 
 class Operation(NamedTuple):
