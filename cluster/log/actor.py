@@ -78,6 +78,7 @@ class ActorLog:
                 return await call
         except TimeoutError:
             if call is not None:
+                # Left alone it would wait on in the writer, and take one of its calls.
                 ray.cancel(call)
             raise LogUnavailable(f"the log's writer did not answer within {timeout_s:.3g} s") from None
         except RayTaskError as error:
@@ -85,6 +86,7 @@ class ActorLog:
         except ValueError:  # no actor has the name
             raise LogUnavailable(f"service {self._service!r} has no log writer") from None
         except RayError as error:
+            # A writer that was ended and made anew is another actor under the same name.
             self._actor = None
             raise LogUnavailable(f"the log's writer is down: {type(error).__name__}") from None
 

@@ -113,6 +113,7 @@ class LogFollower:
         if page.records:
             applying = asyncio.ensure_future(asyncio.to_thread(self._apply_page, page))
             try:
+                # Its thread cannot be stopped: it must be done when `stop` returns, and nothing may follow it unseen.
                 await asyncio.shield(applying)
             except asyncio.CancelledError:
                 await asyncio.wait([applying])
@@ -120,6 +121,7 @@ class LogFollower:
                     self._note(error)
                 raise
         if self._applied >= page.last:
+            # Only by this read the log knows it as a reader whom writes wait for.
             if not known.starting:
                 self._caught_up = True
                 self._settled.set()
@@ -128,6 +130,7 @@ class LogFollower:
     def _apply_page(self, page: LogPage) -> None:
         for record in page.records:
             self._apply(read_entries(record, self._applied))
+            # Only then: a record that fails on its way is read again.
             self._applied = record.seq
 
     def _note(self, error: Exception) -> None:

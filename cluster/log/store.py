@@ -77,6 +77,7 @@ class LogReader:
         A page is bounded in bytes as well, so that long bodies do not fill the memory of who reads them.
         """
         with _named(self.path), _begun(self._connection, "BEGIN"):
+            # Of the same moment as the records, so that a page without any is the log's end.
             state = _state(self._connection)
             if not state.trimmed <= after <= state.last:
                 raise LogGap(f"{self.path}: expected a number from {state.trimmed} to {state.last}, got {after}")
@@ -168,6 +169,7 @@ class LogStore:
         with self._transaction() as state:
             (last,) = self._writer.execute("SELECT max(seq) FROM records WHERE seq < ?", (keep_from,)).fetchone()
             self._writer.execute("DELETE FROM records WHERE seq < ?", (keep_from,))
+            # A record that reaches over `keep_from` stays whole, and so do its first writes.
             self._writer.execute("UPDATE state SET trimmed = ?", (max(state.trimmed, last or 0),))
 
     def state(self) -> LogState:
@@ -201,6 +203,7 @@ class LogStore:
                 row = (_FORMAT, uuid4().hex, 0, start, start)
                 self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
             state = LogState(*row)
+            # All checks come before the epoch: a file that is not ours is left as it is.
             _require_format(self.path, state)
             if identity not in (None, state.identity):
                 raise OtherLog(f"{self.path}: is another log than the one that must be there")
@@ -212,6 +215,7 @@ class LogStore:
     @contextmanager
     def _transaction(self) -> Iterator[LogState]:
         with _named(self.path), _begun(self._writer, "BEGIN IMMEDIATE"):
+            # Read with the file locked: who opens it from here on waits, and fences this writer after its commit.
             state = _state(self._writer)
             if state.epoch != self.epoch:
                 raise LogFenced(f"{self.path}: epoch {self.epoch} has ended, another writer began epoch {state.epoch}")

@@ -137,6 +137,7 @@ class ShardReplica:
         # The replica's event loop also answers health checks: nothing slow may run on it.
         self._searcher = await asyncio.to_thread(load)
         self._threads = threads
+        # Waited for: Serve sends no request to a replica that is not made yet.
         self._follower = await self._follow(args.log) if args.log else None
         spare_loaded()
 

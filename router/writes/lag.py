@@ -77,6 +77,7 @@ class LagWatch:
         try:
             while True:
                 await asyncio.sleep(pause_s)
+                # Nothing is awaited from here to `del`: who comes next begins another watch.
                 if not waiting:
                     return
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
