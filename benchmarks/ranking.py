@@ -62,7 +62,7 @@ CANDIDATES = 250
 GIVEN = 1_000
 """Of 1,682 films; so many that the work on items is timed and not what a request costs anyway."""
 ASKING = 16
-"""Users who have given items ranked, one after another."""
+"""Users who have given items ranked, one after another, so that no single one stays in a cache."""
 BATCH = 64
 """The largest that a router sends by default."""
 SCORERS = {

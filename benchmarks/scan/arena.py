@@ -23,9 +23,9 @@ FIXED_PART = 16
 """128 of 2,048 lists, as in the figures to reach."""
 REFERENCE = "faiss IVF-Flat"
 ALONE = 64
-"""Queries asked one at a time in a round."""
+"""Queries asked one at a time in a round: a round then takes some milliseconds, far beyond the clock's steps."""
 CURVE_END = 0.99
-"""Recall at which a curve ends."""
+"""Recall at which a curve ends: beyond, times grow fast, and what is gained hangs on a few queries."""
 
 
 class Cell(NamedTuple):

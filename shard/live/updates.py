@@ -38,7 +38,7 @@ MOST_STRAYS = 0.02
 MOST_WRITTEN = 0.25
 """or of the payload's rows was written one by one, as Python's objects."""
 FEW = 4_096
-"""So many strays or written rows never matter."""
+"""So many strays or written rows never matter: a small catalog would be made anew after every few bodies."""
 RETRY_S = 60.0
 """Time from an attempt to make the arrays anew that failed to the next."""
 
