@@ -25,6 +25,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from silverray.benchmarks.common.datasets import DataSet, generated
+from silverray.benchmarks.common.machine import THREADS
 from silverray.benchmarks.common.measure import Timing, ratio
 from silverray.benchmarks.common.peers import TRAINING, load
 from silverray.benchmarks.common.processes import resident_bytes
@@ -35,10 +36,12 @@ from silverray.shard.schema.schema import Schema
 from silverray.shard.snapshot.files import INDEX, SnapshotFiles
 
 TITLE = "Building an index, 2 threads"
-THREADS = 2
 ROUNDS = 5
+"""A build takes some ten seconds, and there are two; of five, p20 and p80 are the second and the fourth."""
 K = 100
+"""Of the figures to reach, and the deeper of two usual ones: bad centroids show there first."""
 N_PROBES = (2, 4, 8, 16, 32, 64)
+"""From a recall that nobody serves to one of .99; each doubles the work of the one before."""
 BUILDS = {
     "contender": "{contender}",
     "seconds": "{s_p50:.2f}",

@@ -16,18 +16,23 @@ import torch
 from torch import Tensor
 
 from silverray.benchmarks.common.catalogs import ClusteredCatalog, clustered, queries
-from silverray.benchmarks.common.machine import with_threads
+from silverray.benchmarks.common.machine import THREADS, with_threads
 from silverray.benchmarks.common.measure import interleave
 from silverray.benchmarks.common.report import Report, Row
 from silverray.shard.model.diversity import Diversity
 
 TITLE = "Diversification of merged lists"
 ITEMS, QUICK_ITEMS, DIMENSION = 50_000, 2_000, 64
+"""The longest list, of 1,000, is 2 % of them, so that lists hold what is alike, as those of a search do."""
 WINDOW, SPACING = 10, 0.5
+"""The window is the service's default. The spacing is half of the strength, so that both show in the same list."""
 SHAPES = ((1, 40, 10), (1, 200, 50), (1, 500, 50), (1, 1_000, 100), (16, 200, 50), (16, 1_000, 100))
+"""Lists, candidates and places: 10 of 40 as a search for 10 has by default, up to the longest, 1,000 candidates; 50
+of 500 is what decision 19.3 hangs on, and 16 lists together are those of a body."""
 STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
+"""In units of scores of length-1 vectors: from none to more than scores differ by in a list; 0.3 is the default."""
 LISTS, CANDIDATES, PLACES = 64, 80, 20
-THREADS = 2
+"""A search for 20 has 80 candidates by default (`oversample`); so many lists that no mean hangs on one."""
 TIMES = {
     "lists": "{lists}",
     "candidates": "{candidates}",

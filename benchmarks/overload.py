@@ -29,10 +29,15 @@ from silverray.shard.publish.kmeans import default_clusters
 
 TITLE = "Goodput under overload: one router, two shards, bodies of 8 queries with k = 100, deadline 1 s"
 ITEMS, DIMENSION, QUERIES = 50_000, 64, 4_096
+"""So few that the router, and not a shard, is what two cores run out of (decision 14.7)."""
 QUICK_ITEMS = 10_000
+"""Published in seconds: a quick run shows that all works, and no figures."""
 SHARDS, A_BODY, K, DEADLINE_MS = 2, 8, 100, 1_000.0
+"""Two cores sustain 115 to 176 such bodies a second (decision 14.7), which one open loop can send three times over."""
 CLIENTS = 16
+"""Their bodies of 8 queries fill both batches of 64 that may be in flight."""
 CLOSED_S, QUICK_CLOSED_S = 8.0, 2.0
+"""The rate that all phases go by: a thousand bodies, of which a burst is a small part."""
 PATIENCE_S = 5.0
 """After which a client of the open loop goes away, as people's clients do."""
 COLUMNS = {

@@ -22,12 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silverray.benchmarks.common.machine import with_threads
+from silverray.benchmarks.common.machine import THREADS, with_threads
 from silverray.benchmarks.common.measure import interleave
 from silverray.benchmarks.common.report import Report
-from silverray.benchmarks.roo.recall import HELD_OUT
 from silverray.cluster.demo import movielens
-from silverray.cluster.demo.movielens_requests import write_held_out_ratings, write_requests
+from silverray.cluster.demo.movielens_requests import HELD_OUT, write_held_out_ratings, write_requests
 from silverray.cluster.training.config import ScorerConfig, TrainConfig
 from silverray.cluster.training.run import RunData
 from silverray.cluster.training.scorer import make_scoring, save_scorer
@@ -55,14 +54,17 @@ from silverray.shard.train.trainer import Recipe, Trainer
 TITLE = "Learned scorers on MovieLens 100K"
 CONFIG, SCHEMA = "movielens-train.yaml", "movielens-schema.yaml"
 SEEDS = (0, 1, 2)
+"""The least and greatest of three say how far a difference can be believed."""
 PLACES = (20, 100)
+"""A screen, and the k of the speeds."""
 CANDIDATES = 250
 """Of each task, as many as a search for up to 62 items ranks."""
 GIVEN = 1_000
+"""Of 1,682 films; so many that the work on items is timed and not what a request costs anyway."""
 ASKING = 16
-"""Users who have given items ranked, one after another."""
+"""Users who have given items ranked, one after another, so that no single one stays in a cache."""
 BATCH = 64
-THREADS = 2
+"""The largest that a router sends by default."""
 SCORERS = {
     "two-tower": None,
     "+ MLP": ScorerConfig(kind="mlp"),

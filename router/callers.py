@@ -15,6 +15,7 @@ from silverray.router.errors import ForeignHost, ForeignOrigin
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _SHOWN = 100
+"""Characters of a header that a message shows: names of hosts are shorter, and a header may have thousands."""
 
 
 def is_loopback(host: str) -> bool:

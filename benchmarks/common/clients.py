@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 SETTLE_S = 0.5
-"""The moment before a window that does not count."""
+"""The moment before a window that does not count, in which connections are made and batches fill."""
 
 
 @dataclass(slots=True)

@@ -21,7 +21,10 @@ Result = TypeVar("Result")
 
 PACKAGES = ("silverray", "torch", "triton", "numba", "numpy", "pyarrow", "ray", "faiss-cpu", "hnswlib", "usearch")
 FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_vpopcntdq", "amx_int8", "asimddp")
+THREADS = 2
+"""Of the figures to reach, where a benchmark does not compare numbers of threads: every machine has two cores."""
 ROUNDS = 7
+"""The median is that of a quiet round even where three are disturbed."""
 
 
 def describe() -> dict[str, Any]:

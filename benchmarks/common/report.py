@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 QUICK = "A quick run on little data, to see that it works: its figures mean nothing."
 PANEL_INCHES = (6.5, 4.5)
+"""At 100 dots an inch two of them are as wide as a page on a screen."""
 PANELS_A_ROW = 2
+"""A third would shrink all letters where the figure is shown in a page's width."""
 
 Row = Mapping[str, Any]
 

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from silverray.cluster.loadtest.truth import TIE
+
 BLOCK = 32_768
 """Items scored at a time: 128 KiB of scores a query."""
-TOLERANCE = 1e-5
 
 
 class Truth(NamedTuple):
@@ -96,6 +97,6 @@ def recall(
         items = np.unique(row[row >= 0])
         if passing is not None:
             items = items[passing[items]]
-        hits = (vectors[items] @ query >= true[count - 1] - TOLERANCE).sum()
+        hits = (vectors[items] @ query >= true[count - 1] - TIE).sum()
         shares.append(min(hits, count) / count)
     return float(np.mean(shares)) if shares else 1.0

@@ -45,9 +45,12 @@ COLUMNS = {
     "outcome": "{outcome}",
 }
 PAIRS = 1 << 20
+"""The reference gathers two vectors a pair, 1 GiB of 128 dimensions; programs of every multiprocessor take part many
+times."""
 MOST_SELECTED = 1 << 24
 """Candidates of all queries together in a check of the selection."""
 TIGHT_ROOM = 100
+"""Nearly every query overflows, as none does otherwise, and in the middle of a tile of 128 slots."""
 
 
 class _Checks:

@@ -12,6 +12,7 @@ Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 SCAN_TARGET, SCAN_BATCH = 0.6, 64
 """Share of the read bandwidth that the scan should reach from this batch up."""
 MOST_PROBLEMS = 20
+"""A summary is read in a terminal; where so many are wrong, they have one cause."""
 
 
 def summarise(tables: Tables) -> str:

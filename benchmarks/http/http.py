@@ -32,15 +32,26 @@ from silverray.shard.publish.kmeans import default_clusters
 
 TITLE = "Search over HTTP, against a Serve application that does nothing"
 ITEMS, DIMENSION, QUERIES, K, SHARDS = 194_000, 128, 4_096, 10, 2
+"""Items, dimensions, k and shards of the figure to reach. So many queries that no body comes again within a second."""
 QUICK_ITEMS = 10_000
+"""Published in seconds: a quick run shows that all works, and no figures."""
 CLIENTS = (1, 16, 64, 256)
+"""Latency alone, a batch that forms, the figure to reach, and twice what two batches hold."""
 QUICK_CLIENTS = (1, 16)
+"""A lone one, and enough that batches form."""
 ROUNDS, SECONDS = 3, 4.0
+"""Rounds take turns between the applications; in four seconds the slowest cell answers a thousand requests, ten of
+them beyond the p99."""
 QUICK_ROUNDS, QUICK_SECONDS = 1, 0.5
+"""To see that every cell can be measured."""
 SAMPLE = 256
+"""Recall@10 to the third digit."""
 DEADLINE_MS = 2_000.0
+"""Beyond the latency of 256 clients, so that throughput is measured and nothing is cut short."""
 SETTLE_S = 3.0
+"""HAProxy is reloaded once more some moments after an application's first answer; no window should hold that."""
 START_S = 120.0
+"""The idle application has nothing to load; a busy machine takes half a minute for its processes."""
 COLUMNS = {
     "body": "{form}",
     "clients": "{clients}",

@@ -21,7 +21,9 @@ from silverray.cluster.config import HttpConfig, LogConfig, ServeConfig
 from silverray.cluster.serving.service import Service, start
 
 SHARDS, CLIENTS, K = 2, 64, 10
+"""As in `silverray bench http` where it is busiest, so that losses can be held against its rates."""
 DEADLINE_MS = 2_000.0
+"""Searches are slowed, not refused: none is cut short."""
 MEDIA_TYPE = "application/msgpack"
 
 

@@ -19,8 +19,9 @@ from silverray.shard.query import Query, QueryBatch
 from silverray.shard.searcher import ShardSearcher
 
 BODY = 100
-"""Writes that are handed over together."""
+"""Writes that are handed over together, as in the figures to reach."""
 BATCH, K = 64, 100
+"""The largest batch of a router, and the k of the figures to reach."""
 Maker = Callable[[int], list[Write]]
 """Makes so many writes."""
 

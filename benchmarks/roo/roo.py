@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from silverray.benchmarks.common.report import Report
 from silverray.benchmarks.roo.recall import (
-    HELD_OUT,
     PLACES,
     Split,
     Tuned,
@@ -32,7 +31,7 @@ from silverray.benchmarks.roo.steps import THREADS, compare_steps
 from silverray.benchmarks.roo.storage import compare_bytes, compare_reading
 from silverray.cluster.demo import movielens
 from silverray.cluster.demo.movielens import MovieLens
-from silverray.cluster.demo.movielens_requests import SPAN_S, movielens_format, write_requests
+from silverray.cluster.demo.movielens_requests import HELD_OUT, SPAN_S, movielens_format, write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.shard.train.batch import Batch
 from silverray.shard.train.format import RequestFormat, category_rules
@@ -46,7 +45,9 @@ CONFIG = "movielens-train.yaml"
 IMPRESSIONS = 1_480
 """In a batch, about, where requests of several lengths are compared."""
 SPANS = (60, 300)
+"""The demo's span, and one at which requests have two and a half times as many impressions (decision 22.1)."""
 SEEDS = (0, 1, 2)
+"""The least and greatest of three say how far a difference can be believed."""
 LATEST = (5, 10, None)
 """Likes that a factorisation is told of; None is all."""
 WIDE = Widths(dimension=128, hidden=1_024, ids=128, categories=16)

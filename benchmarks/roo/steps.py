@@ -19,10 +19,13 @@ from silverray.shard.train.shapes import Widths, make_towers
 from silverray.shard.train.trainer import Recipe, Step, Trainer
 
 WARMUP = 3
+"""Adam's state and PyTorch's buffers are made in the first steps."""
 THREADS = 1
 """Small steps are fastest so."""
 SEED = 0
+"""Any: both copies need the same, so that their losses can be compared step by step."""
 TEMPERATURE = 0.1
+"""The demo's (`configs/movielens-train.yaml`)."""
 
 
 def compare_steps(

@@ -14,15 +14,18 @@ from silverray.benchmarks.common.truth import Truth, brute_force, recall
 from silverray.benchmarks.scan.tuning import Tuned, smallest_setting
 
 TARGET = 0.95
+"""Of the figures to reach, "at equal recall": where list and graph indexes are usually compared."""
 SELECTIVE_TARGET = 0.99
+"""Where all that passes is scored exactly, more is to be had: the figure to reach at 1 % and below."""
 SELECTIVE = 0.01
 """From this share down an inverted index is asked at a fixed part of its lists: it may never reach a target."""
 FIXED_PART = 16
+"""128 of 2,048 lists, as in the figures to reach."""
 REFERENCE = "faiss IVF-Flat"
 ALONE = 64
-"""Queries asked one at a time in a round."""
+"""Queries asked one at a time in a round: a round then takes some milliseconds, far beyond the clock's steps."""
 CURVE_END = 0.99
-"""Recall at which a curve ends."""
+"""Recall at which a curve ends: beyond, times grow fast, and what is gained hangs on a few queries."""
 
 
 class Cell(NamedTuple):

@@ -24,9 +24,12 @@ from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.index.ladder import coarse_keep
 
 QUERIES = 64
+"""The largest batch of a router; with as many clusters each, all lists are read once."""
 QUERIES_PER_LIST = (1, 4, 16)
+"""With one the memory is the bound, with 16 the arithmetic: what sharing a read is worth."""
 KEEP = coarse_keep(100)
 EVICT_BYTES = 256 << 20
+"""Eight times a last-level cache of 32 MiB; where a machine's is larger than this, it must grow."""
 EVERYTHING = instruction(Opcode.LOAD, LIVE)
 COLUMNS = {
     "what": "{what}",
@@ -41,7 +44,9 @@ COLUMNS = {
 
 
 BATCHES = (1, 64, 512)
+"""Alone, a router's batch, and that of embedded search."""
 PROBES = 8
+"""Any number would do: allocations must not depend on what is visited."""
 ALLOCATIONS = {"queries": "{queries:,}", "by PyTorch": "{torch:,}", "by Numba": "{numba:,}"}
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from silverray.benchmarks.roo.recall import PLACES
 from silverray.cluster.commands.train import train_with_progress
 from silverray.cluster.demo import movielens
-from silverray.cluster.demo.demo import HELD_OUT
-from silverray.cluster.demo.movielens_requests import write_requests
+from silverray.cluster.demo.movielens_requests import HELD_OUT, write_requests
 from silverray.cluster.training.config import TrainConfig
 from silverray.cluster.training.run import MODEL_FOLDER, VECTORS_FILE, RunData
 from silverray.shard.towers.encoder import INFO_FILE, TowerEncoder
@@ -24,7 +24,6 @@ from silverray.shard.towers.tables import int8_tables
 from silverray.shard.towers.towers import TowerShape, UserTower
 from silverray.shard.train.evaluation import measure_recall, read_likes
 
-PLACES = 20
 COLUMNS = {
     "seed": "{seed}",
     "bytes in fp32": "{fp32_bytes:,}",

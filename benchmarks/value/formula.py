@@ -14,6 +14,7 @@ from silverray.shard.value.settings import ValueSettings
 TASKS = ("click", "like", "share", "comment", "follow", "hide")
 COUNTRIES = [f"C{number}" for number in range(40)]
 DIMENSION = 64
+"""No formula reads vectors; the search around it should take a usual part of the time."""
 SCHEMA = Schema.parse(
     f"""
     id: id

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silverray.benchmarks.common.catalogs import clustered, queries
+from silverray.benchmarks.common.machine import THREADS
 from silverray.benchmarks.value.formula import DIMENSION, SCHEMA, TASKS, VALUE, make_contexts, make_items
 from silverray.shard.engine.engine import Best, Engine
 from silverray.shard.engine.validation import Validator
@@ -18,8 +19,10 @@ from silverray.shard.model.scorer_files import make_scorer, save_overarch
 from silverray.shard.publish.builder import publish
 from silverray.shard.value.valuer import Asked
 
-REQUESTS, K, THREADS = 64, 100, 2
+REQUESTS, K = 64, 100
+"""A router's largest batch and the k of the figures to reach."""
 WARM_UP = 2
+"""The first batch compiles the formula's plan and touches memory; the second allocates as all later ones."""
 SPREAD = 1.3
 """Noise that tells a user's tasks apart; about 2,000 different candidates remain of the 3,000 that six tasks find."""
 STEPS = ("retrieve", "unite", "score", "value", "select")

@@ -24,7 +24,10 @@ from silverray.shard.value.model import ValueModel
 
 TITLE = "A value model of ten terms"
 CANDIDATES, ITEMS, SEARCHED = 2_000, 1_000_000, 200_000
+"""Candidates of six tasks together (`share.SPREAD`); columns of a million items are in no cache. Fewer are searched,
+as they must be published first."""
 QUICK_CANDIDATES, QUICK_ITEMS, QUICK_SEARCHED = 200, 10_000, 5_000
+"""To see that every row can be measured."""
 COLUMNS = {
     "contender": "{contender}",
     "threads": "{threads:d}",

@@ -12,6 +12,7 @@ from silverray.benchmarks.common.report import Report
 from silverray.cluster.commands.terminal import notes, results
 
 WIDTH = 130
+"""Columns of a file or pipe: the widest tables have eleven short columns, and break below this."""
 BENCHMARKS = (
     *("scan", "filter", "build", "http", "overload", "glove", "roo", "tables", "value", "diversity", "ranking"),
     "live",

@@ -26,6 +26,7 @@ from silverray.cluster.serving.service import Service, start
 from silverray.cluster.signals import stopped_by_signals
 
 _POLL_S = 0.1
+"""How often a detached start's log is read: a person sees each line at once, and it is a short file."""
 
 
 def run_serve(

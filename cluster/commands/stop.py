@@ -12,7 +12,9 @@ from silverray.cluster.serving.records import ServiceRecord, is_held, read_recor
 from silverray.cluster.serving.service import withdraw_from
 
 _STOP_S = 90.0
+"""The process waits up to 60 s for its applications and half a minute for Serve before it gives up by itself."""
 _POLL_S = 0.1
+"""A lock of a file is tried each time, which costs nothing; a person waits for the last one."""
 
 
 def run_stop(name: str | None, address: str | None) -> None:

@@ -20,12 +20,15 @@ from silverray.shard.api import InvalidRequest, SearchError, SnapshotError
 from silverray.shard.printing import printable
 
 USER_MISTAKE = 2
+"""What Typer ends with where an option is wrong, and shells by custom."""
 FAILURE = 1
+"""What Python ends with after an exception."""
 
 results = Console()
 notes = Console(stderr=True)
 
 _LINE_S = 10.0
+"""A log of a start that takes minutes stays short, and whoever reads it sees that something moves."""
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 

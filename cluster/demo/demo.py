@@ -27,7 +27,7 @@ from silverray.cluster.commands.train import describe, train_with_progress
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.demo import movielens
 from silverray.cluster.demo.movielens import LIKED, Film, MovieLens, Rater
-from silverray.cluster.demo.movielens_requests import split_time, write_requests
+from silverray.cluster.demo.movielens_requests import HELD_OUT, split_time, write_requests
 from silverray.cluster.loadtest.loadtest import LoadPlan
 from silverray.cluster.serving.records import ServiceRecord, hold_record
 from silverray.cluster.serving.service import Service, start
@@ -41,10 +41,13 @@ from silverray.shard.schema.schema import Schema
 NAME = "silverray-demo"
 KEPT_FOLDER = Path("silverray-demo")
 SHARDS = 2
-HELD_OUT = 0.1
+"""The fewest whose answers are merged; a laptop has cores for no more."""
 LOAD_RATE = 100.0
+"""Far below what two cores serve: the demo shows latency, not overload, on a laptop too."""
 LOAD_S = 10.0
+"""A thousand requests: ten lie beyond the p99."""
 WARM_UP_S = 3.0
+"""First requests compile filters and open connections; the three questions are all asked by then."""
 MAX_ERRORS = 0.05
 """Share of the load's requests that may fail before the demo does: a busy machine loses some."""
 QUESTIONS = (
@@ -54,11 +57,18 @@ QUESTIONS = (
 )
 
 _USERS = 3
+"""With three questions each, what fits two screens."""
 _SHOWN = 5
+"""Films of an answer; more would push the next answer off the screen."""
 _LIKED_SHOWN = 6
+"""The latest ones, enough to see a taste by, in two lines."""
 _MIN_LIKES = 20
+"""Twice the history that the tower reads: with fewer, its answers are hardly more than what is popular."""
 _DEADLINE_MS = 5_000
+"""Nothing is measured here, and the first search of each kind on a busy machine takes longest."""
 _LOAD_DEADLINE_MS = 1_000
+"""Router, shards, encoder and the load share a laptop's cores: the default of 100 ms would fail requests of a good
+service."""
 _FIELDS = ["title", "year", "genres", "rating_count"]
 _SCHEMA_FILE = "movielens-schema.yaml"
 _TRAIN_FILE = "movielens-train.yaml"

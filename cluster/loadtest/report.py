@@ -19,6 +19,7 @@ from silverray.cluster.loadtest.loadtest import SATURATED, LoadPlan, Outcome
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 _WINDOWS = 100
+"""Of half a minute at 500 requests/s each has 150, enough for a p99; longer windows would smooth a stall away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 TIE = 1e-5
+"""Between what sums in another order change of a score of length-1 vectors, 1e-7, and what tells items apart."""
 
 
 class QueryFileError(ValueError):

@@ -17,10 +17,18 @@ from silverray.shard.api import SearchError
 
 NAMESPACE = "silverray"
 _SLACK_S = 2.0
+"""The call's way, and the loop of a busy writer, beside the wait that was asked for: given up too soon, a reader
+would lose a page that is under way."""
 _ASK_S = 2.0
+"""Answered in milliseconds by a writer that lives; status replies wait for it, and a dead one never answers."""
 _START_S = 30.0
+"""Ray's process imports and opens the file in a few seconds; ten times that on a busy machine."""
 _PINNED = 0.001
+"""A node has 1 of the resource of its address. Any part binds the writer to it (decision 12.5), and Ray counts in
+steps of 0.0001."""
 _CALLS = 10_000
+"""Each write and each replica that waits for news is a call that is open; Ray's own 1,000 would let readers keep
+writes out."""
 
 
 class ActorLog:
@@ -70,6 +78,7 @@ class ActorLog:
                 return await call
         except TimeoutError:
             if call is not None:
+                # Left alone it would wait on in the writer, and take one of its calls.
                 ray.cancel(call)
             raise LogUnavailable(f"the log's writer did not answer within {timeout_s:.3g} s") from None
         except RayTaskError as error:
@@ -77,6 +86,7 @@ class ActorLog:
         except ValueError:  # no actor has the name
             raise LogUnavailable(f"service {self._service!r} has no log writer") from None
         except RayError as error:
+            # A writer that was ended and made anew is another actor under the same name.
             self._actor = None
             raise LogUnavailable(f"the log's writer is down: {type(error).__name__}") from None
 

@@ -19,6 +19,7 @@ from silverray.shard.live.writes import Write
 from silverray.shard.schema.schema import Schema
 
 _LIMIT = 10_000
+"""Writes of a page: those of the longest body. Pages end by their bytes as well, and a longer one saves nothing."""
 
 
 class FoldedLog(NamedTuple):

@@ -14,10 +14,18 @@ from silverray.shard.live.writes import Entry
 _logger = logging.getLogger(__name__)
 
 _LIMIT = 2_000
+"""Writes from which a page ends. They take about 50 ms (decision 10.2), after which the log hears how far the replica
+is."""
 _POLL_S = 1.0
+"""News wakes a reader at once; that it asks again each second shows the writer that it is there
+(`readers.FORGET_S`)."""
 _FIRST_PAUSE_S = 0.05
+"""Doubled after each failure: soon back after a moment's trouble, and no busy loop."""
 _LONGEST_PAUSE_S = 2.0
+"""How much later than the log a replica is back; all replicas ask a writer that has just come up."""
 _FAILURES = 5
+"""In a row, about 2 s: then the log counts as down, and must not take searches with it (decision 12.8). Fewer would
+let a moment's trouble bring a stale replica up."""
 
 
 class LogFollower:
@@ -105,6 +113,7 @@ class LogFollower:
         if page.records:
             applying = asyncio.ensure_future(asyncio.to_thread(self._apply_page, page))
             try:
+                # Its thread cannot be stopped: it must be done when `stop` returns, and nothing may follow it unseen.
                 await asyncio.shield(applying)
             except asyncio.CancelledError:
                 await asyncio.wait([applying])
@@ -112,6 +121,7 @@ class LogFollower:
                     self._note(error)
                 raise
         if self._applied >= page.last:
+            # Only by this read the log knows it as a reader whom writes wait for.
             if not known.starting:
                 self._caught_up = True
                 self._settled.set()
@@ -120,6 +130,7 @@ class LogFollower:
     def _apply_page(self, page: LogPage) -> None:
         for record in page.records:
             self._apply(read_entries(record, self._applied))
+            # Only then: a record that fails on its way is read again.
             self._applied = record.seq
 
     def _note(self, error: Exception) -> None:

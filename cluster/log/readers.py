@@ -27,6 +27,7 @@ class Readers:
 
     def note(self, reader: Reader, applied: int) -> None:
         """Note that a reader has applied all up to a number, and is there."""
+        # The same replica before it had caught up, or before it was started again.
         self._places.pop(reader._replace(starting=not reader.starting), None)
         self._places[reader] = _Place(applied, time.monotonic())
 

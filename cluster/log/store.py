@@ -16,8 +16,13 @@ from silverray.router.errors import LogFenced, LogFull, LogGap, LogUnavailable, 
 from silverray.router.writes.log import LogPage, LogRecord
 
 _FORMAT = 1
+"""Goes up when older releases could not read the file; they refuse it then."""
 _BUSY_S = 5.0
+"""How long SQLite waits for another process's transaction, a trim being the longest: as long as a write's default
+deadline, after which nobody waits."""
 _PAGE_BYTES = 32 << 20
+"""Two of the longest bodies by default. A page ends when it has so many, so that with the last body it holds half as
+much again."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state (format INTEGER NOT NULL, identity TEXT NOT NULL, epoch INTEGER NOT NULL,
@@ -72,6 +77,7 @@ class LogReader:
         A page is bounded in bytes as well, so that long bodies do not fill the memory of who reads them.
         """
         with _named(self.path), _begun(self._connection, "BEGIN"):
+            # Of the same moment as the records, so that a page without any is the log's end.
             state = _state(self._connection)
             if not state.trimmed <= after <= state.last:
                 raise LogGap(f"{self.path}: expected a number from {state.trimmed} to {state.last}, got {after}")
@@ -163,6 +169,7 @@ class LogStore:
         with self._transaction() as state:
             (last,) = self._writer.execute("SELECT max(seq) FROM records WHERE seq < ?", (keep_from,)).fetchone()
             self._writer.execute("DELETE FROM records WHERE seq < ?", (keep_from,))
+            # A record that reaches over `keep_from` stays whole, and so do its first writes.
             self._writer.execute("UPDATE state SET trimmed = ?", (max(state.trimmed, last or 0),))
 
     def state(self) -> LogState:
@@ -196,6 +203,7 @@ class LogStore:
                 row = (_FORMAT, uuid4().hex, 0, start, start)
                 self._writer.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
             state = LogState(*row)
+            # All checks come before the epoch: a file that is not ours is left as it is.
             _require_format(self.path, state)
             if identity not in (None, state.identity):
                 raise OtherLog(f"{self.path}: is another log than the one that must be there")
@@ -207,6 +215,7 @@ class LogStore:
     @contextmanager
     def _transaction(self) -> Iterator[LogState]:
         with _named(self.path), _begun(self._writer, "BEGIN IMMEDIATE"):
+            # Read with the file locked: who opens it from here on waits, and fences this writer after its commit.
             state = _state(self._writer)
             if state.epoch != self.epoch:
                 raise LogFenced(f"{self.path}: epoch {self.epoch} has ended, another writer began epoch {state.epoch}")

@@ -21,7 +21,11 @@ from silverray.router.writes.log import LogPage, Reader
 from silverray.shard.api import Overloaded
 
 _GROUP_BYTES = 32 << 20
+"""Two of the longest bodies by default: many usual ones share a sync, and none waits for more than a fraction of a
+second of the disk's time."""
 _WAITING_BYTES = 128 << 20
+"""Four such groups: what waits longer is late by its deadline. Routers bound their own; this bounds all of them
+together."""
 
 _logger = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ class LogWriter:
         append = _Append(body, size, asyncio.get_running_loop().create_future())
         self._waiting.append(append)
         self._waiting_bytes += len(body)
+        # One task for all: the next group gathers while it waits for the disk.
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         try:
@@ -86,9 +91,11 @@ class LogWriter:
         """Read on from a position; see `UpdateLog.read`."""
         deadline = time.monotonic() + timeout_s
         if reader is not None:
+            # By asking for what comes next it says that it has applied what came before.
             self._readers.note(reader, after)
             self._moves.ring()
         while True:
+            # Taken before the read: what is committed during it must wake this reader too.
             news = self._news.next
             try:
                 store = await self._opened()
@@ -102,6 +109,7 @@ class LogWriter:
         """Wait until replicas have applied a number; see `UpdateLog.applied`."""
         deadline = time.monotonic() + timeout_s
         while True:
+            # Taken before the look, likewise.
             move = self._moves.next
             if self._readers.have_applied(seq, shards):
                 return True
@@ -149,6 +157,7 @@ class LogWriter:
             while self._waiting:
                 await self._commit(self._group())
         finally:
+            # Nothing was awaited since the list was seen empty, so that nobody has put something there in vain.
             self._committing = None
 
     def _group(self) -> list[_Append]:
@@ -170,6 +179,7 @@ class LogWriter:
         else:
             self._commits += 1
             for append, seq in zip(group, seqs, strict=True):
+                # Otherwise its caller has given up; the writes are in the log all the same.
                 if not append.done.done():
                     append.done.set_result(seq)
             self._news.ring()
@@ -177,6 +187,7 @@ class LogWriter:
             self._waiting_bytes -= sum(len(append.body) for append in group)
 
     async def _opened(self) -> LogStore:
+        # Two that open the file at once would fence each other.
         async with self._opening:
             if self._store is None:
                 self._store = await self._in(self._writing, self._open)
@@ -212,6 +223,7 @@ class _Bell:
 
     def ring(self) -> None:
         self.next.set()
+        # Who comes from now on waits for the next ring.
         self.next = asyncio.Event()
 
 

@@ -20,8 +20,13 @@ from silverray.shard.snapshot.files import MODEL
 _DEPLOYMENTS = "silverray.cluster.serving.deployments"
 _ENCODERS = "silverray.cluster.serving.encoders"
 _CALLS = 16
+"""Two batches of each of several routers, and questions beside them; at Serve's 5, batches of one router would wait
+for another's. More would queue in the shard, which computes one at a time."""
 _GROWTH = 4
+"""A default that catches a client which inserts without end before memory does, and leaves room for a catalog that
+grows."""
 _LEAST_MAX_ITEMS = 1_000_000
+"""A small catalog may grow by more than fourfold: so many items take about a gigabyte at 128 dimensions."""
 
 
 def describe_applications(config: ServeConfig, catalog: Catalog, layout: Layout) -> list[ServeApplicationSchema]:

@@ -47,6 +47,7 @@ class Change:
 
     def declare(self, wanted: Sequence[ServeApplicationSchema]) -> None:
         """Begin to make the service be these applications."""
+        # First: what is declared in part, as it fails, has to be undone as well.
         self._declared = True
         self._instance.declare(wanted, self._ours)
 

@@ -18,7 +18,7 @@ from silverray.cluster.log.follower import LogFollower
 from silverray.cluster.log.writer import hide
 from silverray.cluster.serving.encoders import EncoderCaller
 from silverray.cluster.serving.gc_tuning import spare_loaded
-from silverray.cluster.serving.handles import ApplicationHandle
+from silverray.cluster.serving.handles import STATUS_S, ApplicationHandle
 from silverray.cluster.serving.layout import Layout
 from silverray.router.batch.fanout import Backend
 from silverray.router.http.app import create_app
@@ -41,10 +41,13 @@ SHARD_DEPLOYMENT = "shard"
 ROUTER_DEPLOYMENT = "router"
 
 _BY_REFERENCE_BYTES = 1 << 20
+"""From about here the object store is faster than a message, which has a bound besides (decision 16.1)."""
 _ITEM_BYTES = 20
+"""Key and score take 12, a short string id 14 more. It may be off: a message may have 256 MiB."""
 _FIELD_BYTES = 64
+"""A text of usual length, pickled; numbers take less, and long texts make the estimate too small."""
 _TASK_BYTES = 8
-_STATUS_S = 2.0
+"""A prediction is a float32; likewise from above."""
 
 _logger = logging.getLogger(__name__)
 
@@ -135,6 +138,7 @@ class ShardReplica:
         # The replica's event loop also answers health checks: nothing slow may run on it.
         self._searcher = await asyncio.to_thread(load)
         self._threads = threads
+        # Waited for: Serve sends no request to a replica that is not made yet.
         self._follower = await self._follow(args.log) if args.log else None
         spare_loaded()
 
@@ -268,7 +272,7 @@ class RouterReplica:
 
     async def _applications(self) -> dict[str, Any] | None:
         try:
-            status = await asyncio.wait_for(asyncio.to_thread(serve.status), _STATUS_S)
+            status = await asyncio.wait_for(asyncio.to_thread(serve.status), STATUS_S)
         except TimeoutError:
             return None
         return {

@@ -7,7 +7,8 @@ from typing import Any
 
 from ray import serve
 
-_STATUS_S = 2.0
+STATUS_S = 2.0
+"""A part of a status reply that does not come by then is told as missing: whoever asks wants to see the other parts."""
 
 
 class ApplicationHandle:
@@ -49,7 +50,7 @@ class ApplicationHandle:
     async def describe(self) -> dict[str, Any] | None:
         """What one replica says of itself; None if it does not in time."""
         try:
-            told: dict[str, Any] = await asyncio.wait_for(self.call("describe"), _STATUS_S)
+            told: dict[str, Any] = await asyncio.wait_for(self.call("describe"), STATUS_S)
         except Exception:  # one that is down has many ways to fail; the applications' states say which
             return None
         return told

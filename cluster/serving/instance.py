@@ -23,7 +23,10 @@ from silverray.cluster.strict_yaml import ConfigError
 
 _PROXIES = "HeadOnly"
 _MESSAGE_BYTES = 256 << 20
+"""Serve's 4 MiB would refuse a batch whose reply was estimated too short. Four times `limits.max_reply_bytes`, so
+that only what no client would get is refused."""
 _DRAINING_S = 2
+"""Usual requests are answered within it; Serve's 30 s would lengthen every stop and every change by as much."""
 _REPLY_S = 5  # what a reply may take beyond the longest deadline, before HAProxy gives up on the router
 _FILES_A_CONNECTION = 3  # HAProxy does not start where fewer may be open: client, router and pipes
 _NO_TOKENS = (

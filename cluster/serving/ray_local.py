@@ -22,7 +22,9 @@ from silverray.cluster.strict_yaml import ConfigError
 _OBJECT_STORE_BYTES = 512 << 20
 _TOKEN_WARNINGS = "ray._private.authentication.authentication_token_setup"
 _PRIVATE = 0o077
+"""As `umask` takes it: what is made meanwhile is for its owner alone."""
 _REACH_S = 1.0
+"""To an address of this machine: answered or refused in less than a millisecond, unless a firewall swallows it."""
 LOOPBACK = "127.0.0.1"
 # Ray decides by this whether a node may be addressed as 127.0.0.1. It is meant for desktops; servers then listen there.
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

@@ -21,7 +21,9 @@ STALL_S = 600.0
 UNHEALTHY_S = 120.0
 """How long an application may be unhealthy: a busy machine misses checks, and a new process takes half a minute."""
 _POLL_S = 1.0
+"""Each look asks Serve's controller, and a start takes tens of seconds: oftener would take from what is waited for."""
 _HTTP_S = 5.0
+"""A router waits up to 2 s for each silent part of its status: with one, the answer still comes."""
 _REFUSALS = tuple(kind.__name__ for kind in (ShardTooLarge, TablesTooLarge, TablesUnavailable, SnapshotError))
 
 

@@ -100,6 +100,7 @@ class RecordHolder:
 
     def write(self, record: ServiceRecord) -> None:
         """Write or replace the record."""
+        # In place: a new file under this name would not be the one that is locked.
         self._file.seek(0)
         self._file.truncate()
         json.dump(asdict(record), self._file)
@@ -128,6 +129,7 @@ def hold_record(name: str, *, keep: bool = False) -> Iterator[RecordHolder]:
             yield holder
             done = True
         finally:
+            # Under the lock still: afterwards the name may be another process's.
             if not (keep and done) and holder.read_detached() is None:
                 path.unlink(missing_ok=True)
 

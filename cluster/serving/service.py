@@ -35,7 +35,10 @@ from silverray.shard.value.valuer import Valuer
 _logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+"""Each look asks Serve's controller, which is busy with what is waited for; stopping takes some seconds."""
 _STOP_S = 60.0
+"""A replica has 5 s to end before Serve kills it; several times that on a busy machine. Beyond, a person should
+look."""
 
 
 class Service:
@@ -131,6 +134,7 @@ def start(
         instance = ServeInstance.connect(config, address, insecure=insecure)
     try:
         with _ray_errors():
+            # Before anything is touched: it notes what serves now.
             change = Change(instance, config.name, catalog)
     except BaseException:
         instance.close(shut_down=instance.started)
@@ -144,6 +148,7 @@ def start(
             instance.close(shut_down=False)
         else:
             tell("stopping what was started")
+            # A second Ctrl-C meanwhile would leave half of it running.
             with put_off_signals(), _ray_errors():
                 change.undo()
                 withdraw(instance, config.name, end_serve=instance.started)
@@ -170,6 +175,7 @@ def withdraw(instance: ServeInstance, name: str, *, end_serve: bool) -> bool:
         return True
     deadline = time.monotonic() + _STOP_S
     found = any(belongs_to(application, name) for application in instance.states())
+    # First: routers that still answer refuse writes, instead of taking what no replica would apply.
     stop_writer(name)
     if found:
         instance.declare([], lambda application: belongs_to(application, name))
@@ -231,9 +237,11 @@ def _apply(
     if change.before:
         _verify(catalog, tell)
     if config.log:
+        # Before the replicas: they ask the writer for what they lack as they start.
         _open_log(config, config.log, catalog)
     change.declare(describe_applications(config, catalog, layout))
     wait_until_ready(Readiness(instance, config.name, layout.tag), tell, timeout_s=timeout_s)
+    # Only now: until the new service answers, the old one may be put back, and needs its writer and records.
     _settle_log(config)
 
 
@@ -259,6 +267,7 @@ def _open_log(config: ServeConfig, settings: LogConfig, catalog: Catalog) -> Non
         raise ServiceError(error.message) from None
     if log["path"] != str(settings.path):
         raise ConfigError(f"log.path: service {config.name!r} runs with {log['path']}; stop it to use another")
+    # After the writer: only the opened file says which log it is.
     claim_store(config.snapshots, log)
     if "error" in log:
         _logger.warning("serving without the update log, which refuses writes: %s", log["error"])

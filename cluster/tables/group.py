@@ -15,11 +15,11 @@ from ray.exceptions import RayError
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported at run time
 
 from silverray.cluster.tables.plan import TablePlan
-from silverray.cluster.tables.rank import TIMEOUT_S, TableRank
+from silverray.cluster.tables.rank import START_S, TIMEOUT_S, TableRank
 from silverray.cluster.tables.slices import FeatureSlice
 
-_START_S = 120.0
 _LOAD_BYTES_PER_S = 50e6
+"""A slow network disk: what loading is given beside the start. A slower one would never see its group formed."""
 
 
 class GroupFailed(RuntimeError):
@@ -53,7 +53,7 @@ class TableGroup:
             GroupFailed: a rank could not be placed, died or raised.
         """
         host = ray.util.get_node_ip_address()
-        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=_START_S))
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=START_S))
         actor = ray.remote(TableRank).options(
             num_cpus=cpus, num_gpus=plan.device == "cuda", scheduling_strategy="SPREAD", max_restarts=0
         )
@@ -61,7 +61,7 @@ class TableGroup:
         group = cls(plan, ranks, store)
         largest = max(plan.rank_bytes)
         try:
-            await group._ask(_nothing(plan), _START_S + largest / _LOAD_BYTES_PER_S)
+            await group._ask(_nothing(plan), START_S + largest / _LOAD_BYTES_PER_S)
         except BaseException:
             group.kill()
             raise

@@ -22,6 +22,8 @@ from silverray.shard.towers.tables import TablesTooLarge, embedding_tables
 Device = Literal["cpu", "cuda"]
 
 _BATCH = 64
+"""The planner reckons the room for a batch's ids and vectors by it: the requests of a router's largest batch by
+default (`batching.max_batch`)."""
 _WAYS = (("table_wise",), ("table_wise", "column_wise"), ("table_wise", "column_wise", "row_wise"))
 _KERNELS = {"cpu": ("fused",), "cuda": ("fused", "fused_uvm_caching")}
 

@@ -25,7 +25,9 @@ TIMEOUT_S = 5.0
 """Longest time that ranks wait for each other in a look-up."""
 
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-_START_S = 120.0
+START_S = 120.0
+"""Ranks import TorchRec and meet after 12 to 14 s on two busy cores (decision 21.7); nearly ten times that, since a
+start given up too soon begins again and never ends."""
 
 
 class TableRank:
@@ -69,7 +71,7 @@ class TableRank:
 
 def _join(rank: int, plan: TablePlan, store: tuple[str, int]) -> None:
     """Make the process group, once all ranks are there: starting takes them longer than look-ups may."""
-    meeting = TCPStore(*store, is_master=False, timeout=timedelta(seconds=_START_S))
+    meeting = TCPStore(*store, is_master=False, timeout=timedelta(seconds=START_S))
     meeting.set(f"rank {rank}", "here")
     meeting.wait([f"rank {other}" for other in range(plan.ranks)])
     distributed.init_process_group(

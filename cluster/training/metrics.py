@@ -14,6 +14,7 @@ from tensorboardX.summary import scalar
 from silverray.shard.train.trainer import Step
 
 _FLUSH_S = 10.0
+"""What a killed run loses of its curves; a step of a few milliseconds must not wait for a disk each time."""
 
 
 class Progress(NamedTuple):

@@ -19,7 +19,10 @@ from silverray.cluster.training.workers import DistributedWorkers
 
 RAY_FOLDER = "ray"
 COLLECTIVE_TIMEOUT_S = 600
+"""Workers wait in a collective while the first one writes a checkpoint, which takes minutes on a bad day; a worker
+that dies is noticed by Ray Train."""
 _POLL_S = 0.5
+"""For a person who watches a bar; each look is a call to an actor."""
 
 
 class TrainingFailed(RuntimeError):

@@ -12,6 +12,8 @@ EXACT: dict[str, Any] = {"enable_fp_fusion": False}
 """Compile so that every product and sum is rounded by itself, as the references do."""
 
 PROGRAMS_PER_MULTIPROCESSOR = 8
+"""Of `_scan`, whose registers let three be there at once on sm_90: the others take up their share of the tasks as
+these end. A multiple of what fits would leave no tail; that is to be measured."""
 
 
 @cache

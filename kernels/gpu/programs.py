@@ -13,11 +13,13 @@ from torch import Tensor
 from silverray.kernels.programs import PLANE_BITS, Opcode
 
 WORDS = 256
-"""Words of a program of `_evaluate`."""
+"""Words of a program of `_evaluate`: two for each thread of four warps, whose stack of eight places then stays in
+registers."""
 LIST_WORDS = 32
 """Words of a list that are evaluated together: as many as a warp has lanes."""
 LISTS = 4
-"""Lists of a program of `_evaluate_lists`."""
+"""Lists of a program of `_evaluate_lists`: one is a step or two of a warp, less than starting a program takes; with
+many, small catalogs would leave multiprocessors idle."""
 
 _AND, _OR, _ANDNOT = tl.constexpr(int(Opcode.AND)), tl.constexpr(int(Opcode.OR)), tl.constexpr(int(Opcode.ANDNOT))
 _LOAD, _STACK_AND = tl.constexpr(int(Opcode.LOAD)), tl.constexpr(int(Opcode.STACK_AND))

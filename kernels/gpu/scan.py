@@ -26,13 +26,16 @@ from silverray.kernels.gpu.survivors import launch as score_survivors
 GROUP = 16
 """Queries that share a read of a list: what a tensor core multiplies at least."""
 TILE_WORDS = 2
-"""Words of slots that a task scores together."""
+"""Words of slots that a task scores together: 16 KiB of codes of 128 dimensions. More would leave registers for fewer
+programs at once, and more of a short list's last tile empty."""
 TILE_DIMENSIONS = 128
-"""Dimensions of a code that are multiplied together."""
+"""Dimensions of a code that are multiplied together: longer ones are added part by part, so that a tile takes no more
+registers and shared memory."""
 MAX_ROOM = 1 << 27
 """Most scores that `launch` holds at a time (1 GiB with their slots)."""
 EXACT_QUERIES = 16
-"""Queries whose lists `launch_exact` makes at a time."""
+"""Queries whose lists `launch_exact` makes at a time: so many bitmaps of all slots are in memory, 40 MB for 20
+million."""
 
 
 class Room(NamedTuple):

@@ -14,11 +14,12 @@ from torch import Tensor
 from silverray.kernels.gpu.launch import power_of_two
 
 CHUNK = 4096
-"""Candidates that a program of `_select` looks at together."""
+"""Candidates that a program of `_select` looks at together: eight for each thread of sixteen warps. One program a
+query reads all, so that it must be wide."""
 RANKED = 64
-"""Candidates of a program of `_rank`."""
+"""Candidates of a program of `_rank`: with few a program, the k of one query still fill the multiprocessors."""
 COMPARED = 32
-"""Candidates with which it compares them at a time."""
+"""Candidates with which it compares them at a time: with these 2,048 pairs are 16 for each thread, in registers."""
 
 
 def select(

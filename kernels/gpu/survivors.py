@@ -14,7 +14,7 @@ from silverray.kernels.gpu.programs import popcount, words_in
 from silverray.kernels.gpu.refine import best_of
 
 WORDS = 32
-"""Words of a program of `_list_bits`."""
+"""Words of a program of `_list_bits`: their 2,048 slots are 16 for each thread of four warps."""
 MAX_LISTED = 1 << 26
 """Most slots that are scored at a time (512 MiB)."""
 

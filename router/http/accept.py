@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 _QUALITY = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 _UNNAMED = (0.0, 0)
+"""Quality and place of a form that no range covers: below all that are named, above those refused."""
 _REFUSED = (-1.0, 0)
+"""Below a form that is not named at all: `q=0` forbids what silence only does not ask for."""
 
 
 def preferred(accept: str, forms: Sequence[Sequence[str]], fallback: int) -> int:

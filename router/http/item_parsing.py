@@ -21,6 +21,7 @@ DEADLINE_S = 5.0
 """Time for a write whose body names none; a disk may need longer than a search should."""
 
 _ID_SHOWN = 100
+"""Characters of a wrong id in an error: a body may have 10,000 errors, and an id megabytes."""
 
 
 def parse_items(document: object, catalog: Catalog, settings: RouterSettings) -> ItemsCall:

@@ -10,6 +10,7 @@ from silverray.shard.api import MAX_K
 from silverray.shard.schema.keys import MAX_ID_BYTES
 
 _SHOWN = 8
+"""Fields in the documentation's example: a reader takes in a line or two, and a catalog may have hundreds."""
 _FIELD_TYPES: dict[str, dict[str, Any]] = {
     "category": {"type": "string"},
     "tags": {"type": "array", "items": {"type": "string"}},

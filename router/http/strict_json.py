@@ -10,6 +10,7 @@ import orjson
 
 _KEY_ENDS = (b'":', b" :", b"\n:", b"\t:", b"\r:")
 _SHOWN = 100
+"""Characters of a key that a message shows: a key may be as long as a body."""
 _CONTAINERS = {dict, list}
 _LONG = 2.0**63
 """From here on a float may have been an integer."""

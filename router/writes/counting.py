@@ -27,6 +27,7 @@ class ItemCount:
     async def now(self) -> int | None:
         """The number of items; None while a shard does not tell."""
         if asking := self._refreshed():
+            # The question is everybody's: who gives up must not end it.
             await asyncio.shield(asking)
         return self._said
 
@@ -49,5 +50,6 @@ class ItemCount:
             self._said = await self._ask()
             self._last = self._last if self._said is None else self._said
         finally:
+            # After a failure too: shards that are down must not be asked for every write.
             self._expires = time.monotonic() + _FRESH_S
             self._asking = None

@@ -99,6 +99,7 @@ class ItemWriter:
         try:
             await self._require_room(call.writes)
             seq = await self._log.append(body, count, max(0.0, deadline - time.monotonic()))
+        # Also where the caller has gone: nobody knows then whether they are in the log.
         except BaseException:
             self._failed += count
             raise

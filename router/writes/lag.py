@@ -7,9 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 
 _FIRST_PAUSE_S = 0.005
+"""Doubled after each question up to the longest: most waits end with the first ones (decision 13.2)."""
 _LONGEST_PAUSE_S = 0.04
 """Pauses between two questions to a shard: replicas follow the log within milliseconds, or are far behind."""
 _ANSWER_S = 1.0
+"""A question to a killed replica is never answered, and the next one goes to another. Shorter would give up one that
+is busy."""
 
 SeqOf = Callable[[str], Awaitable[int | None]]
 
@@ -74,6 +77,7 @@ class LagWatch:
         try:
             while True:
                 await asyncio.sleep(pause_s)
+                # Nothing is awaited from here to `del`: who comes next begins another watch.
                 if not waiting:
                     return
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

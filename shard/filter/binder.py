@@ -10,10 +10,11 @@ from typing import Literal
 
 from silverray.shard.api import FilterError
 from silverray.shard.filter.bound_field import BoundField
-from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
+from silverray.shard.filter.expression import INT_MAX, INT_MIN, And, Expression, Not, OneOf, Or, Present, Range
 from silverray.shard.filter.hints import mismatch_hint
 from silverray.shard.filter.lexer import Token
 from silverray.shard.hints import closest
+from silverray.shard.schema.days import to_days
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import FieldType, Schema
 
@@ -27,8 +28,6 @@ _LITERALS: dict[FieldType, str] = {
     "bool": "true or false",
     "date": 'date("YYYY-MM-DD")',
 }
-_EPOCH = date(1970, 1, 1).toordinal()
-_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +118,13 @@ def _stored(field: BoundField, value: Value) -> int | float:
         case "bool", bool(flag):
             return int(flag)
         case "date", date() as day:
-            return day.toordinal() - _EPOCH
+            return to_days(day)
         case "int", bool():
             pass
         case "int", int(number):
             return number
         case "int", float(number):
-            if number.is_integer() and _INT_MIN <= number <= _INT_MAX:
+            if number.is_integer() and INT_MIN <= number <= INT_MAX:
                 return int(number)
             problem = "does not fit in 64 bits" if number.is_integer() else "is not a whole number"
             raise FilterError(f"{field.name} is int: {number} {problem}", value.position, ["an integer"])
@@ -154,9 +153,9 @@ def _closed(field: BoundField, operator: Comparison, value: Value) -> tuple[int 
 def _range(field: BoundField, low: int | float | None, high: int | float | None) -> Expression:
     if field.spec.type != "float":
         # A float literal can lie beyond every int64; so can the neighbour of the first and the last.
-        low = None if low is not None and low <= _INT_MIN else low
-        high = None if high is not None and high >= _INT_MAX else high
-        if (low is not None and low > _INT_MAX) or (high is not None and high < _INT_MIN):
+        low = None if low is not None and low <= INT_MIN else low
+        high = None if high is not None and high >= INT_MAX else high
+        if (low is not None and low > INT_MAX) or (high is not None and high < INT_MIN):
             return OneOf(field.name, ())
     if low is not None and high is not None and low > high:
         return OneOf(field.name, ())

@@ -14,6 +14,7 @@ CACHE_BYTES = 64 << 20
 """Bytes of the filters that are kept: tens of thousands of ordinary ones, and at least 256 of the longest. What
 texts a client sends must not decide how much memory a router takes."""
 _NODE_BYTES = 160
+"""An object and its tuple, about 100 in CPython 3.11; rather too much, as the sum bounds memory."""
 _VALUE_BYTES = 40
 """A Python integer and its place in a tuple."""
 _ENTRY_BYTES = 1_000

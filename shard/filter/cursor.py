@@ -13,7 +13,7 @@ from silverray.shard.filter.hints import value_hint
 from silverray.shard.filter.lexer import Dialect, Token, tokenize
 
 MAX_LIST = 1_000
-"""Most values in a list."""
+"""Most values in a list: about as many instructions as a program may have, where each value is a plane."""
 
 VALUES = ("a string", "a number", "true", "false", 'date("YYYY-MM-DD")')
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+"""The least and the largest stored integer; a literal may lie beyond them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Present:

@@ -26,7 +26,8 @@ from silverray.shard.filter.lexer import FILTER, Token
 from silverray.shard.schema.schema import Schema
 
 MAX_NESTING = 64
-"""Most parentheses and negations around a predicate."""
+"""Most parentheses and negations around a predicate: the parser calls itself for each, and a text of 16 KiB could
+hold thousands."""
 
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.shard.filter.planes import (
+    MOST_ROWS,
     BooleanPlanes,
     ExactPlanes,
     HashedPlanes,
@@ -34,10 +35,8 @@ LIVE = 0
 """The plane that says which slots hold an item."""
 
 MAX_EXACT_VALUES = 256
-"""Most distinct values for which a category or tags field gets one plane a value."""
-
-MOST_ROWS = 1 << 24
-"""Most planes: 2 MiB of bits an item, far beyond what `choose` makes."""
+"""Most distinct values for which a category or tags field gets one plane a value: 32 bytes an item. A hashed group
+takes 2, and is verified."""
 
 
 class PlaneSummary(NamedTuple):

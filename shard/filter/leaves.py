@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from silverray.kernels.programs import MAX_INSTRUCTIONS
 from silverray.shard.filter.circuit import Circuit, Node
-from silverray.shard.filter.expression import OneOf, Range
+from silverray.shard.filter.expression import INT_MAX, INT_MIN, OneOf, Range
 from silverray.shard.filter.intervals import Interval, coarsen, intervals_node, least_size, merge, merge_nearest
 from silverray.shard.filter.ladder import Ladder, Rung
 from silverray.shard.filter.layout import FieldPlanes, PlaneLayout
@@ -23,7 +23,6 @@ from silverray.shard.filter.planes import (
 
 LEAF_BUDGETS = (MAX_INSTRUCTIONS, 512, 256, 128, 64, 32, 16, 8)
 """Instructions that one leaf may take, tried in turn until the program is short enough."""
-NUMBER_MIN, NUMBER_MAX = -(2**63), 2**63 - 1
 NESTED_BLOCKS = 3
 """Blocks of a hashed group whose planes are factored out of a list; more would take more stack."""
 
@@ -175,7 +174,7 @@ def _numbers(values: Sequence[float], floating: bool) -> list[int]:
 
 def _limits(floating: bool) -> Interval:
     if not floating:
-        return NUMBER_MIN, NUMBER_MAX
+        return INT_MIN, INT_MAX
     least, most = float_numbers(np.array([-np.inf, np.inf])).tolist()
     return least, most
 

@@ -15,8 +15,14 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
+MOST_ROWS = 1 << 24
+"""Most planes of a catalog: 2 MiB of bits an item, far beyond what is ever chosen."""
 MAX_BLOCKS = 8
+"""Most planes that a value sets: of 1 to 10 values an item and a rate of 1 %, the least M + K has 3 to 6 of them.
+More would pay for lower rates only, and each is one that queries read."""
 FLOAT_BITS = 24
+"""A float32 has so many significant bits, so that few published values share a code with a bound and must be
+verified. More bits are planes that every range reads."""
 
 
 @dataclass(frozen=True, slots=True)

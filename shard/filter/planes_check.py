@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from silverray.shard.filter.planes import (
     MAX_BLOCKS,
+    MOST_ROWS,
     BooleanPlanes,
     ExactPlanes,
     HashedPlanes,
@@ -15,7 +16,6 @@ from silverray.shard.filter.planes import (
 from silverray.shard.schema.schema import FieldType
 
 _INT64 = range(-(2**63), 2**63)
-_MOST_PLANES = 1 << 24
 
 
 def planes_fault(planes: Planes, first: int, kind: FieldType) -> str | None:
@@ -37,8 +37,8 @@ def planes_fault(planes: Planes, first: int, kind: FieldType) -> str | None:
 def _hashed_fault(planes: HashedPlanes) -> str | None:
     if not _is_whole(planes.blocks, range(1, MAX_BLOCKS + 1)):
         return f"blocks: expected 1 to {MAX_BLOCKS}"
-    if not _is_whole(planes.size, range(1, _MOST_PLANES)):
-        return f"size: expected 1 to {_MOST_PLANES - 1}"
+    if not _is_whole(planes.size, range(1, MOST_ROWS + 1)):
+        return f"size: expected 1 to {MOST_ROWS}"
     if not _is_whole(planes.salt, range(2**63)):
         return "salt: expected 0 to 2^63 - 1"
     if type(planes.fpr) not in (int, float) or not 0 <= planes.fpr <= 1:

@@ -17,12 +17,12 @@ from silverray.shard.live.writes import Patch, Upsert, Write
 from silverray.shard.schema.accepted import EXPECTED, accept, misplaced_tag, utf8_bytes
 from silverray.shard.schema.keys import MAX_ID_BYTES
 from silverray.shard.schema.vectors import faults, to_unit_length
+from silverray.shard.snapshot.manifest import MOST_NAME_BYTES
 
 if TYPE_CHECKING:
     from silverray.shard.schema.schema import Field, Schema
     from silverray.shard.snapshot.catalog import Catalog, IdType
 
-MAX_SPACE_BYTES = 200
 _LONGEST_INT_BITS = 2_048
 """Of an integer that a message shows: Python writes no longer ones than 4,300 digits, and that slowly."""
 
@@ -157,8 +157,8 @@ def _brief(value: object) -> str:
 
 def _check_elsewhere(space: str, vector: NDArray[np.float32]) -> None:
     """Check a vector of a space that is not the catalog's."""
-    if utf8_bytes(space) > MAX_SPACE_BYTES:
-        message = f"space: expected a name of at most {MAX_SPACE_BYTES} bytes, got {_brief(space)}"
+    if utf8_bytes(space) > MOST_NAME_BYTES:  # without a model, a version names its space
+        message = f"space: expected a name of at most {MOST_NAME_BYTES} bytes, got {_brief(space)}"
         raise WriteError("invalid_space", message)
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
         raise WriteError("invalid_vector", "vector: expected finite numbers of float32, not all of them zero")

@@ -25,6 +25,8 @@ from silverray.shard.schema.schema import Schema
 from silverray.shard.schema.vectors import faults
 
 _BLOCK = 65_536
+"""Rows whose old vectors are copied at a time: at 128 dimensions 32 MiB beside the new array; without blocks all old
+vectors would be in memory twice."""
 
 _CHANGES = {"replaced", "patched", "fields_only"}
 

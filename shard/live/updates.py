@@ -38,7 +38,7 @@ MOST_STRAYS = 0.02
 MOST_WRITTEN = 0.25
 """or of the payload's rows was written one by one, as Python's objects."""
 FEW = 4_096
-"""So many strays or written rows never matter."""
+"""So many strays or written rows never matter: a small catalog would be made anew after every few bodies."""
 RETRY_S = 60.0
 """Time from an attempt to make the arrays anew that failed to the next."""
 
@@ -120,6 +120,7 @@ class Updates:
         fresh = [entry for entry in entries if entry.seq > self.applied]
         for start in range(0, len(fresh), SLICE):
             while not self._writer.submit(self._apply, fresh[start : start + SLICE]).result():
+                # There was no room, and nothing of the slice was applied: it is given again to new arrays.
                 self.compact().result()
             if monotonic() >= self._retry_at and self._passes_a_bound():
                 self.compact()
@@ -166,6 +167,7 @@ class Updates:
         if (journal := self._journal) is not None:
             journal.extend(taken)  # first: what fails half-way must not be missing from new arrays
         self._outcome = self._outcome.plus(self._write(self._live, taken, self._let_in)).plus(Outcome(refused=refused))
+        # Last: whoever sees the number may rely on the writes, and what failed before it is given again.
         self._engine.applied = entries[-1].seq
         return True
 
@@ -234,6 +236,7 @@ class Updates:
     def _compact(self) -> None:
         began, old = perf_counter(), self._live
         try:
+            # The journal begins in the writer's thread, between two edits; all else goes on beside them.
             live = self._replay(self._anew(old, self._writer.submit(self._begin_journal).result()))
             while not self._writer.submit(self._install, live).result():
                 live = self._replay(live)
@@ -243,12 +246,14 @@ class Updates:
             raise
         finally:
             self._journal = None
+        # The gate has let the new arrays in: no search reads the old ones any more.
         old.payload.let_go()
         self._compactions, self._compaction_s = self._compactions + 1, perf_counter() - began
         _logger.info("made %s slots anew for %s items in %.1f s", len(live.lists), live.lists.items, self._compaction_s)
 
     def _begin_journal(self) -> Still:
         self._finish()
+        # One thread appends while another takes from the left, which a deque allows without a lock.
         self._journal = deque()
         return Still.of(self._live)
 
@@ -278,5 +283,6 @@ class Updates:
             return False
         self._write_journal(live)
         self._gate(lambda: self._engine.install(live.prepared))
+        # An edit that failed is in the journal, and so in these arrays: it needs no second try.
         self._live, self._journal, self._unfinished = live, None, None
         return True

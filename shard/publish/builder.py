@@ -56,9 +56,12 @@ from silverray.shard.snapshot.store import new_snapshot
 from silverray.shard.threads import in_threads
 
 DEFAULT_PARTITIONS = 64
+"""The most shards that can serve a snapshot, and a folder of files each: more than most catalogs need, few enough to
+copy."""
 DEFAULT_TASK = "default"
 
 _READ_BYTES = 1 << 20
+"""Weights may be larger than the memory; from some 64 KiB up a block makes SHA-256 no faster."""
 
 
 def publish(

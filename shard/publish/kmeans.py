@@ -15,7 +15,11 @@ ROUNDS = ((32, 5), (64, 2), (128, 2))
 """Sample vectors per cluster and iterations of Lloyd's algorithm: the early ones, far from the end, see fewer."""
 
 START_PER_CLUSTER = 16
+"""Sample vectors a cluster that the start is chosen from. The work grows with it; Lloyd's rounds see more of them,
+and mend what the start lacks."""
 START_BATCHES = 16
+"""K-means++ chooses one vector at a time. In batches the work is the same in sum, but in products of large matrices;
+fewer batches would choose more vectors that lie beside one another (decision 7.2)."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the steps done and the steps in all."""

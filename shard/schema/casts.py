@@ -32,8 +32,9 @@ PARTS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 """Of each unit of Arrow's times."""
 
 _SECONDS_A_DAY = 86_400
+"""Arrow's times know no leap seconds."""
 _SHOWN = 60
-"""Characters of a value that a message shows."""
+"""Characters of a value that a message shows, beside file, column and row; a value may have millions."""
 _AS_STORED = frozenset({"arrow.bool8", "arrow.json", "arrow.fixed_shape_tensor"})
 """Extension types whose storage says what they mean. `arrow.opaque`, for one, may store nothing at all."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 _MILLISECONDS_A_DAY = 86_400_000
+"""Arrow's `date64` counts milliseconds, and no leap seconds."""
 
 
 def json_value(value: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from silverray.shard.schema.columns import Column, ColumnError
+from silverray.shard.schema.days import to_days
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import Field, FieldType
 
@@ -26,7 +27,6 @@ TYPES: Mapping[FieldType, tuple[type, ...]] = {
     "date": (date,),
 }
 """Python's types of a field's values; the first is that of every value in the log."""
-_EPOCH = date(1970, 1, 1).toordinal()
 _KEPT_TEXT = 64
 """Characters of the longest texts whose hashes are kept: a written text may have millions."""
 _kept_hash = lru_cache(1 << 16)(hash_text)  # written items have few values of their own
@@ -41,7 +41,7 @@ _STORED: Mapping[FieldType, Callable[[Any], float]] = {
     "int": int,
     "float": float,
     "bool": int,
-    "date": lambda value: value.toordinal() - _EPOCH,
+    "date": to_days,
 }
 
 

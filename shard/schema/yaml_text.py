@@ -12,7 +12,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 _VALUE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 """PyYAML's constructors end in these for a value that is not what its form or its tag says, such as 2001-13-45."""
 _SHOWN = 60
-"""Characters of a value that a message shows."""
+"""Characters of a value that a message shows, beside file and key, in a line or two."""
 
 
 class YamlError(ValueError):

@@ -24,6 +24,8 @@ from silverray.shard.snapshot.documents import array_bytes, header_bytes, parse_
 from silverray.shard.snapshot.manifest import MOST, Manifest, checksum, plain_name
 
 FORMAT = 2
+"""2 since keys and clusters have files of their own (decision 7.4). It goes up when older releases could not read
+what is written."""
 MANIFEST = "manifest.json"
 INDEX = "index.safetensors"
 LAYOUT = "layout.json"

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from silverray.shard.schema.schema import Schema
 
 MOST_PARTITIONS = 65_536
+"""The manifest names the files of each and has 40 MB then; a folder's name has room for five digits."""
 MOST_NAME_BYTES = 200
 """Longest name of a version: file systems take 255 bytes, and its draft has a longer one."""
 MOST = 2**53 - 1

@@ -14,6 +14,7 @@ SCALE_BYTES = 4
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 _TAKEN = frozenset(dir(nn.ModuleDict()))
 _ALIGNED = 4
+"""FBGEMM looks rows up four numbers at a time and takes no others."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ TABLES_FILE = "tables.json"
 
 _WEIGHT = "weight"
 _BLOCK_BYTES = 64 << 20
+"""A table may be larger than the memory; a block of this size takes a disk long enough that what is done for each
+does not count."""
 
 
 def save_tables(folder: Path, tables: Sequence[Table], module: EmbeddingBagCollection) -> None:

@@ -24,8 +24,11 @@ from silverray.shard.train.recall import popularity_recall_at, recall_at
 from silverray.shard.train.requests import Requests, RequestTable
 
 ITEMS_AT_A_TIME = 65_536
+"""What a layer of 256 numbers makes of so many items takes 64 MiB."""
 LIKES_AT_A_TIME = 1_024
+"""Each like has a score for every item: about 0.4 GB for so many likes in a catalog of 100,000."""
 _WHOLE = 1 << 62
+"""Longer than any history: what was liked before is left out of a ranking, however long ago."""
 
 
 class Likes(NamedTuple):

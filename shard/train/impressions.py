@@ -13,7 +13,8 @@ from silverray.shard.schema.casts import is_list
 from silverray.shard.train.format import ITEM, REQUEST, TIME, USER, RequestFormat
 
 BLOCK = 65_536
-"""Impressions that are read at a time."""
+"""Impressions that are read at a time: some ten megabytes of columns, so that a file of any length is converted in
+bounded memory; smaller blocks cost calls of Arrow's."""
 
 ROW = "row"
 """Column of the row numbers in the whole table, in what is read."""

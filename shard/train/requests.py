@@ -19,7 +19,8 @@ from silverray.shard.train.codes import category_codes, id_keys
 from silverray.shard.train.format import ITEMS, REQUEST, TIME, RequestFormat, id_type
 
 BLOCK = 8_192
-"""Requests that are decoded at a time."""
+"""Requests that are decoded at a time: half a row group, so that no whole one is in memory as Python's and Arrow's
+values both."""
 
 
 class Requests(NamedTuple):

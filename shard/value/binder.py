@@ -19,6 +19,7 @@ from silverray.shard.filter import binder as filters
 from silverray.shard.filter.binder import Comparison, Value
 from silverray.shard.filter.bound_field import BoundField
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, Present, Range
+from silverray.shard.schema.days import to_days
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import Field
 from silverray.shard.value.graph import Extent, Graph, Node
@@ -40,7 +41,7 @@ _TYPES: dict[str, Type] = {
 _ARTICLES = {"number": "a number", "condition": "a condition", "text": "a text", "date": "a date", "tags": "tags"}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _SHOWN = 40
-_EPOCH = date(1970, 1, 1).toordinal()
+"""Characters of an operand that a message shows, so that the message and two of them fit a line or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class _Binder:
             case str(text):
                 return Bound("text", graph.constant(hash_text(text), torch.int64), graph.true, value)
             case date() as day:
-                return Bound("date", graph.constant(day.toordinal() - _EPOCH, torch.int64), graph.true, value)
+                return Bound("date", graph.constant(to_days(day), torch.int64), graph.true, value)
             case int() | float() as number if abs(number) <= LARGEST:
                 return Bound("number", graph.constant(number), graph.true, value)
         raise FormulaError(f"{value.value} is beyond float32, whose largest number is 3.4e38", value.position)

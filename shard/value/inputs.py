@@ -15,13 +15,12 @@ from torch import Tensor
 
 from silverray.shard.api import InvalidRequest, shown
 from silverray.shard.schema.columns import Column, Columns
+from silverray.shard.schema.days import to_days
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import Field
 
 NO_TAG = -1
 """Fills the places beyond an item's last tag; hashes of texts are not negative."""
-
-_EPOCH = date(1970, 1, 1).toordinal()
 
 
 class Values(NamedTuple):
@@ -147,6 +146,6 @@ def _days(text: str) -> int | None:
     try:
         # `fromisoformat` also reads weeks and dates without dashes.
         dashed = len(text) == 10 and text[4] == text[7] == "-"
-        return date.fromisoformat(text).toordinal() - _EPOCH if dashed else None
+        return to_days(date.fromisoformat(text)) if dashed else None
     except ValueError:
         return None

@@ -28,11 +28,13 @@ from silverray.shard.hints import closest
 from silverray.shard.value.syntax import ARITIES, COMPARISONS, FUNCTIONS, Call, Name, Syntax
 
 MAX_NESTING = 32
-"""Most parentheses, functions, signs and `not`s around an operand."""
+"""Most parentheses, functions, signs and `not`s around an operand: each is a call of the parser's, and Python's stack
+has some hundreds."""
 MAX_DEPTH = 64
-"""Most operations on the way from the whole formula to an operand."""
+"""Most operations on the way from the whole formula to an operand; what walks over the tree calls itself so often."""
 MAX_NODES = 1_024
-"""Most literals, names and operations of a formula."""
+"""Most literals, names and operations of a formula: each may be a pass over all candidates of a batch, and formulas
+that people write have tens."""
 
 FORMULA = Dialect(
     name="formula",

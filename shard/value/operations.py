@@ -20,9 +20,11 @@ from silverray.kernels.quotients import divisor
 LARGEST = 3.4028234663852886e38
 """The largest float32: what overflows becomes this, or its negative."""
 SMALLEST = 1e-30
-"""The logarithm takes anything below for this."""
+"""The logarithm takes anything below for this, and a quotient by less is limited. Well above the least float32 of
+full precision, 1.2e-38, which some processors round to zero."""
 LEAST_LOG1P = 2.0**-20 - 1
-"""`log1p` takes anything below for this."""
+"""`log1p` takes anything below for this: so far from -1, where it is minus infinity, that no rounding of its argument
+gets there."""
 LARGEST_PREDICTION = 1e9
 """Predictions beyond count as this, so that a product of a few need not be limited."""
 LARGEST_FIELD = 2.0**63
@@ -30,8 +32,10 @@ LARGEST_FIELD = 2.0**63
 
 Bounds = tuple[float, float]
 ANY: Bounds = (-LARGEST, LARGEST)
+"""Of numbers of which nothing is known: the operations on them must keep what they make within float32."""
 
 _ERROR = 2.0**-20
+"""Sixteen units of float32's rounding, 2^-24: more than any one operation errs, libraries' exponentials included."""
 
 
 class Operation(NamedTuple):
