@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from silverray.kernels import topk
 from silverray.kernels.programs import Opcode, instruction
@@ -20,7 +19,7 @@ from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest, TaskS
 from silverray.shard.engine.explanation import explain_search, explain_stages
 from silverray.shard.engine.loaded import Prepared
 from silverray.shard.engine.loading import check_dimension, check_loading, choose_device
-from silverray.shard.engine.rank import Ranker, Stage
+from silverray.shard.engine.rank import Best, Programs, ShardRunner
 from silverray.shard.engine.reply_sizes import longest, too_large
 from silverray.shard.engine.rerank import WINDOW, SetRanker
 from silverray.shard.filter.compiler import CompiledFilter
@@ -31,9 +30,10 @@ from silverray.shard.index.loader import load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.index.planner import candidates_for, coarse_keep
 from silverray.shard.model.candidate_features import Traits, read_traits
-from silverray.shard.model.ranking import Ranked, Ranking
+from silverray.shard.model.ranking import Ranked
 from silverray.shard.model.scorer_files import INNER_PRODUCT, OverArch, load_overarch
-from silverray.shard.model.scorers import DotProduct
+from silverray.shard.model.shard_model import ShardModel
+from silverray.shard.model.stages import Stage
 from silverray.shard.model.verification import Answers
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles
@@ -44,24 +44,6 @@ _logger = logging.getLogger(__name__)
 
 _EVERYTHING = (instruction(Opcode.LOAD),)
 _NOTHING = (instruction(Opcode.LOAD), instruction(Opcode.ANDNOT))
-
-
-class Best(NamedTuple):
-    """The best items of a batch, and how they were found.
-
-    Attributes:
-        slots: `[B, k]` int64; -1 where there are no more.
-        scores: `[B, k]` float32; -inf where there are no more.
-        found: what the search found for each task of each request, `[B * T, ...]`.
-        ranked: what the ranking stage made of it; None where there is none.
-        stages: the steps.
-    """
-
-    slots: Tensor
-    scores: Tensor
-    found: Answers
-    ranked: Ranked | None
-    stages: list[Stage]
 
 
 class Engine:
@@ -114,14 +96,13 @@ class Engine:
         self.prepared = prepared
         self.payload = prepared.loaded.payload
         self.memory = prepared.loaded.memory
-        self.model = prepared.model
-        self._search = prepared.search
-        scorer = self._of_items.scorer.to(self.model.lists.keys.device)
-        self._judge = Ranker(
-            Ranking(self.model.lists, len(self.catalog.tasks), scorer, self._of_items.features), self.valuer
-        )
-        plain = len(self.catalog.tasks) == 1 and isinstance(scorer, DotProduct) and self.valuer.models is None
-        self.ranker = None if plain else self._judge
+        retrieval = prepared.model
+        scorer = self._of_items.scorer.to(retrieval.lists.keys.device)
+        self.model = ShardModel(
+            retrieval, len(self.catalog.tasks), scorer, self._of_items.features, self.valuer.models
+        ).eval()
+        self._judge = ShardRunner(self.model, prepared.search, self.valuer)
+        self.ranker = self._judge if self.model.ranks else None
 
     @property
     def items(self) -> int:
@@ -199,7 +180,7 @@ class Engine:
         topk.warm_up(self.model.lists.keys.device)
         for rows in (1, 2) if len(self.model.lists) else ():
             users = self.model.lists.centroids.new_zeros(rows, len(self.catalog.tasks), self.catalog.dimension)
-            self._judge.ranking.predict(users, torch.full((rows, 1), -1, device=users.device))
+            self.model.scoring(users, torch.full((rows, 1), -1, device=users.device))
 
     @torch.inference_mode()
     def find(
@@ -210,13 +191,9 @@ class Engine:
         n_probe: int | None = None,
         refine_all: bool = False,
     ) -> Answers:
-        """Run the model; the arguments are those of `Search`, with one compiled plan for each query."""
-        device = self.model.lists.keys.device
-        places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
-        filters = torch.tensor([places[plan] for plan in plans], device=device)
-        programs = _pad_programs(list(places)).to(device)
-        checks = [plan.check for plan in places]
-        return self._search(torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all)
+        """Run the search; the arguments are those of `Search`, with one compiled plan for each query."""
+        vectors = torch.from_numpy(queries).to(self.model.lists.keys.device)
+        return self._judge.search(vectors, *self._programs(plans), ks, n_probe, refine_all)
 
     @torch.inference_mode()
     def best(
@@ -238,19 +215,19 @@ class Engine:
             n_probe: clusters to visit; None lets the planner choose.
             refine_all: score every visited item exactly.
             asked: what each request says of its values; None is nothing.
-            quotas: of a model with several tasks, as in `Ranking.forward`.
+            quotas: of a model with several tasks, as in `ShardModel.forward`.
         """
-        if self.ranker is None:
-            found = self.find(queries, plans, ks, n_probe, refine_all)
-            return Best(found.slots, found.scores, found, None, [])
-        tasks, count, start = len(self.catalog.tasks), len(plans), perf_counter()
-        wanted = [candidates_for(max(ks), refine_all)] * len(queries)
-        found = self.find(queries, [plan for plan in plans for _ in range(tasks)], wanted, n_probe, refine_all)
-        users = torch.from_numpy(queries).to(found.slots.device).view(count, tasks, -1)
-        slots, scores = (part.view(count, tasks, -1) for part in (found.slots, found.scores))
-        retrieved = Stage("retrieve", perf_counter() - start, (slots >= 0).sum(dim=(1, 2)))
-        ranked, stages = self.ranker.rank(users, slots, scores, asked or [Asked()] * count, ks, quotas)
-        return Best(ranked.slots, ranked.scores, found, ranked, [retrieved, *stages])
+        vectors = torch.from_numpy(queries).to(self.model.lists.keys.device)
+        of_requests = vectors.view(len(plans), self.model.tasks, self.catalog.dimension)
+        asked = asked or [Asked()] * len(plans)
+        return self._judge.best(of_requests, self._programs(plans), ks, n_probe, refine_all, asked, quotas)
+
+    def _programs(self, plans: Sequence[FilterPlan]) -> Programs:
+        """The programs of filters, each once."""
+        device = self.model.lists.keys.device
+        places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
+        filters = torch.tensor([places[plan] for plan in plans], device=device)
+        return Programs(_pad_programs(list(places)).to(device), filters, [plan.check for plan in places])
 
     def answer(self, requests: Sequence[SearchRequest]) -> list[SearchReply]:
         """Answer admitted requests.

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import torch
 
 from silverray.shard.index.loader import LoadedPartitions
-from silverray.shard.model.cuda_graphs import Graphs
+from silverray.shard.model.cuda_graphs import CudaGraphs
 from silverray.shard.model.retrieval import RetrievalModel
 from silverray.shard.model.verification import Search
 
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
         model = RetrievalModel(loaded.lists, loaded.curve).eval()
         if not model.lists.keys.is_cuda:
             return cls(loaded, model, Search(model))
-        graphs = Graphs(model)
+        graphs = CudaGraphs(model)
         with torch.inference_mode():
             graphs.warm_up()
         return cls(loaded, model, Search(model, graphs))
