@@ -17,7 +17,7 @@ from silverray.kernels import topk
 from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.api import ReplyTooLarge, SearchReply, SearchRequest, TaskScores, shown
 from silverray.shard.engine.explanation import explain_search, explain_stages
-from silverray.shard.engine.loaded import Prepared
+from silverray.shard.engine.loaded import LoadedIndex
 from silverray.shard.engine.loading import check_dimension, check_loading, choose_device
 from silverray.shard.engine.rank import Best, Programs, ShardRunner
 from silverray.shard.engine.reply_sizes import longest, too_large
@@ -55,7 +55,7 @@ class Engine:
 
     Args:
         catalog: the snapshot's catalog.
-        prepared: its partitions held here.
+        index: its partitions held here.
         partitions: which ones these are.
         overarch: the snapshot's scorer.
         value: the formulas.
@@ -73,7 +73,7 @@ class Engine:
     def __init__(
         self,
         catalog: Catalog,
-        prepared: Prepared,
+        index: LoadedIndex,
         partitions: Sequence[int],
         overarch: OverArch,
         value: ValueSettings,
@@ -89,19 +89,19 @@ class Engine:
         pointwise = overarch.scorer.pointwise
         self._of_items, self._of_lists = (overarch, INNER_PRODUCT) if pointwise else (INNER_PRODUCT, overarch)
         self.set_ranker = None if pointwise else SetRanker(overarch.scorer, catalog.tasks, self.valuer, window)
-        self.install(prepared)
+        self.install(index)
 
-    def install(self, prepared: Prepared) -> None:
+    def install(self, index: LoadedIndex) -> None:
         """Answer from these arrays from now on; no other call may be going on."""
-        self.prepared = prepared
-        self.payload = prepared.loaded.payload
-        self.memory = prepared.loaded.memory
-        retrieval = prepared.model
+        self.index = index
+        self.payload = index.loaded.payload
+        self.memory = index.loaded.memory
+        retrieval = index.retrieval
         scorer = self._of_items.scorer.to(retrieval.lists.keys.device)
         self.model = ShardModel(
             retrieval, len(self.catalog.tasks), scorer, self._of_items.features, self.valuer.models
         ).eval()
-        self._judge = ShardRunner(self.model, prepared.search, self.valuer)
+        self._judge = ShardRunner(self.model, index.search, self.valuer)
         self.ranker = self._judge if self.model.ranks else None
 
     @property
@@ -154,7 +154,7 @@ class Engine:
         chosen = range(catalog.partitions) if partitions is None else [int(number) for number in partitions]
         overarch = load_overarch(files, catalog.schema)
         loaded = load_partitions(files, catalog, chosen, placement, slack=slack)
-        engine = cls(catalog, Prepared.of(loaded), chosen, overarch, value, slack, window)
+        engine = cls(catalog, LoadedIndex.of(loaded), chosen, overarch, value, slack, window)
         engine.warm_up()
         _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine
