@@ -83,17 +83,22 @@ FEATURES = [
 ]
 
 
-def write_set_wise(folder: Path, tasks: Sequence[str]) -> Path:
-    """The same with self-attention, whose weights all matter."""
+def write_scorer(folder: Path, tasks: Sequence[str], kind: str) -> Path:
+    """The same with a scorer, whose weights all matter."""
     write_tasks(folder, tasks)
     torch.manual_seed(0)
     features = ItemFeatures.of(FEATURES).check(Schema.parse(schema_text()))
-    scorer = make_scorer("self_attention", len(tasks), DIMENSION, features.width, {"hidden": 16})
+    scorer = make_scorer(kind, len(tasks), DIMENSION, features.width, {"hidden": 16})
     with torch.no_grad():
         for weight in scorer.parameters():
             weight.add_(0.3 * torch.randn(weight.shape))
-    save_overarch(folder, "self_attention", {"hidden": 16}, scorer, features)
+    save_overarch(folder, kind, {"hidden": 16}, scorer, features)
     return folder
+
+
+def write_set_wise(folder: Path, tasks: Sequence[str]) -> Path:
+    """The same with self-attention."""
+    return write_scorer(folder, tasks, "self_attention")
 
 
 FILTERS = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogs import make_items, schema_text, write_set_wise, write_tasks
+from catalogs import make_items, schema_text, write_scorer, write_set_wise, write_tasks
 
 from silverray.shard.publish.builder import publish
 from silverray.shard.schema.schema import Schema
@@ -60,6 +60,13 @@ def catalog(publish_items: Publish) -> Catalog:
 def two_tasks(publish_items: Publish, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """The same items, for a model with the tasks click and like."""
     return publish_items(3_000, clusters=64, model=write_tasks(tmp_path_factory.mktemp("model"), ("click", "like")))
+
+
+@pytest.fixture(scope="session")
+def scored(publish_items: Publish, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """The same items and tasks, with an MLP that matters and reads features."""
+    model = write_scorer(tmp_path_factory.mktemp("model"), ("click", "like"), "mlp")
+    return publish_items(3_000, clusters=64, model=model)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ ORDER = {
         " survivors union retrieve cpu gpu"
     ),
     "shard": (
-        "printing hints threads paths api arguments schema filter snapshot publish index parquet value towers model query"
-        " result protocol engine live searcher local train"
+        "printing hints threads paths api arguments schema filter snapshot publish index parquet value towers model"
+        " query result protocol engine live searcher local train"
     ),
     "router": "errors metrics callers settings batch stages writes router http",
     "cluster": "strict_yaml signals config log tables serving loadtest training commands demo cli",

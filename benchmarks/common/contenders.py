@@ -87,7 +87,7 @@ class SilverrayModel:
 
     def __init__(self, silverray: Silverray) -> None:
         catalog = silverray.searcher.catalog
-        self.model = silverray.searcher.engine.model
+        self.model = silverray.searcher.engine.model.retrieval
         self.most = silverray.most
         self._plans = {share: compile_filter(text, catalog.schema, catalog.layout) for share, text in FILTERS.items()}
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from silverray.benchmarks.common.catalogs import clustered, queries
 from silverray.benchmarks.common.machine import THREADS
 from silverray.benchmarks.value.formula import DIMENSION, SCHEMA, TASKS, VALUE, make_contexts, make_items
-from silverray.shard.engine.engine import Best, Engine
+from silverray.shard.engine.engine import Engine
+from silverray.shard.engine.rank import Best
 from silverray.shard.engine.validation import Validator
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.scorer_files import make_scorer, save_overarch

@@ -47,13 +47,12 @@ def run_export(
     """
     engine = Engine.open(snapshot, partitions, device=device)
     chosen = list(range(engine.catalog.partitions)) if partitions is None else partitions
-    ranking = None if engine.ranker is None else engine.ranker.ranking
     if engine.set_ranker is not None:
         notes.print(
             f"left out: {engine.scorer}, which needs the list of all partitions; the file ranks by inner products"
         )
-    info = describe(engine.catalog, chosen, k, n_probe, ranked=ranking is not None)
-    save_exported(export_model(engine.model, k, n_probe, ranking), out, info)
+    info = describe(engine.catalog, chosen, k, n_probe, ranked=engine.model.ranks)
+    save_exported(export_model(engine.model, k, n_probe), out, info)
     if as_json:
         print_json({"path": str(out), "bytes": out.stat().st_size, **info})
         return

@@ -18,9 +18,9 @@ from silverray.router.batch.answer import Share, combine
 from silverray.router.batch.ticket import SearchTicket
 from silverray.router.errors import Unavailable, at
 from silverray.shard.api import DeadlineExceeded, SearchError, SequenceNotReached
+from silverray.shard.protocol import Shard
 from silverray.shard.query import Query, QueryBatch
 from silverray.shard.result import Outcome, ResultBatch
-from silverray.shard.protocol import Shard
 
 _logger = logging.getLogger(__name__)
 

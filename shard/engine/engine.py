@@ -8,32 +8,31 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from silverray.kernels import topk
 from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.api import Coverage, SearchReply, TaskScores, shown
 from silverray.shard.engine.explanation import explain_search, explain_stages
-from silverray.shard.engine.loaded import Prepared
+from silverray.shard.engine.loaded import LoadedIndex
 from silverray.shard.engine.loading import check_dimension, check_loading, choose_device
-from silverray.shard.engine.rank import Ranker, Stage
+from silverray.shard.engine.rank import Best, Programs, ShardRunner
 from silverray.shard.engine.reply_sizes import longest, too_large
 from silverray.shard.engine.rerank import WINDOW, SetRanker
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.key_index import FREE
-from silverray.shard.index.ladder import candidates_for
 from silverray.shard.index.loader import load_partitions
 from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.model.candidate_features import CandidateFeatures, read_features
-from silverray.shard.model.ranking import Ranked, Ranking
+from silverray.shard.model.ranking import Ranked
 from silverray.shard.model.scorer_files import INNER_PRODUCT, OverArch, load_overarch
-from silverray.shard.model.scorers import DotProduct
+from silverray.shard.model.shard_model import ShardModel
+from silverray.shard.model.stages import Stage
 from silverray.shard.model.verification import Answers
 from silverray.shard.query import Query, QueryBatch
 from silverray.shard.result import Objects, ResultBatch, as_objects, featured
@@ -48,24 +47,6 @@ _EVERYTHING = (instruction(Opcode.LOAD),)
 _NOTHING = (instruction(Opcode.LOAD), instruction(Opcode.ANDNOT))
 
 
-class Best(NamedTuple):
-    """The best items of a batch, and how they were found.
-
-    Attributes:
-        slots: `[B, k]` int64; -1 where there are no more.
-        scores: `[B, k]` float32; -inf where there are no more.
-        found: what the search found for each task of each request, `[B * T, ...]`.
-        ranked: what the ranking stage made of it; None where there is none.
-        stages: the steps.
-    """
-
-    slots: Tensor
-    scores: Tensor
-    found: Answers
-    ranked: Ranked | None
-    stages: list[Stage]
-
-
 class Engine:
     """The model and the payload of a shard's partitions.
 
@@ -75,7 +56,7 @@ class Engine:
 
     Args:
         catalog: the snapshot's catalog.
-        prepared: its partitions held here.
+        index: its partitions held here.
         partitions: which ones these are.
         overarch: the snapshot's scorer.
         value: the formulas.
@@ -93,7 +74,7 @@ class Engine:
     def __init__(
         self,
         catalog: Catalog,
-        prepared: Prepared,
+        index: LoadedIndex,
         partitions: Sequence[int],
         overarch: OverArch,
         value: ValueSettings,
@@ -109,21 +90,19 @@ class Engine:
         pointwise = overarch.scorer.pointwise
         self._of_items, self._of_lists = (overarch, INNER_PRODUCT) if pointwise else (INNER_PRODUCT, overarch)
         self.set_ranker = None if pointwise else SetRanker(overarch.scorer, catalog.tasks, self.valuer, window)
-        self.install(prepared)
+        self.install(index)
 
-    def install(self, prepared: Prepared) -> None:
+    def install(self, index: LoadedIndex) -> None:
         """Answer from these arrays from now on; no other call may be going on."""
-        self.prepared = prepared
-        self.payload = prepared.loaded.payload
-        self.memory = prepared.loaded.memory
-        self.model = prepared.model
-        self._search = prepared.search
-        scorer = self._of_items.scorer.to(self.model.lists.keys.device)
-        self._judge = Ranker(
-            Ranking(self.model.lists, len(self.catalog.tasks), scorer, self._of_items.features), self.valuer
-        )
-        plain = len(self.catalog.tasks) == 1 and isinstance(scorer, DotProduct) and self.valuer.models is None
-        self.ranker = None if plain else self._judge
+        self.index = index
+        self.payload = index.loaded.payload
+        self.memory = index.loaded.memory
+        retrieval = index.retrieval
+        scorer = self._of_items.scorer.to(retrieval.lists.keys.device)
+        self.model = ShardModel(
+            retrieval, len(self.catalog.tasks), scorer, self._of_items.features, self.valuer.models
+        ).eval()
+        self.runner = ShardRunner(self.model, index.search, self.valuer)
 
     @property
     def items(self) -> int:
@@ -175,7 +154,7 @@ class Engine:
         chosen = range(catalog.partitions) if partitions is None else [int(number) for number in partitions]
         overarch = load_overarch(files, catalog.schema)
         loaded = load_partitions(files, catalog, chosen, placement, slack=slack)
-        engine = cls(catalog, Prepared.of(loaded), chosen, overarch, value, slack, window)
+        engine = cls(catalog, LoadedIndex.of(loaded), chosen, overarch, value, slack, window)
         engine.warm_up()
         _logger.info("%s items, kernels %s, %s threads", engine.items, engine.kernels, torch.get_num_threads())
         return engine
@@ -201,7 +180,7 @@ class Engine:
         topk.warm_up(self.model.lists.keys.device)
         for rows in (1, 2) if len(self.model.lists) else ():
             users = self.model.lists.centroids.new_zeros(rows, len(self.catalog.tasks), self.catalog.dimension)
-            self._judge.ranking.predict(users, torch.full((rows, 1), -1, device=users.device))
+            self.model.scoring(users, torch.full((rows, 1), -1, device=users.device))
 
     @torch.inference_mode()
     def find(
@@ -212,13 +191,9 @@ class Engine:
         n_probe: int | None = None,
         refine_all: bool = False,
     ) -> Answers:
-        """Run the model; the arguments are those of `Search`, with one compiled plan for each query."""
-        device = self.model.lists.keys.device
-        places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
-        filters = torch.tensor([places[plan] for plan in plans], device=device)
-        programs = _pad_programs(list(places)).to(device)
-        checks = [plan.check for plan in places]
-        return self._search(torch.from_numpy(queries).to(device), programs, filters, checks, ks, n_probe, refine_all)
+        """Run the search; the arguments are those of `Search`, with one compiled plan for each query."""
+        vectors = torch.from_numpy(queries).to(self.model.lists.keys.device)
+        return self.runner.search(vectors, *self._programs(plans), ks, n_probe, refine_all)
 
     @torch.inference_mode()
     def best(
@@ -240,19 +215,19 @@ class Engine:
             n_probe: clusters to visit; None lets the planner choose.
             refine_all: score every visited item exactly.
             asked: what each request says of its values; None is nothing.
-            quotas: of a model with several tasks, as in `Ranking.forward`.
+            quotas: of a model with several tasks, as in `ShardModel.forward`.
         """
-        if self.ranker is None:
-            found = self.find(queries, plans, ks, n_probe, refine_all)
-            return Best(found.slots, found.scores, found, None, [])
-        tasks, count, start = len(self.catalog.tasks), len(plans), perf_counter()
-        wanted = [candidates_for(max(ks), refine_all)] * len(queries)
-        found = self.find(queries, [plan for plan in plans for _ in range(tasks)], wanted, n_probe, refine_all)
-        users = torch.from_numpy(queries).to(found.slots.device).view(count, tasks, -1)
-        slots, scores = (part.view(count, tasks, -1) for part in (found.slots, found.scores))
-        retrieved = Stage("retrieve", perf_counter() - start, (slots >= 0).sum(dim=(1, 2)))
-        ranked, stages = self.ranker.rank(users, slots, scores, asked or [Asked()] * count, ks, quotas)
-        return Best(ranked.slots, ranked.scores, found, ranked, [retrieved, *stages])
+        vectors = torch.from_numpy(queries).to(self.model.lists.keys.device)
+        of_requests = vectors.view(len(plans), self.model.tasks, self.catalog.dimension)
+        asked = asked or [Asked()] * len(plans)
+        return self.runner.best(of_requests, self._programs(plans), ks, n_probe, refine_all, asked, quotas)
+
+    def _programs(self, plans: Sequence[FilterPlan]) -> Programs:
+        """The programs of filters, each once."""
+        device = self.model.lists.keys.device
+        places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
+        filters = torch.tensor([places[plan] for plan in plans], device=device)
+        return Programs(_pad_programs(list(places)).to(device), filters, [plan.check for plan in places])
 
     def answer(self, batch: QueryBatch, max_bytes: int | None = None) -> ResultBatch:
         """Answer a batch.
@@ -327,10 +302,10 @@ class Engine:
         device = self.model.lists.keys.device
         users = torch.tensor(query.vectors, device=device)[None]  # a copy: what was received may be read-only
         places = torch.from_numpy(slots).to(device)[None]
-        judged = self._judge.judge(users, places, [query.formula])
-        best = topk.top_k(judged.values, torch.from_numpy(keys).to(device), len(slots))
+        scored = self.runner.score(users, places, [query.formula])
+        best = topk.top_k(scored.values, torch.from_numpy(keys).to(device), len(slots))
         order = best.places[0].cpu().numpy()
-        chosen, predictions = slots[order], judged.predictions[0].cpu().numpy().take(order, axis=0)
+        chosen, predictions = slots[order], scored.predictions[0].cpu().numpy().take(order, axis=0)
         explain = {"ranked": len(slots), "batch_ms": round((perf_counter() - start) * 1e3, 3)}
         reply = SearchReply(
             ids=self.payload.ids(chosen),
@@ -353,7 +328,7 @@ class Engine:
             batch.k,
             batch.n_probe[0],
             batch.refine_all[0],
-            batch.formula if self.ranker else None,
+            batch.formula,
             batch.quotas[0],
         )
         slots, scores = best.slots.cpu().numpy(), best.scores.cpu().numpy()

@@ -20,7 +20,6 @@ from silverray.kernels.topk import top_k
 from silverray.kernels.union import United
 from silverray.shard.api import SearchReply, TaskScores
 from silverray.shard.engine.engine import Engine
-from silverray.shard.engine.rank import Ranker
 from silverray.shard.filter.verification import matches
 from silverray.shard.query import Query, QueryBatch
 from silverray.shard.result import ResultBatch, featured
@@ -39,8 +38,8 @@ class ExactEngine(Engine):
         return ResultBatch.of(rows, self.catalog.version)
 
     def _answer_some(self, queries: Sequence[Query]) -> list[SearchReply]:
-        if self.ranker is not None:
-            return [self._ranked(query, self.ranker) for query in queries]
+        if self.model.ranks:
+            return [self._ranked(query) for query in queries]
         vectors = self.model.lists.vectors
         users = torch.from_numpy(np.concatenate([query.vectors for query in queries])).to(vectors.device)
         rough = users @ vectors.float().T
@@ -52,15 +51,15 @@ class ExactEngine(Engine):
             for query, user, scores, margin in zip(queries, users, rough, slack, strict=True)
         ]
 
-    def _ranked(self, query: Query, ranker: Ranker) -> SearchReply:
+    def _ranked(self, query: Query) -> SearchReply:
         slots = self._matching(query)
         users = torch.tensor(query.vectors, device=slots.device)[None]
-        judged = ranker.judge(users, slots[None], [query.formula])
+        scored = self.runner.score(users, slots[None], [query.formula])
         tasks, wanted = users.shape[1], torch.tensor([query.k], device=slots.device)
         rows = torch.arange(tasks, device=slots.device).repeat(len(slots))
         found = exact_scores(self.model.lists.vectors, users[0], rows, slots.repeat_interleave(tasks))
         candidates = United(slots[None], found.view(1, len(slots), tasks))
-        ranked = ranker.ranking.select(candidates, *judged, wanted, query.k, query.quotas)
+        ranked = self.model.select(candidates, *scored, wanted, query.k, query.quotas)
         there = ranked.slots[0] >= 0
         tasks_made = TaskScores(self.catalog.tasks, *(part[0, there].cpu().numpy() for part in ranked[2:]))
         return self._reply(query, ranked.slots[0, there], ranked.scores[0, there], len(slots), tasks_made)

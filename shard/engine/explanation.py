@@ -10,16 +10,16 @@ from torch import Tensor
 
 from silverray.kernels.bits import count_ranges
 from silverray.kernels.programs import evaluate_programs
-from silverray.shard.engine.rank import Stage
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.index.planner import Plan
-from silverray.shard.model.retrieval import RetrievalModel
+from silverray.shard.model.shard_model import ShardModel
+from silverray.shard.model.stages import Stage
 from silverray.shard.model.verification import Answers
 
 
 @torch.inference_mode()
 def explain_search(
-    model: RetrievalModel, compiled: FilterPlan, queries: Tensor, n_probe: int | None, found: Answers, rows: slice
+    model: ShardModel, compiled: FilterPlan, queries: Tensor, n_probe: int | None, found: Answers, rows: slice
 ) -> dict[str, Any]:
     """Say what was visited for a request.
 
@@ -38,7 +38,7 @@ def explain_search(
     programs = torch.from_numpy(compiled.program)[None].to(device)
     filters = torch.zeros(len(queries), dtype=torch.int64, device=device)
     passing = count_ranges(evaluate_programs(lists.planes, programs), lists.offsets)[0]
-    probes = model.planner.probes(Plan(*(part[rows] for part in found.plan)), queries, programs, filters)
+    probes = model.retrieval.planner.probes(Plan(*(part[rows] for part in found.plan)), queries, programs, filters)
     survivors, widened = found.plan.survivors[rows], found.widened[rows]
     everything = survivors | widened if n_probe is None else survivors
     clusters = [

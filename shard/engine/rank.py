@@ -1,44 +1,63 @@
-"""The ranker: runs the ranking stage on batches, a part at a time, and says what each step did.
+"""The runner: runs a shard's model on batches, with what only a host can do between its stages.
 
-Letters: B requests, T tasks, D dimensions, N slots found by a task, K candidates, k items of an answer.
+Letters: B requests, T tasks, D dimensions, N slots found by a task, K candidates, U programs, L instructions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import perf_counter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from silverray.kernels.union import United, unite
-from silverray.shard.model.ranking import Ranked, Ranking
-from silverray.shard.model.scorers import DotProduct, Scorer
+from silverray.shard.filter.expression import Expression
+from silverray.shard.model.ranking import PLACES, Ranked
+from silverray.shard.model.shard_model import ShardModel
+from silverray.shard.model.stages import Stage, StageTimes
+from silverray.shard.model.verification import Answers, Search
 from silverray.shard.value.valuer import Asked, Valuer
 
-PLACES = 1 << 18
-"""Most candidates that are ranked together; this bounds the memory that they need."""
-SCORED = 1 << 12
-"""Most pairs of candidate and task that a thread of a CPU scores at a time: their numbers then stay in its cache."""
 
-
-class Stage(NamedTuple):
-    """What one step did for a batch.
+class Programs(NamedTuple):
+    """The filters of B requests.
 
     Attributes:
-        name: of the step.
-        seconds: that it took.
-        left: `[B]` int64 candidates that it left to each request; places of all tasks before they are united.
+        programs: `[U, L]` int32 plane programs.
+        filters: `[B]` int64, the program of each request.
+        checks: for each program what must be verified on stored values; None where it is exact.
     """
 
-    name: str
-    seconds: float
-    left: Tensor
+    programs: Tensor
+    filters: Tensor
+    checks: Sequence[Expression | None]
 
 
-class Judged(NamedTuple):
-    """What is thought of items, whether they are good or not.
+class Best(NamedTuple):
+    """The best items of a batch, and how they were found.
+
+    Attributes:
+        slots: `[B, k]` int64; -1 where there are no more.
+        scores: `[B, k]` float32; -inf where there are no more.
+        found: what the search found for each task of each request, `[B * T, ...]`.
+        ranked: what the ranking stage made of it; None where there is none.
+        times: of the stages.
+    """
+
+    slots: Tensor
+    scores: Tensor
+    found: Answers
+    ranked: Ranked | None
+    times: StageTimes
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that the batch went through."""
+        return self.times.stages
+
+
+class Scored(NamedTuple):
+    """Items with their scores, whether they are good or not.
 
     Attributes:
         predictions: `[B, K, T]` float32.
@@ -49,110 +68,84 @@ class Judged(NamedTuple):
     values: Tensor
 
 
-class Ranker:
-    """Ranks candidates.
+class ShardRunner:
+    """Runs a model as its `forward` does, for any filters and batches of any size.
+
+    Filters that need it are verified, what lacked room on a GPU is searched again, formulas get what the requests say,
+    and a batch is ranked a part at a time.
 
     Args:
-        ranking: the stage.
+        model: what to run.
+        search: finds candidates with the model's retrieval.
         valuer: gives each request its formula.
     """
 
-    def __init__(self, ranking: Ranking, valuer: Valuer) -> None:
-        self.ranking = ranking
+    def __init__(self, model: ShardModel, search: Search, valuer: Valuer) -> None:
+        self.model = model
+        self.search = search
         self._valuer = valuer
+
+    def best(
+        self,
+        queries: Tensor,
+        filters: Programs,
+        ks: Sequence[int],
+        n_probe: int | None,
+        refine_all: bool,
+        asked: Sequence[Asked],
+        quotas: Sequence[int],
+    ) -> Best:
+        """Find the best items of each request.
+
+        Args:
+            queries: `[B, T, D]` float32.
+            filters: of the requests.
+            ks: number of items wanted by each; all find the same number of candidates.
+            n_probe: clusters to visit; None lets the planner choose.
+            refine_all: score every visited item exactly.
+            asked: what each request says of its values.
+            quotas: as in `ShardModel.forward`.
+        """
+        model, times = self.model, StageTimes()
+        kept = [model.kept(max(ks), refine_all)] * (len(ks) * model.tasks) if model.ranks else ks
+        programs, of_requests, checks = filters
+        found = self.search(
+            queries.flatten(0, 1), programs, model.of_tasks(of_requests), checks, kept, n_probe, refine_all
+        )
+        if not model.ranks:
+            times("retrieve", found.slots)
+            return Best(found.slots, found.scores, found, None, times)
+        slots, scores = (part.view(*queries.shape[:2], part.shape[1]) for part in (found.slots, found.scores))
+        times("retrieve", slots)
+        ranked = self.rank(queries, slots, scores, asked, ks, quotas, times)
+        return Best(ranked.slots, ranked.scores, found, ranked, times)
 
     def rank(
         self,
-        users: Tensor,
+        queries: Tensor,
         slots: Tensor,
         scores: Tensor,
         asked: Sequence[Asked],
         ks: Sequence[int],
-        quotas: Sequence[int] = (),
-    ) -> tuple[Ranked, list[Stage]]:
-        """Rank what the tasks of a batch have found.
-
-        Args:
-            users: `[B, T, D]` float32.
-            slots: `[B, T, N]` int64, each at most once for a task; -1 where there are no more.
-            scores: `[B, T, N]` float32 of them.
-            asked: what each request says of its values.
-            ks: number of items wanted by each request.
-            quotas: as in `Ranking.forward`.
-
-        Returns:
-            The best items, and the steps that led to them. On a GPU a step's time is that of its launches.
-        """
-        wanted = torch.tensor(ks, device=users.device)
-        rows = torch.split(torch.arange(len(users)), max(1, PLACES // max(1, slots[0].numel())))
-        parts = [slice(int(some[0]), int(some[-1]) + 1) for some in rows]
-        ranked, stages = zip(
-            *(
-                self._rank(users[part], slots[part], scores[part], asked[part], wanted[part], max(ks), quotas)
-                for part in parts
-            ),
-            strict=True,
-        )
-        joined = Ranked(*(torch.cat(column) for column in zip(*ranked, strict=True)))
-        return joined, [_joined(column) for column in zip(*stages, strict=True)]
-
-    def judge(self, users: Tensor, slots: Tensor, asked: Sequence[Asked]) -> Judged:
-        """Predict and value given items, `[B, K]` slots of 0 or more."""
-        predictions = self._predict(users, slots)
-        return Judged(predictions, self.ranking.value(predictions, slots, self._valuer.valuations(asked, users.device)))
-
-    def _rank(
-        self,
-        users: Tensor,
-        slots: Tensor,
-        scores: Tensor,
-        asked: Sequence[Asked],
-        wanted: Tensor,
-        k: int,
         quotas: Sequence[int],
-    ) -> tuple[Ranked, list[Stage]]:
-        """As `Ranking.forward`, step by step."""
-        times = [perf_counter()]
-        candidates = unite(slots, scores)
-        left = (candidates.slots >= 0).sum(dim=1)
-        if users.device.type == "cpu" or not len(self.ranking.lists):  # a GPU would be waited for
-            most = int(left.amax())
-            candidates = United(candidates.slots[:, :most], candidates.found[:, :most])
-        times.append(perf_counter())
-        predictions = self._predict(users, candidates.slots)
-        times.append(perf_counter())
-        values = self.ranking.value(predictions, candidates.slots, self._valuer.valuations(asked, users.device))
-        times.append(perf_counter())
-        ranked = self.ranking.select(candidates, predictions, values, wanted, k, quotas)
-        times.append(perf_counter())
-        names = ("unite", "score", "value", "select")
-        lefts = (left, left, left, (ranked.slots >= 0).sum(dim=1))
-        return ranked, [
-            Stage(name, end - start, its) for name, start, end, its in zip(names, times, times[1:], lefts, strict=False)
-        ]
+        times: StageTimes,
+    ) -> Ranked:
+        """Rank what the tasks of a batch have found, a part of the batch at a time; see `ShardModel.rank`."""
+        wanted = torch.tensor(ks, device=queries.device)
+        parts = []
+        for rows in torch.split(torch.arange(len(queries)), max(1, PLACES // max(1, slots[0].numel()))):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            valuations = self._valuer.valuations(asked[part], queries.device)
+            times.spent("value")
+            parts.append(
+                self.model.rank(
+                    queries[part], slots[part], scores[part], valuations, wanted[part], max(ks), quotas, times
+                )
+            )
+        return Ranked(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _predict(self, users: Tensor, slots: Tensor) -> Tensor:
-        """Predictions `[B, K, T]`, of so many candidates at a time as are scored together."""
-        together = _scored_together(users, self.ranking.scorer)
-        if slots.numel() <= together:
-            return self.ranking.predict(users, slots)
-        columns = max(1, min(together, slots.shape[1]))
-        rows = max(1, together // columns)
-        return torch.cat(
-            [
-                torch.cat([self.ranking.predict(some, part) for part in torch.split(its, columns, dim=1)], dim=1)
-                for some, its in zip(torch.split(users, rows), torch.split(slots, rows), strict=True)
-            ]
-        )
-
-
-def _scored_together(users: Tensor, scorer: Scorer) -> int:
-    """How many candidates of users `[B, T, D]` are scored at a time."""
-    if users.device.type != "cpu" or isinstance(scorer, DotProduct):  # which copies nothing
-        return PLACES
-    return max(1, SCORED * torch.get_num_threads() // users.shape[1])
-
-
-def _joined(parts: Sequence[Stage]) -> Stage:
-    """One step over all parts of a batch."""
-    return Stage(parts[0].name, sum(part.seconds for part in parts), torch.cat([part.left for part in parts]))
+    def score(self, queries: Tensor, slots: Tensor, asked: Sequence[Asked]) -> Scored:
+        """Score given items, `[B, K]` slots of 0 or more."""
+        predictions = self.model.scoring(queries, slots)
+        valuations = self._valuer.valuations(asked, queries.device)
+        return Scored(predictions, self.model.formulas(predictions, slots, valuations))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.api import ItemId
-from silverray.shard.engine.loaded import Prepared
+from silverray.shard.engine.loaded import LoadedIndex
 from silverray.shard.index.key_index import FREE, Ints
 from silverray.shard.index.payload import Row
 from silverray.shard.live.changes import Changes
@@ -73,14 +73,14 @@ class LiveArrays:
     read, and may go on beside them.
 
     Args:
-        prepared: what is written to.
+        index: what is written to.
         catalog: of the shard.
     """
 
-    def __init__(self, prepared: Prepared, catalog: Catalog) -> None:
-        self.prepared = prepared
-        self.lists = prepared.model.lists
-        self.payload = prepared.loaded.payload
+    def __init__(self, index: LoadedIndex, catalog: Catalog) -> None:
+        self.index = index
+        self.lists = index.retrieval.lists
+        self.payload = index.loaded.payload
         self._begin_books({})
         self._layout = catalog.layout
         self._id_column = catalog.schema.id if catalog.id_type == "string" else None
@@ -144,7 +144,7 @@ class LiveArrays:
         self.payload.forget(freed.tolist())
         self.payload.write(edit.rows, edit.changed)
         if edit.curve is not None:
-            self.prepared.model.planner.curve.copy_(edit.curve)
+            self.index.retrieval.planner.curve.copy_(edit.curve)
 
     def _begin_books(self, strays: Mapping[int, int]) -> None:
         """Read from the arrays what is where; `strays` are those that the books had, for items that are still there."""
@@ -224,7 +224,7 @@ class LiveArrays:
             rows=self._new_rows(changes, rows, placed.slots),
             changed=patch.rows,
             items=items,
-            curve=None if items == self.lists.items else self.prepared.model.planner.lines(items),
+            curve=None if items == self.lists.items else self.index.retrieval.planner.lines(items),
         )
 
     def _patch(self, changes: Changes, there: Ints, patched: Ints) -> Patch:

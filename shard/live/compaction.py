@@ -17,7 +17,7 @@ from torch import Tensor
 from silverray.kernels.bits import pack_bits, read_bits, words_for
 from silverray.kernels.codes import quantize_rows
 from silverray.kernels.rows import aligned_planes, empty_rows
-from silverray.shard.engine.loaded import Prepared
+from silverray.shard.engine.loaded import LoadedIndex
 from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.index.key_index import FREE, Ints
 from silverray.shard.index.packing import Arrangement, count_spare_tags
@@ -58,7 +58,7 @@ class Still(NamedTuple):
         return cls(live.payload.slot_keys.copy(), dict(live.slots.strays), columns, live.payload.still())
 
 
-def compact(live: LiveArrays, still: Still, slack: float) -> Prepared:
+def compact(live: LiveArrays, still: Still, slack: float) -> LoadedIndex:
     """Copy the items into new arrays, each into its nearest cluster.
 
     Args:
@@ -72,7 +72,7 @@ def compact(live: LiveArrays, still: Still, slack: float) -> Prepared:
     Cost:
         A copy of everything; 16 bytes an item and 9 a slot beside it.
     """
-    lists, loaded = live.lists, live.prepared.loaded
+    lists, loaded = live.lists, live.index.loaded
     old = np.flatnonzero(still.keys != FREE)
     clusters = live.slots.clusters(old)
     strays = np.flatnonzero(np.isin(old, np.fromiter(still.homes, dtype=np.int64)))
@@ -97,7 +97,7 @@ def compact(live: LiveArrays, still: Still, slack: float) -> Prepared:
         **{name: loaded.memory.placement.put(name, array) for name, array in rows.items()},
     )
     payload = still.payload.arranged(sources.numpy(), arrangement.slots.numpy(), new_keys.numpy())
-    return Prepared.of(loaded._replace(lists=made, payload=payload))
+    return LoadedIndex.of(loaded._replace(lists=made, payload=payload))
 
 
 def _rows(old: Tensor, sources: Tensor, arrangement: Arrangement) -> Tensor:

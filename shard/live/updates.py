@@ -96,7 +96,7 @@ class Updates:
         catalog = engine.catalog
         self._intake = Intake(catalog.schema, catalog.id_type, catalog.vector_space)
         self._gate = gate
-        self._live = LiveArrays(engine.prepared, engine.catalog)
+        self._live = LiveArrays(engine.index, engine.catalog)
         self._writer = single_worker("updates")
         self._compactor = single_worker("compaction", background=True)
         self._compacting: Future[None] | None = None
@@ -282,7 +282,7 @@ class Updates:
         if len(self._journal) > SLICE:
             return False
         self._write_journal(live)
-        self._gate(lambda: self._engine.install(live.prepared))
+        self._gate(lambda: self._engine.install(live.index))
         # An edit that failed is in the journal, and so in these arrays: it needs no second try.
         self._live, self._journal, self._unfinished = live, None, None
         return True

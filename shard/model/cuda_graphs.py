@@ -1,4 +1,4 @@
-"""Captured searches: for a few sizes of batch, a model's launches on a GPU replayed as one.
+"""CUDA graphs: for a few sizes of batch, the launches of a shard's retrieval on a GPU replayed as one.
 
 Letters: Q queries, D dimensions, U programs, L instructions.
 """
@@ -51,11 +51,11 @@ class Bucket(NamedTuple):
         return torch.zeros(self.queries, dimension, device=device), programs, filters, torch.ones_like(filters)
 
 
-class Graphs:
-    """Runs a model, from a captured graph where there is one of the batch's size; called like the model.
+class CudaGraphs:
+    """Runs a retrieval model, from a captured graph where there is one of the batch's size; called like the model.
 
     Args:
-        model: what to run.
+        model: what to run, the retrieval of a `ShardModel`.
         capture: makes a function that takes the same inputs and gives what `run` would, of which the tensors are the
             caller's.
     """

@@ -1,4 +1,4 @@
-"""Exporting: the retrieval model of chosen partitions as one file that PyTorch loads without the rest of a shard.
+"""Exporting: the model of chosen partitions as one file that PyTorch loads without the rest of a shard.
 
 Letters: Q queries, T tasks, D dimensions, U programs, L instructions.
 """
@@ -16,23 +16,19 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from silverray.kernels.programs import MAX_INSTRUCTIONS, Opcode, instruction
-from silverray.shard.index.ladder import candidates_for
-from silverray.shard.model.ranking import Ranking
-from silverray.shard.model.retrieval import RetrievalModel
+from silverray.shard.model.shard_model import ShardModel
 from silverray.shard.paths import as_path
 from silverray.shard.snapshot.catalog import Catalog
-from silverray.shard.value.valuer import Valuation
 
 INFO_FILE = "module_info.json"
 MAX_QUERIES = 4_096
-
 
 INPUTS = ("queries", "programs", "filters")
 OUTPUTS = ("keys", "scores", "slots", "overflow")
 
 
 class ExportedModel(nn.Module):
-    """A retrieval model whose inputs and outputs are tensors only.
+    """A shard's model for one k, whose inputs and outputs are tensors only.
 
     Args:
         model: of some partitions.
@@ -40,85 +36,43 @@ class ExportedModel(nn.Module):
         n_probe: clusters to visit; None lets the planner choose.
     """
 
-    def __init__(self, model: RetrievalModel, k: int, n_probe: int | None) -> None:
+    def __init__(self, model: ShardModel, k: int, n_probe: int | None) -> None:
         super().__init__()
         self.model = model
         self._k = k
         self._n_probe = n_probe
 
-    def forward(self, queries: Tensor, programs: Tensor, filters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Find the k best items of each query.
+    def forward(self, queries: Tensor, programs: Tensor, filters: Tensor) -> tuple[Tensor, ...]:
+        """Find the k best items of each query, by the mean of their predictions where they are ranked.
 
         Args:
-            queries: `[Q, D]` float32, of length 1 where the metric is cosine.
+            queries: `[Q, D]` float32, of length 1 where the metric is cosine; `[Q, T, D]` where items are ranked.
             programs: `[U, L]` int32 plane programs, as filters compile to.
             filters: `[Q]` int64, the program of each query.
 
         Returns:
             Keys (`[Q, k]` int64, by score desc and key asc, -1 where there are no more), scores (`[Q, k]` float32, -inf
             where there are no more), slots (`[Q, k]` int64 places of the items, likewise) and overflow (`[Q]` bool; on
-            a GPU, more items passed than there was room for, so items may lack).
+            a GPU, more items passed than there was room for, so items may lack). Where items are ranked also
+            predictions, `[Q, k, T]` float32; undefined where there is no item.
         """
-        wanted = torch.full_like(filters, self._k)
-        found = self.model(queries, programs, filters, wanted, self._k, self._n_probe)
-        keys = torch.where(found.slots >= 0, self.model.lists.keys[found.slots.clamp(min=0)], -1)
-        return keys, found.scores, found.slots, found.overflow
+        vectors = queries if self.model.ranks else queries[:, None]
+        best = self.model(vectors, programs, filters, torch.full_like(filters, self._k), self._k, self._n_probe)
+        outputs = best.keys, best.scores, best.slots, best.overflow
+        return (*outputs, best.predictions) if self.model.ranks else outputs
 
 
-class ExportedRanking(nn.Module):
-    """Retrieval and ranking of several tasks, whose inputs and outputs are tensors only.
-
-    Args:
-        model: of some partitions.
-        ranking: of the same.
-        k: number of items of an answer.
-        n_probe: clusters to visit; None lets the planner choose.
-    """
-
-    def __init__(self, model: RetrievalModel, ranking: Ranking, k: int, n_probe: int | None) -> None:
-        super().__init__()
-        self.model = model
-        self.ranking = ranking
-        self._k = k
-        self._n_probe = n_probe
-
-    def forward(
-        self, queries: Tensor, programs: Tensor, filters: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Find the k best items of each query by the mean of their predictions.
-
-        Args:
-            queries: `[Q, T, D]` float32.
-            programs: `[U, L]` int32 plane programs.
-            filters: `[Q]` int64, the program of each query.
-
-        Returns:
-            What `ExportedModel.forward` does, and predictions, `[Q, k, T]` float32; undefined where there is no item.
-        """
-        (count, tasks, dimension), kept = queries.shape, candidates_for(self._k, refine_all=False)
-        each = filters.repeat_interleave(tasks)
-        wanted = torch.full_like(each, kept)
-        found = self.model(queries.reshape(-1, dimension), programs, each, wanted, kept, self._n_probe)
-        slots, scores = (part.view(count, tasks, kept) for part in (found.slots, found.scores))
-        mean = [Valuation(None, {})]
-        best = self.ranking(queries, slots, scores, mean, torch.full_like(filters, self._k), self._k)
-        keys = torch.where(best.slots >= 0, self.model.lists.keys[best.slots.clamp(min=0)], -1)
-        return keys, best.scores, best.slots, found.overflow.view(count, tasks).any(dim=1), best.predictions
-
-
-def export_model(
-    model: RetrievalModel, k: int, n_probe: int | None = None, ranking: Ranking | None = None
-) -> ExportedProgram:
+def export_model(model: ShardModel, k: int, n_probe: int | None = None) -> ExportedProgram:
     """Export a model for batches of any size up to `MAX_QUERIES`, with any programs.
 
     Args:
         model: of some partitions, at least one item.
         k: number of items of an answer.
         n_probe: clusters to visit; None lets the planner choose.
-        ranking: of what is found; None where it stands by its exact scores.
     """
     device = model.lists.keys.device
-    shape = (model.lists.codes.shape[1],) if ranking is None else (ranking.tasks, model.lists.codes.shape[1])
+    dimension = model.lists.codes.shape[1]
+    shape = (model.tasks, dimension) if model.ranks else (dimension,)
     queries = torch.zeros(2, *shape, device=device)
     everything = instruction(Opcode.LOAD)
     programs = torch.full((3, 5), int(Opcode.NOP), dtype=torch.int32, device=device)
@@ -130,9 +84,8 @@ def export_model(
         "programs": {0: Dim("programs", max=MAX_QUERIES), 1: Dim("instructions", max=MAX_INSTRUCTIONS)},
         "filters": {0: count},
     }
-    exported: nn.Module
-    exported = ExportedModel(model, k, n_probe) if ranking is None else ExportedRanking(model, ranking, k, n_probe)
-    return torch.export.export(exported.eval(), (queries, programs, filters), dynamic_shapes=shapes)
+    exported = ExportedModel(model, k, n_probe).eval()
+    return torch.export.export(exported, (queries, programs, filters), dynamic_shapes=shapes)
 
 
 def describe(
@@ -175,8 +128,8 @@ def load_exported(path: str | Path) -> nn.Module:
         path: the file.
 
     Returns:
-        A module whose inputs and outputs are those of `ExportedModel.forward`, or of `ExportedRanking.forward` where
-        the snapshot has several tasks or a scorer; `module_info.json`, an extra file in it, names them.
+        A module whose inputs and outputs are those of `ExportedModel.forward`, with predictions where the snapshot has
+        several tasks or a scorer; `module_info.json`, an extra file in it, names them.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,7 +1,9 @@
-"""The ranking stage: candidates of all tasks, scored for every task, valued, and the best of them.
+"""The parts of the ranking stage: candidates are scored for every task and valued, and the best of them are selected.
 
-Letters: B requests, T tasks, N slots found by a task, K = T N candidates, D dimensions, F features, k items of an
-    answer.
+Items are ranked one by one: what the others of a request are, which batch it shares and where else items lie changes
+nothing, up to rounding.
+
+Letters: B requests, T tasks, K candidates, D dimensions, k items of an answer.
 """
 
 from __future__ import annotations
@@ -14,12 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from silverray.kernels.topk import top_k
-from silverray.kernels.union import United, unite
+from silverray.kernels.union import United
 from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.scorers import Scorer
+from silverray.shard.model.scorers import DotProduct, Scorer
 from silverray.shard.value.inputs import gather_fields
 from silverray.shard.value.valuer import Valuation, valued
+from silverray.shard.value.variants import ValueModels
+
+PLACES = 1 << 18
+"""Most candidates that are ranked together; this bounds the memory that they need."""
+SCORED = 1 << 12
+"""Most pairs of candidate and task that a thread of a CPU scores at a time: their numbers then stay in its cache."""
 
 
 class Ranked(NamedTuple):
@@ -38,15 +46,11 @@ class Ranked(NamedTuple):
     found: Tensor
 
 
-class Ranking(nn.Module):
-    """Ranks the items of one shard.
-
-    Its three steps are methods, so that each can be timed; `forward` runs them all. Items are judged one by one: what
-    the others of a request are, which batch it shares and where else items lie changes nothing, up to rounding.
+class Scoring(nn.Module):
+    """Predicts what a user makes of candidates.
 
     Args:
         lists: the items.
-        tasks: T.
         scorer: a pointwise scorer.
         features: what it reads of the items' fields.
 
@@ -54,85 +58,118 @@ class Ranking(nn.Module):
         ValueError: the scorer is not pointwise.
     """
 
-    def __init__(self, lists: Lists, tasks: int, scorer: Scorer, features: ItemFeatures) -> None:
+    def __init__(self, lists: Lists, scorer: Scorer, features: ItemFeatures) -> None:
         super().__init__()
         if not scorer.pointwise:
             raise ValueError(f"scorer: expected a pointwise one, got {type(scorer).__name__}: it needs whole lists")
         self.lists = lists
-        self.tasks = tasks
         self.scorer = scorer
         self.features = features
 
-    def forward(
-        self,
-        users: Tensor,
-        slots: Tensor,
-        scores: Tensor,
-        valuations: Sequence[Valuation],
-        wanted: Tensor,
-        k: int,
-        quotas: Sequence[int] = (),
-    ) -> Ranked:
-        """Rank what the tasks have found.
+    def forward(self, users: Tensor, slots: Tensor) -> Tensor:
+        """Predict, so many candidates at a time as stay in a CPU's caches; a compiled graph takes all at once.
 
         Args:
             users: `[B, T, D]` float32.
-            slots: `[B, T, N]` int64, each at most once for a task; -1 where there are no more.
-            scores: `[B, T, N]` float32 of them.
-            valuations: of all requests, each in one.
-            wanted: `[B]` int64 number of items wanted by each request.
-            k: the largest of them.
-            quotas: for each task how many of its best predictions are wanted as well; each request then gets
-                k + sum(quotas) places. Empty for none.
-        """
-        candidates = unite(slots, scores)
-        predictions = self.predict(users, candidates.slots)
-        values = self.value(predictions, candidates.slots, valuations)
-        return self.select(candidates, predictions, values, wanted, k, quotas)
+            slots: `[B, K]` int64 candidates; -1 where there is none.
 
-    def predict(self, users: Tensor, slots: Tensor) -> Tensor:
-        """Predictions `[B, K, T]` float32 for slots `[B, K]`; undefined where a slot is -1."""
+        Returns:
+            `[B, K, T]` float32, the same bit for bit however they are cut; undefined where there is no candidate.
+        """
+        if torch.compiler.is_compiling() or slots.numel() <= (together := self._together(users)):
+            return self._predict(users, slots)
+        columns = max(1, min(together, slots.shape[1]))
+        rows = max(1, together // columns)
+        return torch.cat(
+            [
+                torch.cat([self._predict(some, part) for part in torch.split(of_some, columns, dim=1)], dim=1)
+                for some, of_some in zip(torch.split(users, rows), torch.split(slots, rows), strict=True)
+            ]
+        )
+
+    def _predict(self, users: Tensor, slots: Tensor) -> Tensor:
         return self.scorer.score_slots(users, self.lists.vectors, slots, partial(self.features, self.lists.columns))
 
-    def value(self, predictions: Tensor, slots: Tensor, valuations: Sequence[Valuation]) -> Tensor:
-        """One finite value `[B, K]` float32 for each candidate."""
+    def _together(self, users: Tensor) -> int:
+        """How many candidates are scored at a time."""
+        if users.device.type != "cpu" or isinstance(self.scorer, DotProduct):  # which copies nothing
+            return PLACES
+        return max(1, SCORED * torch.get_num_threads() // users.shape[1])
+
+
+class Formulas(nn.Module):
+    """Makes one value of a candidate's predictions, by the formula that its request has chosen.
+
+    Args:
+        lists: the items, of which formulas read fields.
+        models: the formulas; None where the mean over the tasks is all that there is.
+    """
+
+    def __init__(self, lists: Lists, models: ValueModels | None) -> None:
+        super().__init__()
+        self.lists = lists
+        self.models = models
+
+    def forward(self, predictions: Tensor, slots: Tensor, valuations: Sequence[Valuation]) -> Tensor:
+        """Evaluate.
+
+        Args:
+            predictions: `[B, K, T]` float32.
+            slots: `[B, K]` int64 candidates; -1 where there is none.
+            valuations: of all requests, each in one.
+
+        Returns:
+            `[B, K]` float32, finite.
+        """
         if len(valuations) == 1 and valuations[0].rows is None:
-            return self._value(predictions, slots, valuations[0])
+            return self._evaluate(predictions, slots, valuations[0])
         values = predictions.new_empty(slots.shape)
         for valuation in valuations:
             rows = valuation.rows
-            values[rows] = self._value(predictions[rows], slots[rows], valuation)
+            values[rows] = self._evaluate(predictions[rows], slots[rows], valuation)
         return values
 
-    def select(
-        self,
-        candidates: United,
-        predictions: Tensor,
-        values: Tensor,
-        wanted: Tensor,
-        k: int,
-        quotas: Sequence[int] = (),
-    ) -> Ranked:
-        """The candidates with the highest value, and the best predictions that quotas ask for; see `forward`."""
-        slots = candidates.slots
-        if slots.shape[1] == 0:
-            return _nothing(len(slots), k + sum(quotas), predictions)
-        keys = self.lists.keys[torch.where(slots >= 0, slots, 0)]
-        values = values.masked_fill(slots < 0, -torch.inf)
-        if any(quotas):
-            values = values.masked_fill(~_kept(slots, keys, predictions, values, wanted, k, quotas), -torch.inf)
-        best = top_k(values, keys, k + sum(quotas))
-        chosen = best.places.clamp(min=0)
-        tasks = chosen[:, :, None].expand(-1, -1, predictions.shape[2])
-        return Ranked(
-            torch.where(best.places >= 0, slots.gather(1, chosen), -1),
-            best.scores,
-            predictions.gather(1, tasks),
-            candidates.found.gather(1, tasks),
-        )
-
-    def _value(self, predictions: Tensor, slots: Tensor, valuation: Valuation) -> Tensor:
+    def _evaluate(self, predictions: Tensor, slots: Tensor, valuation: Valuation) -> Tensor:
         return valued(valuation, predictions, gather_fields(self.lists.columns, slots, valuation.fields))
+
+
+def select(
+    item_keys: Tensor,
+    candidates: United,
+    predictions: Tensor,
+    values: Tensor,
+    wanted: Tensor,
+    k: int,
+    quotas: Sequence[int] = (),
+) -> Ranked:
+    """The candidates with the highest value, and the best predictions that quotas ask for.
+
+    Args:
+        item_keys: `[N]` int64, those of the shard's slots.
+        candidates: K of each request.
+        predictions: `[B, K, T]` float32.
+        values: `[B, K]` float32.
+        wanted: `[B]` int64 number of items wanted by each request.
+        k: the largest of them.
+        quotas: for each task how many of its best predictions are wanted as well; each request then gets
+            k + sum(quotas) places. Empty for none.
+    """
+    slots = candidates.slots
+    if slots.shape[1] == 0:
+        return _nothing(len(slots), k + sum(quotas), predictions)
+    keys = item_keys[torch.where(slots >= 0, slots, 0)]
+    values = values.masked_fill(slots < 0, -torch.inf)
+    if any(quotas):
+        values = values.masked_fill(~_kept(slots, keys, predictions, values, wanted, k, quotas), -torch.inf)
+    best = top_k(values, keys, k + sum(quotas))
+    chosen = best.places.clamp(min=0)
+    tasks = chosen[:, :, None].expand(-1, -1, predictions.shape[2])
+    return Ranked(
+        torch.where(best.places >= 0, slots.gather(1, chosen), -1),
+        best.scores,
+        predictions.gather(1, tasks),
+        candidates.found.gather(1, tasks),
+    )
 
 
 def _nothing(batch: int, k: int, predictions: Tensor) -> Ranked:

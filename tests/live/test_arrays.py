@@ -29,7 +29,7 @@ def made(publish_items: Callable[..., Catalog]) -> Catalog:
 
 
 def opened(catalog: Catalog) -> LiveArrays:
-    return LiveArrays(Engine.open(catalog.path, slack=0.1).prepared, catalog)
+    return LiveArrays(Engine.open(catalog.path, slack=0.1).index, catalog)
 
 
 def write(live: LiveArrays, catalog: Catalog, *writes: Write) -> Outcome:

@@ -14,7 +14,7 @@ from catalogs import make_items, make_requests
 from processes import PATIENCE_S
 
 from silverray.shard.api import SearchReply, SearchRequest
-from silverray.shard.engine.loaded import Prepared
+from silverray.shard.engine.loaded import LoadedIndex
 from silverray.shard.index import planner
 from silverray.shard.live import updates
 from silverray.shard.live.compaction import compact
@@ -257,13 +257,13 @@ def test_writes_that_meet_new_arrays_without_room_wait_for_others(
         assert held.wait(PATIENCE_S)
         return compact(*given)
 
-    def swap(prepared: Prepared) -> None:
+    def swap(index: LoadedIndex) -> None:
         if not swapping.is_set():
             swapping.set()
             until = time.monotonic() + 30
             while shard._writer._work_queue.empty() and time.monotonic() < until:
                 time.sleep(0.001)
-        install(prepared)
+        install(index)
 
     monkeypatch.setattr(updates, "compact", wait)
     monkeypatch.setattr(live.engine, "install", swap)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogs import DIMENSION, make_requests, schema_text, write_set_wise, write_tasks
+from catalogs import DIMENSION, make_requests, write_set_wise, write_tasks
 from queries import ordered
 from typer.testing import CliRunner
 
@@ -21,20 +21,15 @@ from silverray.shard.index import planner
 from silverray.shard.index.ladder import candidates_for
 from silverray.shard.local import LocalSearcher
 from silverray.shard.model.item_features import ItemFeatures
-from silverray.shard.model.ranking import Ranking
+from silverray.shard.model.ranking import Scoring
 from silverray.shard.model.scorer_files import make_scorer, save_overarch
 from silverray.shard.model.scorers import SelfAttention
-from silverray.shard.schema.schema import Schema
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
 
 EPSILON = 1e-6
 TASKS = ("click", "like")
-FEATURES = [
-    {"field": "rank", "transform": "log1p", "scale": 8.0},
-    {"field": "year", "transform": "buckets", "boundaries": [1970, 1990, 2010]},
-]
 VALUE = ValueSettings.model_validate(
     {
         "default": "click + 2 * like",
@@ -69,20 +64,6 @@ def predictions(reply: SearchReply) -> np.ndarray:
     return reply.tasks.predictions
 
 
-@pytest.fixture(scope="module")
-def scored(publish_items: Callable[..., Catalog], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    """3,000 items with two tasks and an MLP that matters."""
-    folder = write_tasks(tmp_path_factory.mktemp("model"), TASKS)
-    torch.manual_seed(0)
-    features = ItemFeatures.of(FEATURES).check(Schema.parse(schema_text()))
-    scorer = make_scorer("mlp", 2, DIMENSION, features.width, {"hidden": 16})
-    with torch.no_grad():
-        for weight in scorer.parameters():
-            weight.add_(0.3 * torch.randn(weight.shape))
-    save_overarch(folder, "mlp", {"hidden": 16}, scorer, features)
-    return publish_items(3_000, clusters=64, model=folder)
-
-
 def test_without_a_formula_an_item_is_worth_the_mean_of_its_tasks_scores(two_tasks: Catalog) -> None:
     lists = ShardSearcher.open(two_tasks.path).engine.model.lists
     vectors, keys = lists.vectors.double().numpy(), lists.keys.numpy()
@@ -102,7 +83,7 @@ def test_without_a_formula_an_item_is_worth_the_mean_of_its_tasks_scores(two_tas
 
 def test_one_task_without_scorer_or_formula_is_not_ranked(catalog: Catalog) -> None:
     searcher = ShardSearcher.open(catalog.path)
-    assert searcher.engine.ranker is None
+    assert searcher.engine.model.ranks is False
     assert all(reply.tasks is None for reply in ask(searcher, make_requests(3, seed=1)))
 
 
@@ -246,27 +227,6 @@ def test_embedded_search_takes_a_vector_for_each_task(scored: Catalog) -> None:
         local.search_batch(bad)
 
 
-def test_the_steps_are_the_module(scored: Catalog) -> None:
-    engine = ShardSearcher.open(scored.path).engine
-    assert engine.ranker is not None
-    ranking, g = engine.ranker.ranking, torch.Generator().manual_seed(0)
-    users = torch.randn(3, 2, DIMENSION, generator=g)
-    slots = torch.stack([torch.randperm(3_000, generator=g)[:40] for _ in range(6)]).view(3, 2, 40)
-    scores = torch.randn(3, 2, 40, generator=g)
-    valuations = engine.valuer.valuations([], users.device)
-    with torch.inference_mode():
-        wanted = torch.tensor([10, 4, 7])
-        expected = ranking(users, slots, scores, valuations, wanted, 10, (3, 0))
-        ranked, _ = engine.ranker.rank(users, slots, scores, [], wanted.tolist(), (3, 0))
-    for mine, its in zip(ranked, expected, strict=True):
-        torch.testing.assert_close(mine, its)
-    torch.compiler.reset()
-    compiled = torch.compile(ranking, fullgraph=True, backend="aot_eager")
-    with torch.inference_mode():
-        again = compiled(users, slots, scores, valuations, wanted, 10, (3, 0))
-        torch.testing.assert_close(again.scores, expected.scores)
-
-
 def test_an_exported_model_ranks_like_its_shard(scored: Catalog, tmp_path: Path) -> None:
     file = tmp_path / "model.pt2"
     done = CliRunner().invoke(app, ["export", str(scored.path), "--out", str(file), "-k", "7", "--json"])
@@ -296,7 +256,7 @@ def test_a_damaged_scorer_is_refused_by_name(publish_items: Callable[..., Catalo
 def test_a_set_wise_scorer_cannot_run_on_a_shard(two_tasks: Catalog) -> None:
     lists = ShardSearcher.open(two_tasks.path).engine.model.lists
     with pytest.raises(ValueError, match="scorer: expected a pointwise one, got SelfAttention"):
-        Ranking(lists, 2, SelfAttention(2, DIMENSION, 0), ItemFeatures())
+        Scoring(lists, SelfAttention(2, DIMENSION, 0), ItemFeatures())
 
 
 @pytest.mark.parametrize("write", [write_tasks, write_set_wise])

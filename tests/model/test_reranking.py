@@ -178,7 +178,7 @@ def test_a_model_with_one_task_tells_predictions_and_how_items_were_found(
     publish_items: Callable[..., Catalog], tmp_path: Path
 ) -> None:
     made = publish_items(200, strings=True, model=write_set_wise(tmp_path / "model", ("click",)))
-    assert ShardSearcher.open(made.path).engine.ranker is None
+    assert ShardSearcher.open(made.path).engine.model.ranks is False
     request = make_requests(1, 5, ks=(20,), fields=("title",))[0]
     (reply,) = ask(ExactSearch.open(made.path, window=30), [replace(request, filter=None)])
     assert reply.tasks is not None and reply.tasks.names == ("click",)

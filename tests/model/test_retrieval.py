@@ -13,9 +13,10 @@ from silverray.shard.engine.engine import Engine
 from silverray.shard.index import planner
 from silverray.shard.index.planner import Plan
 from silverray.shard.model import cuda_graphs
-from silverray.shard.model.cuda_graphs import Graphs, Inputs, Run
+from silverray.shard.model.cuda_graphs import CudaGraphs, Inputs, Run
 from silverray.shard.model.export import INFO_FILE, describe, export_model, save_exported
 from silverray.shard.model.retrieval import Found, RetrievalModel
+from silverray.shard.model.shard_model import ShardModel
 from silverray.shard.model.verification import Answers, Search
 from silverray.shard.snapshot.catalog import Catalog
 
@@ -24,10 +25,15 @@ PROGRAMS = torch.tensor([[*EVERYTHING, 0], HALF, [EVERYTHING[0], instruction(Opc
 
 
 @pytest.fixture
-def model(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> RetrievalModel:
+def shard(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> ShardModel:
     """3,000 items, of which a filter that passes more than 2,000 is probed."""
     monkeypatch.setattr(planner, "SURVIVORS", 2_000)
     return Engine.open(catalog.path).model
+
+
+@pytest.fixture
+def model(shard: ShardModel) -> RetrievalModel:
+    return shard.retrieval
 
 
 def batch(model: RetrievalModel, count: int, k: int = 10) -> Inputs:
@@ -53,10 +59,10 @@ def test_the_model_compiles_without_a_break(model: RetrievalModel) -> None:
 
 @pytest.mark.parametrize("n_probe", [None, 5])
 def test_an_exported_model_answers_like_the_model(
-    model: RetrievalModel, catalog: Catalog, n_probe: int | None, tmp_path: Path
+    shard: ShardModel, model: RetrievalModel, catalog: Catalog, n_probe: int | None, tmp_path: Path
 ) -> None:
     path, info = tmp_path / "model.pt2", describe(catalog, list(range(8)), 10, n_probe)
-    save_exported(export_model(model, 10, n_probe), path, info)
+    save_exported(export_model(shard, 10, n_probe), path, info)
     extra = {INFO_FILE: ""}
     program = torch.export.load(path, extra_files=extra)
     assert json.loads(extra[INFO_FILE]) == info
@@ -105,7 +111,7 @@ def test_captured_searches_find_the_same_and_pad_to_what_was_captured(
     model: RetrievalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
-    captured = Graphs(model, recorder)
+    captured = CudaGraphs(model, recorder)
     captured.warm_up()
     for count, k in ((1, 1), (3, 64), (4, 65), (17, 1_000), (64, 100)):
         queries, programs, filters, wanted = batch(model, count, k)
@@ -121,7 +127,7 @@ def test_captured_searches_find_the_same_and_pad_to_what_was_captured(
 
 def test_what_was_not_captured_runs_as_it_is(model: RetrievalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    captured = Graphs(model, recorder)
+    captured = CudaGraphs(model, recorder)
     monkeypatch.setattr(cuda_graphs, "BATCHES", (1, 4))
     captured.warm_up()
     inputs, long = batch(model, 5), torch.nn.functional.pad(PROGRAMS, (0, 70))
