@@ -134,7 +134,7 @@ class LeafBounds(Bounds):
         loosened: whether `upper` is not the first of the ladder, which no budget was needed for.
     """
 
-    __slots__ = ("_budget", "_circuit", "_ladder", "_upper", "loosened")
+    __slots__ = ("_budget", "_circuit", "_decided", "_ladder", "_upper", "loosened")
 
     def __init__(self, ladder: Ladder, circuit: Circuit, budget: int) -> None:
         self._ladder = ladder
@@ -142,12 +142,14 @@ class LeafBounds(Bounds):
         self.loosened = not fits(ladder.top, budget)
         self._budget = budget
         self._upper: Node | None = None
+        self._decided: bool | None = None
 
     @property
     def upper(self) -> Node:
         """True wherever the expression is."""
         if self._upper is None:
-            self._upper = self._ladder.fitting(self._budget).node
+            ladder = self._ladder
+            self._upper = ladder.fitting(self._budget).node if self.loosened else ladder.top.node
         return self._upper
 
     @property
@@ -160,7 +162,9 @@ class LeafBounds(Bounds):
     @property
     def decided(self) -> bool:
         """Whether planes decide alone."""
-        return not self.loosened and self.upper is self.lower
+        if self._decided is None:
+            self._decided = not self.loosened and self.upper is self.lower
+        return self._decided
 
     @property
     def groups(self) -> Groups | None:
@@ -228,7 +232,5 @@ class Bounder:
         """Find the bounds of a leaf."""
         bounds = self._leaves.get(id(leaf))
         if bounds is None:
-            self.deadline.check()
-            bounds = LeafBounds(self._ladders[leaf], self._circuit, self._budget)
-            self._leaves[id(leaf)] = bounds
+            bounds = self._leaves[id(leaf)] = LeafBounds(self._ladders[leaf], self._circuit, self._budget)
         return bounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -80,6 +81,8 @@ class Leaves:
                 return self._sliced(leaf, field, field.planes)
             case BooleanPlanes(plane):
                 return Ladder(Rung(1, lambda: self._boolean(leaf, field, plane)), lambda: iter(()))
+            case HashedPlanes() if isinstance(leaf, OneOf) and len(leaf.values) == 1:
+                return self._of_text(self._hashed[leaf.field][leaf.values[0]], field)  # type: ignore[index]
             case ExactPlanes() | HashedPlanes():
                 if isinstance(leaf, Range):
                     raise ValueError(f"{leaf.field}: a Range needs a field of numbers")
@@ -120,10 +123,10 @@ class Leaves:
 
         def rest() -> Iterator[Rung]:
             for blocks in range(len(place) - 1, 0, -1):
-                yield Rung(blocks, lambda blocks=blocks: planes(place[:blocks]))  # type: ignore[misc]  # bound at once
+                yield Rung(blocks, partial(planes, place[:blocks]))
             yield self._present(field)
 
-        return Ladder(Rung(len(place), lambda: planes(place)), rest, self._nothing, (place,))
+        return Ladder(Rung(len(place), partial(planes, place)), rest, self._nothing, (place,))
 
     def _present(self, field: FieldPlanes) -> Rung:
         return Rung(1, lambda: has_value(self._circuit, field))
