@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch import Tensor
 from silverray.benchmarks.common.machine import THREADS, with_threads
 from silverray.benchmarks.common.measure import interleave
 from silverray.benchmarks.common.report import Report
+from silverray.cluster.commands.item_files import read_items
 from silverray.cluster.demo import movielens
 from silverray.cluster.demo.movielens_requests import HELD_OUT, write_held_out_ratings, write_requests
 from silverray.cluster.training.config import ScorerConfig, TrainConfig
@@ -244,9 +244,8 @@ def _publish(learned: Learned, name: str, data: RunData, config: TrainConfig, fo
     schema = Schema.parse((files("silverray.configs") / SCHEMA).read_text(encoding="utf-8"), SCHEMA)
     store = folder / "snapshots"
     version = f"{name.strip('+ ').replace(' ', '-')}-{len(list(store.glob('*')))}"
-    return publish(
-        pq.read_table(config.items.file), schema, store, vectors=learned.vectors.numpy(), model=model, version=version
-    )
+    items = read_items(config.items.file, schema, with_vectors=False)
+    return publish(items, schema, store, vectors=learned.vectors.numpy(), model=model, version=version)
 
 
 def _speeds(catalogs: Mapping[str, Catalog], users: NDArray[np.float32], rounds: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from silverray.kernels.ops import define
 
 TRANSPOSE_BLOCK = 64 * 1024
+"""Words that are transposed at a time: with their copies they stay within a core's second cache."""
 
 
 def words_for(bits: int) -> int:

@@ -15,8 +15,11 @@ from silverray.kernels.bits import count_ranges
 from silverray.kernels.ops import define, lazily
 
 MAX_INSTRUCTIONS = 1_024
+"""Longest program: at 2 ns an instruction and word it takes 2 us a word, beyond which reading the values is cheaper."""
 MAX_STACK = 8
+"""Deepest stack: it bounds the scratch of every kernel, and what needs more levels is compiled another way round."""
 PLANE_BITS = 24
+"""Bits of an instruction that name a plane; the other 8 of its 32 hold the opcode."""
 
 
 class Opcode(IntEnum):

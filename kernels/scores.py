@@ -11,6 +11,7 @@ from torch import Tensor
 from silverray.kernels.ops import define, lazily
 
 PAIRS_AT_A_TIME = 1 << 16
+"""Pairs that the reference gathers and multiplies at a time: 64 MiB of products with 128 dimensions in float64."""
 
 
 def exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, slots: Tensor) -> Tensor:

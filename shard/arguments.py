@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from silverray.shard.api import InvalidRequest, shown
@@ -63,7 +63,8 @@ def float32_array(value: Any, where: str) -> NDArray[np.float32]:
     if np.ma.is_masked(value):
         raise InvalidRequest("expected numbers, got an array that masks some", where)
     try:
-        if isinstance(value, torch.Tensor):
+        torch = sys.modules.get("torch")  # not imported, as whoever has a tensor has it, and a client may not
+        if torch is not None and isinstance(value, torch.Tensor):
             value = value.detach().cpu()
             value = value.float() if value.is_floating_point() and value.itemsize < 4 else value  # NumPy lacks bfloat16
         array = np.asarray(value)

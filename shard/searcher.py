@@ -17,6 +17,7 @@ from silverray.shard.api import (
     SearchError,
     SearchRequest,
     SequenceNotReached,
+    shown,
 )
 from silverray.shard.arguments import whole_number
 from silverray.shard.engine.engine import Engine, require_engine
@@ -101,7 +102,12 @@ class ShardSearcher:
         self.updates.apply(entries)
 
     async def search(self, requests: Sequence[SearchRequest]) -> list[Outcome]:
-        """Answer a batch; see `silverray.shard.api.Searcher`."""
+        """Answer a batch; see `silverray.shard.api.Searcher`.
+
+        Raises:
+            InvalidRequest: `requests` is no batch of them.
+        """
+        _check_batch(requests)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._search, list(requests), monotonic())
 
@@ -153,6 +159,14 @@ class ShardSearcher:
                 message = f"the shard is at {self.applied}, not at {min_seq} yet"
                 errors[place] = SequenceNotReached(message, "min_seq")
         return errors
+
+
+def _check_batch(requests: object) -> None:
+    if not isinstance(requests, Sequence) or isinstance(requests, str | bytes):
+        raise InvalidRequest(f"expected a list of SearchRequest, got {shown(requests)}", "requests")
+    for place, request in enumerate(requests):
+        if not isinstance(request, SearchRequest):
+            raise InvalidRequest(f"expected a SearchRequest, got {shown(request)}", f"requests[{place}]")
 
 
 class ExactSearch(ShardSearcher):

@@ -57,6 +57,41 @@ def test_names_of_an_embedded_search_need_neither_ray_nor_torchrec_nor_http() ->
     assert done.returncode == 0, done.stderr
 
 
+def test_a_client_loads_neither_torch_nor_a_server() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'fastapi', 'pydantic', 'ray'): sys.modules[name] = None\n"
+        "from silverray import HttpSearcher, InvalidRequest, SearchClient\n"
+        "import asyncio\n"
+        "from silverray import SearchRequest\n"
+        "try: asyncio.run(HttpSearcher('http://127.0.0.1:1').search([SearchRequest(vectors=[[1.0, 2.0]])]))\n"
+        "except Exception as error: assert type(error).__name__ == 'Unavailable', error\n"
+        "else: raise AssertionError\n"
+    )
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_client_waits_for_a_write_as_long_as_the_server() -> None:
+    from silverray.router.http.item_parsing import DEADLINE_S
+
+    assert inspect.signature(silverray.HttpSearcher.write).parameters["timeout_s"].default == DEADLINE_S
+
+
+@pytest.mark.parametrize("client", [silverray.HttpSearcher, silverray.SearchClient])
+def test_a_transport_that_is_none_is_refused(client: Any) -> None:
+    with pytest.raises(silverray.InvalidRequest, match=r"transport: expected an httpx\.\w+ or None, got 5"):
+        client("http://127.0.0.1:8000", transport=5)
+
+
+def test_a_blocking_client_closes_its_connections() -> None:
+    client = silverray.SearchClient("http://127.0.0.1:1")
+    with client:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        client.get("/v1/status")
+
+
 def test_a_star_import_brings_the_names_and_no_others() -> None:
     names: dict[str, Any] = {}
     exec("from silverray import *", names)

@@ -70,7 +70,8 @@ def measure(plan: LoadPlan) -> tuple[LoadReport, list[Outcome]]:
     Raises:
         SearchError: there is no service at the URL.
     """
-    status = SearchClient(plan.url).get("/v1/status")
+    with SearchClient(plan.url) as client:
+        status = client.get("/v1/status")
     probe = LatenessProbe(plan.url, routers=_routers(status))
     with progress_bar() as bar:
         task = bar.add_task("load", total=len(plan.departures()))

@@ -54,7 +54,8 @@ def make_body(
 
 def run_search(url: str, body: dict[str, Any], *, as_json: bool) -> None:
     """Ask and print the items."""
-    reply = SearchClient(url).search(body)
+    with SearchClient(url) as client:
+        reply = client.search(body)
     if as_json:
         print_json(reply)
         return

@@ -29,10 +29,7 @@ def run_status(url: str | None, *, as_json: bool) -> None:
     Raises:
         SearchError: the service at `url` does not answer.
     """
-    if url is not None:
-        documents = [{"url": url, **SearchClient(url).get("/v1/status", *_SHOWN)}]
-    else:
-        documents = _ask_all(read_records())
+    documents = [{"url": url, **_status(url)}] if url is not None else _ask_all(read_records())
     if as_json:
         print_json(documents)
         return
@@ -72,7 +69,7 @@ def _ask_all(records: list[ServiceRecord]) -> list[dict[str, Any]]:
 def _ask(record: ServiceRecord) -> dict[str, Any]:
     known = {"service": record.name, "url": record.url, "pid": record.pid, "address": record.address}
     try:
-        return {**known, **SearchClient(record.url).get("/v1/status", *_SHOWN)}
+        return {**known, **_status(record.url)}
     except SearchError as error:
         return {**known, "error": str(error)}
 
@@ -130,3 +127,8 @@ def _memory(replicas: list[dict[str, dict[str, int]]]) -> str:
     """The most that one of the replicas takes, in each place."""
     most = {place: max((sum(one[place].values()) for one in replicas), default=0) for place in ("device", "host")}
     return " + ".join(f"{format_bytes(size)} {place}" for place, size in most.items() if size)
+
+
+def _status(url: str) -> dict[str, Any]:
+    with SearchClient(url) as client:
+        return client.get("/v1/status", *_SHOWN)

@@ -18,7 +18,7 @@ from torchrec.distributed.types import ShardingEnv
 from silverray.cluster.tables.plan import TablePlan, sharder
 from silverray.cluster.tables.slices import FeatureSlice
 from silverray.shard.towers.table import Table
-from silverray.shard.towers.table_files import read_part
+from silverray.shard.towers.table_files import check_tables, read_part
 from silverray.shard.towers.tables import embedding_tables, keyed_jagged, look_up
 
 TIMEOUT_S = 5.0
@@ -50,7 +50,7 @@ class TableRank:
         self._sums = [replace(table, pooling="sum") for table in plan.tables]
         self._device = torch.device(plan.device)
         _join(rank, plan, store)
-        self._module = _load(self._sums, plan, folder, self._device)
+        self._module = load_shards(self._sums, plan, folder, self._device)
 
     def look_up(self, features: FeatureSlice) -> NDArray[np.float32]:
         """Look up a slice, together with the other ranks: `[C, W]`."""
@@ -83,9 +83,15 @@ def _join(rank: int, plan: TablePlan, store: tuple[str, int]) -> None:
     )
 
 
-def _load(
+def load_shards(
     tables: Sequence[Table], plan: TablePlan, folder: Path, device: torch.device
 ) -> ShardedEmbeddingBagCollection:
+    """The shards of tables that a plan gives to this rank, in the process group that was made before.
+
+    Raises:
+        SnapshotError: a table's file is missing or does not fit.
+    """
+    check_tables(folder, tables)  # as this node has them, before room is made
     group = distributed.group.WORLD
     assert group is not None, "the process group was made before"
     module = sharder().shard(

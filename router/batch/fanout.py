@@ -25,10 +25,15 @@ from silverray.shard.result import Outcome, ResultBatch
 _logger = logging.getLogger(__name__)
 
 _HANGING_S = 0.05
+"""Least time before a shard is taken for hanging: a search takes less, and a pause of the garbage collector too."""
 _PATIENCE = 3.0
+"""How many times longer than the slowest recent answer a call may take; see decision 14.2."""
 _FORGET = 0.95
+"""What is left of the slowest answer after each later one: one slow batch counts for some twenty."""
 _INLINE_ITEMS = 4_000
+"""Items that are merged within the event loop, in less than a millisecond; more would hold up other requests."""
 _COMPLAIN_EVERY_S = 1.0
+"""Time between two complaints about a shard: a dead one fails thousands of requests a second."""
 
 
 @dataclass(frozen=True, slots=True)

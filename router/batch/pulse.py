@@ -9,6 +9,7 @@ from collections.abc import Callable
 BEAT_S = 0.02
 """Time between two beats: short beside the shortest deadlines in use, long beside what a beat costs (some µs)."""
 _STOPS_AFTER_S = 1.0
+"""Time without requests after which the timer rests: an idle router wakes no processor."""
 
 
 class Pulse:

@@ -14,7 +14,6 @@ import numpy as np
 
 from silverray.router.errors import Unavailable, from_document
 from silverray.router.http.codecs import JSON, MESSAGE_PACK, Codec
-from silverray.router.http.item_parsing import DEADLINE_S
 from silverray.router.writes.item_writer import WriteReply
 from silverray.shard.api import (
     Coverage,
@@ -30,6 +29,8 @@ from silverray.shard.arguments import float32_array
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 from silverray.shard.schema.keys import hash_texts
 
+WRITE_S = 5.0
+"""Time for a write that names none, which is the server's too; its own constant, as a client loads no server."""
 _MAX_QUERIES = 256
 """What a service takes in a body by default (`limits.max_queries`); with more, it would refuse the body."""
 _NETWORK_S = 5.0
@@ -47,6 +48,9 @@ class HttpSearcher:
         url: where the router listens, such as `http://127.0.0.1:8000`.
         transport: of the HTTP client; None for the network.
 
+    Raises:
+        InvalidRequest: one of them is none.
+
     Example:
         async with HttpSearcher("http://127.0.0.1:8000") as searcher:
             (reply,) = await searcher.search([SearchRequest(vectors=vectors, k=10)])
@@ -54,6 +58,7 @@ class HttpSearcher:
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         headers = {"content-type": MESSAGE_PACK.media_type, "accept": MESSAGE_PACK.media_type}
+        _check_transport(transport, httpx.AsyncBaseTransport)
         self._client = httpx.AsyncClient(base_url=_checked(url), headers=headers, transport=transport)
 
     async def __aenter__(self) -> HttpSearcher:
@@ -81,7 +86,7 @@ class HttpSearcher:
         parts = await asyncio.gather(*(self._search(requests[s : s + _MAX_QUERIES], s) for s in starts))
         return [outcome for part in parts for outcome in part]
 
-    async def write(self, writes: Sequence[Write], *, wait: bool = False, timeout_s: float = DEADLINE_S) -> WriteReply:
+    async def write(self, writes: Sequence[Write], *, wait: bool = False, timeout_s: float = WRITE_S) -> WriteReply:
         """Write up to 10,000 items, each id once.
 
         Args:
@@ -135,12 +140,32 @@ class SearchClient:
     Args:
         url: where the router listens.
         transport: of the HTTP client; None for the network.
+
+    Raises:
+        InvalidRequest: one of them is none.
+
+    Example:
+        with SearchClient("http://127.0.0.1:8000") as client:
+            document = client.search({"vector": [0.1, 0.2], "k": 10})
     """
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        _check_transport(transport, httpx.BaseTransport)
         self._client = httpx.Client(
             base_url=_checked(url), headers={"content-type": JSON.media_type}, transport=transport
         )
+
+    def __enter__(self) -> SearchClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Post a body to `/v1/search` and return the reply's document.
@@ -210,6 +235,11 @@ def _checked(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.host:
         raise InvalidRequest(f"expected an address such as http://127.0.0.1:8000, got {shown(url)}", "url")
     return url
+
+
+def _check_transport(transport: object, kind: type) -> None:
+    if transport is not None and not isinstance(transport, kind):
+        raise InvalidRequest(f"expected an httpx.{kind.__name__} or None, got {shown(transport)}", "transport")
 
 
 def _encoded(encode: Callable[[Any], bytes], body: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
@@ -12,13 +12,15 @@ from silverray.shard.api import FilterError
 from silverray.shard.filter.bound_field import BoundField
 from silverray.shard.filter.expression import INT_MAX, INT_MIN, And, Expression, Not, OneOf, Or, Present, Range
 from silverray.shard.filter.hints import mismatch_hint
-from silverray.shard.filter.lexer import Token
+from silverray.shard.filter.lexer import Content, Token
 from silverray.shard.hints import closest
 from silverray.shard.schema.days import to_days
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.schema.schema import FieldType, Schema
 
 Comparison = Literal["<", "<=", ">", ">="]
+Stored = set[int] | set[float]
+"""Values as they are stored."""
 
 _LITERALS: dict[FieldType, str] = {
     "category": "a string",
@@ -56,19 +58,35 @@ def resolve(schema: Schema, token: Token) -> BoundField:
     raise FilterError(f"unknown field {token.text}", token.position, list(schema.filterable), hint)
 
 
-def equals(field: BoundField, values: Sequence[Value], negated: bool = False) -> Expression:
+def stored(field: BoundField, values: Iterable[Value]) -> Stored:
+    """The stored forms of literals; raises FilterError where one is not of the field's type."""
+    return {_stored(field, value) for value in values}
+
+
+def stored_alike(field: BoundField, contents: Sequence[Content]) -> Stored | None:
+    """The stored forms of strings or numbers that are all written in the usual way for the field, else None."""
+    kinds = set(map(type, contents))
+    match field.spec.type:
+        case "category" | "tags" if kinds == {str}:
+            return set(map(hash_text, contents))  # type: ignore[arg-type]  # all are texts
+        case "int" if kinds == {int}:
+            return {number for number in contents if isinstance(number, int)}
+        case "float" if kinds <= {int, float}:
+            return {float(number) + 0.0 for number in contents}  # as in `_stored`
+    return None
+
+
+def one_of(field: BoundField, values: Stored, negated: bool = False) -> Expression:
     """The field's value, or for tags any of them, is one of `values`; `negated`: there is a value and it is not."""
-    stored = tuple(sorted({_stored(field, value) for value in values}))
-    expression = OneOf(field.name, stored)
+    expression = OneOf(field.name, tuple(sorted(values)))
     if not negated:
         return expression
     return And((Present(field.name), Not(expression))) if field.spec.nullable else Not(expression)
 
 
-def contains_all(field: BoundField, values: Sequence[Value]) -> Expression:
+def contains_all(field: BoundField, values: Stored) -> Expression:
     """The tags hold every one of `values`."""
-    terms = sorted({_stored(field, value) for value in values})
-    leaves = tuple(OneOf(field.name, (term,)) for term in terms)
+    leaves = tuple(OneOf(field.name, (term,)) for term in sorted(values))
     return leaves[0] if len(leaves) == 1 else And(leaves)
 
 

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from silverray.shard.filter.circuit import Circuit, Node
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest, Present, Range
@@ -15,32 +15,111 @@ from silverray.shard.filter.layout import PlaneLayout
 from silverray.shard.filter.leaves import Leaf, Leaves, has_value
 
 
-class Bounds:
-    """An expression's bounds, each made once it is asked for: a negation needs the other one of what it negates.
+class Bounds(ABC):
+    """An expression's bounds, each made once it is asked for: a negation needs the other one of what it negates."""
 
-    Args:
-        upper: makes the function that is true wherever the expression is.
-        lower: makes the one that is true nowhere else.
-        decided: says whether both are the expression itself.
-    """
+    __slots__ = ()
 
-    def __init__(self, upper: Callable[[], Node], lower: Callable[[], Node], decided: Callable[[], bool]) -> None:
-        self._upper, self._lower, self._decided = upper, lower, decided
-
-    @cached_property
+    @property
+    @abstractmethod
     def upper(self) -> Node:
         """True wherever the expression is."""
-        return self._upper()
 
-    @cached_property
+    @property
+    @abstractmethod
     def lower(self) -> Node:
         """True nowhere else."""
-        return self._lower()
 
-    @cached_property
+    @property
+    @abstractmethod
+    def decided(self) -> bool:
+        """Whether planes decide alone: both are the expression itself."""
+
+
+class ExactBounds(Bounds):
+    """Those of what planes decide alone."""
+
+    __slots__ = ("_node",)
+
+    decided = True
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @property
+    def upper(self) -> Node:
+        """True wherever the expression is."""
+        return self._node
+
+    @property
+    def lower(self) -> Node:
+        """True nowhere else."""
+        return self._node
+
+
+class NegatedBounds(Bounds):
+    """Those of what negates something."""
+
+    __slots__ = ("_circuit", "_inner")
+
+    def __init__(self, inner: Bounds, circuit: Circuit) -> None:
+        self._inner = inner
+        self._circuit = circuit
+
+    @property
+    def upper(self) -> Node:
+        """True wherever the expression is."""
+        return self._circuit.negate(self._inner.lower)
+
+    @property
+    def lower(self) -> Node:
+        """True nowhere else."""
+        return self._circuit.negate(self._inner.upper)
+
+    @property
     def decided(self) -> bool:
         """Whether planes decide alone."""
-        return self._decided()
+        return self._inner.decided
+
+
+class JoinedBounds(Bounds):
+    """Those of a conjunction or a disjunction."""
+
+    __slots__ = ("_absorbing", "_check", "_decided", "_join", "_lower", "_parts", "_upper")
+
+    def __init__(self, parts: Sequence[Bounds], circuit: Circuit, conjunction: bool) -> None:
+        self._parts = parts
+        self._check = circuit.deadline.check
+        self._join, self._absorbing = (circuit.all, circuit.false) if conjunction else (circuit.any, circuit.true)
+        self._upper: Node | None = None
+        self._lower: Node | None = None
+        self._decided: bool | None = None
+
+    @property
+    def upper(self) -> Node:
+        """True wherever the expression is."""
+        if self._upper is None:
+            self._check()
+            self._upper = self._join([part.upper for part in self._parts])
+        return self._upper
+
+    @property
+    def lower(self) -> Node:
+        """True nowhere else."""
+        if self._lower is None:
+            self._check()
+            self._lower = self._join([part.lower for part in self._parts])
+        return self._lower
+
+    @property
+    def decided(self) -> bool:
+        """Whether planes decide alone."""
+        if self._decided is None:
+            self._check()
+            decided = [part for part in self._parts if part.decided]
+            absorbing = self._absorbing
+            self._decided = len(decided) == len(self._parts) or any(part.lower is absorbing for part in decided)
+        return self._decided
 
 
 class LeafBounds(Bounds):
@@ -52,46 +131,45 @@ class LeafBounds(Bounds):
         budget: instructions that an upper bound may take.
 
     Attributes:
-        ladder: as given.
+        loosened: whether `upper` is not the first of the ladder, which no budget was needed for.
     """
 
+    __slots__ = ("_budget", "_circuit", "_decided", "_ladder", "_upper", "loosened")
+
     def __init__(self, ladder: Ladder, circuit: Circuit, budget: int) -> None:
-        self.ladder = ladder
+        self._ladder = ladder
         self._circuit = circuit
+        self.loosened = not fits(ladder.top, budget)
         self._budget = budget
+        self._upper: Node | None = None
+        self._decided: bool | None = None
 
-    @cached_property
-    def loosened(self) -> bool:
-        """Whether `upper` is not the first of the ladder, which no budget was needed for."""
-        return not fits(self.ladder.top, self._budget)
-
-    @cached_property
+    @property
     def upper(self) -> Node:
-        """True wherever the leaf is."""
-        self._circuit.deadline.check()
-        return self.ladder.fitting(self._budget).node
+        """True wherever the expression is."""
+        if self._upper is None:
+            ladder = self._ladder
+            self._upper = ladder.fitting(self._budget).node if self.loosened else ladder.top.node
+        return self._upper
 
-    @cached_property
+    @property
     def lower(self) -> Node:
         """True nowhere else."""
-        self._circuit.deadline.check()
         if self.loosened:
             return self._circuit.false
-        return self.upper if self.ladder.lower is None else self.ladder.lower.node
+        return self.upper if self._ladder.lower is None else self._ladder.lower.node
 
-    @cached_property
+    @property
     def decided(self) -> bool:
         """Whether planes decide alone."""
-        return not self.loosened and self.upper is self.lower
+        if self._decided is None:
+            self._decided = not self.loosened and self.upper is self.lower
+        return self._decided
 
     @property
     def groups(self) -> Groups | None:
         """The planes of a hashed leaf, one group a value; None for all else, and where planes decide alone."""
-        return None if self.decided else self.ladder.groups
-
-    def least(self, positive: bool) -> int:
-        """Instructions that `upper` (else: `lower`) takes at the least; makes none where that is many."""
-        return self.ladder.least(self._budget) if positive or self.ladder.top.least <= self._budget else 1
+        return None if self.decided else self._ladder.groups
 
 
 class Bounder:
@@ -113,63 +191,46 @@ class Bounder:
         self._circuit = circuit
         self._ladders = leaves
         self._budget = budget
-        self._leaves: dict[Leaf, LeafBounds] = {}
-        self._joins: dict[tuple[int, bool, bool], tuple[And | Or, Bounds]] = {}
+        self._leaves: dict[int, LeafBounds] = {}
+        self._joins: dict[tuple[int, bool, bool], Bounds] = {}
 
     def bounds(self, expression: Expression, trust: bool = False, positive: bool = True) -> Bounds:
         """Find the bounds of an expression.
 
         Args:
-            expression: the expression; holds no `PlaneTest`.
+            expression: the expression, which lives as long as this; holds no `PlaneTest`.
             trust: whether to take a hashed leaf under an even number of negations at its planes' word.
             positive: whether `expression` stands under an even number of negations.
 
         Returns:
             Its bounds. `upper` does not depend on `trust` where `positive` is true.
         """
-        circuit = self._circuit
-        self.deadline.check()
         match expression:
-            case Present(field):
-                node = has_value(circuit, self._layout.fields[field])
-                return Bounds(lambda: node, lambda: node, lambda: True)
             case OneOf() | Range():
                 leaf = self.leaf(expression)
-                if trust and positive and leaf.groups is not None and not leaf.loosened:
-                    return Bounds(lambda: leaf.upper, lambda: leaf.upper, lambda: True)
-                return leaf
+                trusted = trust and positive and not leaf.loosened and leaf.groups is not None
+                return ExactBounds(leaf.upper) if trusted else leaf
             case Not(operand):
-                inner = self.bounds(operand, trust, not positive)
-                return Bounds(
-                    lambda: circuit.negate(inner.lower), lambda: circuit.negate(inner.upper), lambda: inner.decided
-                )
+                return NegatedBounds(self.bounds(operand, trust, not positive), self._circuit)
             case And() | Or():
                 return self._join(expression, trust, positive)
+            case Present(field):
+                return ExactBounds(has_value(self._circuit, self._layout.fields[field]))
             case PlaneTest():
                 raise ValueError("expression: a PlaneTest is made by the compiler, it cannot be compiled")
 
     def _join(self, expression: And | Or, trust: bool, positive: bool) -> Bounds:
         """Bounds of a join, which is asked for again by the checks of what holds it."""
         key = id(expression), trust, positive  # hashing it would take as long as finding its bounds
-        if key not in self._joins:
+        bounds = self._joins.get(key)
+        if bounds is None:
             parts = [self.bounds(operand, trust, positive) for operand in expression.operands]
-            circuit = self._circuit
-            conjunction = isinstance(expression, And)
-            join, absorbing = (circuit.all, circuit.false) if conjunction else (circuit.any, circuit.true)
-            bounds = Bounds(
-                lambda: join([part.upper for part in parts]),
-                lambda: join([part.lower for part in parts]),
-                lambda: (
-                    all(part.decided for part in parts)
-                    or any(part.decided and part.lower is absorbing for part in parts)
-                ),
-            )
-            self._joins[key] = expression, bounds  # with the expression, so that no other gets its number
-        return self._joins[key][1]
+            bounds = self._joins[key] = JoinedBounds(parts, self._circuit, isinstance(expression, And))
+        return bounds
 
     def leaf(self, leaf: Leaf) -> LeafBounds:
         """Find the bounds of a leaf."""
-        bounds = self._leaves.get(leaf)
+        bounds = self._leaves.get(id(leaf))
         if bounds is None:
-            bounds = self._leaves[leaf] = LeafBounds(self._ladders[leaf], self._circuit, self._budget)
+            bounds = self._leaves[id(leaf)] = LeafBounds(self._ladders[leaf], self._circuit, self._budget)
         return bounds

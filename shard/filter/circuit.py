@@ -5,7 +5,7 @@ A node is made by a `Circuit`, which folds constants, flattens, and gives equal 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ Kind = Literal["true", "false", "plane", "and", "or", "not"]
 
 @dataclass(slots=True, eq=False)  # not frozen: a circuit makes thousands, and a frozen one takes thrice the time
 class Node:
-    """A boolean function of planes; compare with `is`.
+    """A boolean function of planes; compare with `is`, which hashing does too.
 
     Attributes:
         kind: the constant, plane or connective.
@@ -25,7 +25,7 @@ class Node:
         operands: what a connective joins: two or more for "and" and "or", one for "not".
         size: instructions that compute it.
         depth: stack places that computing it takes.
-        number: order of creation within its circuit.
+        flat: whether `operands` are planes alone.
     """
 
     kind: Kind
@@ -33,7 +33,18 @@ class Node:
     operands: tuple[Node, ...]
     size: int
     depth: int
-    number: int
+    flat: bool
+
+
+_Key = tuple[Kind, tuple[Node, ...]]
+
+
+class _Planes(dict[int, Node]):
+    """Nodes of planes, made once they are asked for; filters ask for so many that a method's call would count."""
+
+    def __missing__(self, plane: int) -> Node:
+        node = self[plane] = Node("plane", plane, (), 1, 1, True)
+        return node
 
 
 class Circuit:
@@ -44,20 +55,26 @@ class Circuit:
 
     Attributes:
         deadline: as given.
+        plane: makes the node of a plane itself.
     """
 
     def __init__(self, deadline: Deadline = NEVER) -> None:
         self.deadline = deadline
-        self._nodes: dict[tuple[Kind, int, tuple[int, ...]], Node] = {}
-        self._planes: dict[int, Node] = {}
-        self.true = self._node("true")
-        self.false = self._node("false")
+        self._nodes: dict[_Key, Node] = {}
+        self.plane: Callable[[int], Node] = _Planes().__getitem__
+        self.true = self._node("true", ())
+        self.false = self._node("false", ())
 
-    def plane(self, plane: int) -> Node:
-        """The plane itself."""
-        node = self._planes.get(plane)
+    def planes(self, planes: Sequence[int]) -> Node:
+        """True where all of one or more planes are set, which are different ones."""
+        operands = tuple(map(self.plane, planes))
+        if len(operands) == 1:
+            return operands[0]
+        key: _Key = "and", operands
+        node = self._nodes.get(key)
         if node is None:
-            node = self._planes[plane] = self._node("plane", plane)
+            self.deadline.check()
+            node = self._nodes[key] = Node("and", 0, operands, len(operands), 1, True)
         return node
 
     def constant(self, value: bool) -> Node:
@@ -73,7 +90,7 @@ class Circuit:
                 return self.true
             case "not":
                 return node.operands[0]
-        return self._node("not", operands=(node,))
+        return self._node("not", (node,))
 
     def all(self, nodes: Iterable[Node]) -> Node:
         """True where every node is."""
@@ -84,35 +101,38 @@ class Circuit:
         return self._join("or", nodes, self.false, self.true)
 
     def _join(self, kind: Literal["and", "or"], nodes: Iterable[Node], neutral: Node, absorbing: Node) -> Node:
-        operands: dict[int, Node] = {}
-        negated: list[int] = []
+        operands: dict[Node, None] = {}
+        negated: list[Node] = []
         for node in nodes:
-            for operand in (node,) if node.kind == "plane" else self._flatten(kind, node):
-                if operand is absorbing:
-                    return absorbing
-                if operand is not neutral:
-                    operands[operand.number] = operand
-                    if operand.kind == "not":
-                        negated.append(operand.operands[0].number)
-        if any(number in operands for number in negated):
+            if node.kind == "plane":
+                operands[node] = None
+            elif node.flat and node.kind == kind:
+                operands.update(dict.fromkeys(node.operands))
+            else:
+                for operand in self._flatten(kind, node):
+                    if operand is absorbing:
+                        return absorbing
+                    if operand is not neutral:
+                        operands[operand] = None
+                        if operand.kind == "not":
+                            negated.append(operand.operands[0])
+        if not operands.keys().isdisjoint(negated):
             return absorbing
         if not operands:
             return neutral
         if len(operands) == 1:
-            return next(iter(operands.values()))
-        ordered = tuple(operands.values())
+            return next(iter(operands))
+        ordered = tuple(operands)
         if not negated:
-            return self._node(kind, operands=ordered)
+            return self._node(kind, ordered)
         if all(node.kind == "not" for node in ordered):
             return self._negated(kind, ordered)
         # One negation of a join costs less than a join of negations; a plane's costs nothing within an "and".
-        merged = {
-            node: None for node in ordered if node.kind == "not" and (kind == "or" or node.operands[0].kind != "plane")
-        }
+        merged = {node: None for node in ordered if node.kind == "not" and (kind == "or" or not node.flat)}
         if len(merged) > 1:
             kept = (node for node in ordered if node not in merged)
             ordered = *kept, self._negated(kind, merged)
-        return self._node(kind, operands=ordered)
+        return self._node(kind, ordered)
 
     def _negated(self, kind: Literal["and", "or"], negations: Iterable[Node]) -> Node:
         inner = (node.operands[0] for node in negations)
@@ -122,18 +142,17 @@ class Circuit:
         if node.kind == kind:
             return node.operands
         if kind == "and" and node.kind == "not" and node.operands[0].kind == "or":
-            inner = node.operands[0].operands
-            if all(operand.kind == "plane" for operand in inner):
-                return [self.negate(operand) for operand in inner]
+            joined = node.operands[0]
+            if joined.flat:
+                return [self.negate(operand) for operand in joined.operands]
         return (node,)
 
-    def _node(self, kind: Kind, plane: int = 0, operands: tuple[Node, ...] = ()) -> Node:
-        key = kind, plane, tuple([operand.number for operand in operands])  # a generator takes twice the time
+    def _node(self, kind: Kind, operands: tuple[Node, ...]) -> Node:
+        key: _Key = kind, operands
         node = self._nodes.get(key)
         if node is None:
             self.deadline.check()
-            size, depth = _cost(kind, operands)
-            node = self._nodes[key] = Node(kind, plane, operands, size, depth, len(self._nodes))
+            node = self._nodes[key] = Node(kind, 0, operands, *_cost(kind, operands))
         return node
 
     def fit(self, node: Node, depth: int, upper: bool = True) -> Node:
@@ -192,7 +211,7 @@ def _order(kind: Kind, operands: tuple[Node, ...]) -> tuple[list[Node], list[Nod
     for node in operands:
         if node.kind == "plane":
             loads.append(node)
-        elif kind == "and" and node.kind == "not" and node.operands[0].kind == "plane":
+        elif kind == "and" and node.kind == "not" and node.flat:
             negations.append(node)
         else:
             stacked.append(node)
@@ -200,12 +219,20 @@ def _order(kind: Kind, operands: tuple[Node, ...]) -> tuple[list[Node], list[Nod
     return stacked, loads + negations
 
 
-def _cost(kind: Kind, operands: tuple[Node, ...]) -> tuple[int, int]:
+def _cost(kind: Kind, operands: tuple[Node, ...]) -> tuple[int, int, bool]:
+    """Instructions, stack places, and whether there are only planes, which one instruction joins (see `_order`)."""
     if kind == "not":
-        return operands[0].size + 1, operands[0].depth
-    if not operands:
-        return 1, 1
-    stacked, fused = _order(kind, operands)
-    size = sum(node.size for node in stacked) + max(len(stacked) - 1, 0) + len(fused)
-    depths = [node.depth + (place > 0) for place, node in enumerate(stacked)]
-    return size, max(depths, default=1)
+        (node,) = operands
+        return node.size + 1, node.depth, node.kind == "plane"
+    planes = size = stacked = deepest = next_deepest = 0
+    for node in operands:
+        if node.kind == "plane":
+            planes += 1
+        elif kind == "and" and node.kind == "not" and node.flat:
+            size += 1
+        else:
+            stacked += 1
+            size += node.size
+            deepest, next_deepest = max(deepest, node.depth), max(next_deepest, min(deepest, node.depth))
+    size += planes + max(stacked - 1, 0)
+    return size or 1, max(deepest, next_deepest + (stacked > 1), 1), planes == len(operands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from silverray.shard.filter.bounds import Bounder
 from silverray.shard.filter.circuit import Circuit, Node, emit
 from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.expression import And, Expression, Not, OneOf, Or, PlaneTest, Range
+from silverray.shard.filter.ladder import Ladder
 from silverray.shard.filter.language import parse
 from silverray.shard.filter.layout import LIVE, PlaneLayout
 from silverray.shard.filter.leaves import LEAF_BUDGETS, Leaf, Leaves
@@ -101,22 +103,25 @@ def _fit(expression: Expression, layout: PlaneLayout, deadline: Deadline) -> tup
     Raises:
         FilterError: there is none.
     """
-    circuit, wanted = Circuit(deadline), _wanted(expression)
-    leaves = Leaves(layout, circuit, (leaf for leaf, _ in wanted))
+    circuit = Circuit(deadline)
+    found: list[tuple[Leaf, bool]] = []
+    _find(expression, True, found)
+    leaves = Leaves(layout, circuit, (leaf for leaf, _ in found))
+    wanted = list({(id(ladder := leaves[leaf]), positive): (ladder, positive) for leaf, positive in found}.values())
     longest, size = MAX_INSTRUCTIONS + 1, 0
     for budget in LEAF_BUDGETS:
         if budget >= longest:
             continue  # no leaf is longer: the program would be the same once more
-        bounder = Bounder(layout, circuit, leaves, budget)
-        if budget > LEAF_BUDGETS[-1] and _too_long(wanted, bounder, deadline):
+        if budget > LEAF_BUDGETS[-1] and _too_long(wanted, budget, deadline):
             continue
+        bounder = Bounder(layout, circuit, leaves, budget)
         upper = bounder.bounds(expression).upper
         fitted = circuit.fit(upper, MAX_STACK)
         root = circuit.all([fitted, circuit.plane(LIVE)])
         if root.size <= MAX_INSTRUCTIONS:
             return bounder, root, fitted is not upper
         size = root.size
-        bounds = ((bounder.leaf(leaf), positive) for leaf, positive in wanted)
+        bounds = ((bounder.leaf(leaf), positive) for leaf, positive in found)
         longest = max(leaf.upper.size if positive else leaf.lower.size for leaf, positive in bounds)
     raise FilterError(
         f"the filter needs {size:,} instructions, the limit is {MAX_INSTRUCTIONS:,}",
@@ -125,20 +130,11 @@ def _fit(expression: Expression, layout: PlaneLayout, deadline: Deadline) -> tup
     )
 
 
-Wanted = dict[tuple[Leaf, bool], None]
-
-
-def _wanted(expression: Expression, positive: bool = True) -> Wanted:
-    """The distinct leaves, each with whether it stands under an even number of negations."""
-    found: Wanted = {}
-    _find(expression, positive, found)
-    return found
-
-
-def _find(expression: Expression, positive: bool, found: Wanted) -> None:
+def _find(expression: Expression, positive: bool, found: list[tuple[Leaf, bool]]) -> None:
+    """List the leaves, each with whether it stands under an even number of negations."""
     match expression:
         case OneOf() | Range():
-            found[expression, positive] = None
+            found.append((expression, positive))
         case Not(operand):
             _find(operand, not positive, found)
         case And(operands) | Or(operands):
@@ -146,12 +142,13 @@ def _find(expression: Expression, positive: bool, found: Wanted) -> None:
                 _find(operand, positive, found)
 
 
-def _too_long(wanted: Wanted, bounder: Bounder, deadline: Deadline) -> bool:
+def _too_long(wanted: Sequence[tuple[Ladder, bool]], budget: int, deadline: Deadline) -> bool:
     """Whether the leaves alone show that a program is too long; looks at no more of them than that takes."""
+    deadline.check()
     size = 0
-    for leaf, positive in wanted:
-        deadline.check()
-        size += bounder.leaf(leaf).least(positive)
+    for ladder, positive in wanted:
+        # A lower bound goes with the first of the upper ones; it is not made to know its size.
+        size += ladder.least(budget) if positive or ladder.top.least <= budget else 1
         if size > MAX_LEAVES_SIZE:
             return True
     return False

@@ -10,7 +10,7 @@ from silverray.shard.filter.binder import Value, parse_date
 from silverray.shard.filter.bound_field import BoundField
 from silverray.shard.filter.deadline import NEVER, Deadline
 from silverray.shard.filter.hints import value_hint
-from silverray.shard.filter.lexer import Dialect, Token, tokenize
+from silverray.shard.filter.lexer import Content, Dialect, Token, tokenize
 
 MAX_LIST = 1_000
 """Most values in a list: about as many instructions as a program may have, where each value is a plane."""
@@ -35,6 +35,7 @@ class Cursor:
 
     def __init__(self, text: str, dialect: Dialect, deadline: Deadline = NEVER) -> None:
         self._tokens = tokenize(text, dialect, deadline)
+        self._marks = self._tokens.marks
         self._dialect = dialect
         self._next = 0
 
@@ -51,22 +52,23 @@ class Cursor:
 
     def at(self, *texts: str) -> bool:
         """Whether a symbol or keyword of these comes next."""
-        return self.token.kind in ("symbol", "keyword") and self.token.text in texts
+        return self._marks[self._next] in texts
 
     def at_end(self) -> bool:
         """Whether nothing comes next."""
-        return self.token.kind == "end"
+        return self._next == len(self._marks) - 1
+
+    def at_name(self) -> bool:
+        """Whether a name comes next."""
+        return self._tokens.kind(self._next) == "name"
 
     def at_call(self) -> bool:
         """Whether a name and an opening parenthesis come next."""
-        if self.token.kind != "name":
-            return False
-        following = self._tokens[self._next + 1]
-        return following.kind == "symbol" and following.text == "("
+        return self.at_name() and self._marks[self._next + 1] == "("
 
     def accept(self, text: str) -> bool:
         """Go past a symbol or keyword if it comes next, and say whether it did."""
-        found = self.at(text)
+        found = self._marks[self._next] == text
         self._next += found
         return found
 
@@ -94,6 +96,18 @@ class Cursor:
         while self.accept(separator):
             parts.append(part())
         return parts
+
+    def plain_values(self) -> list[Content] | None:
+        """Read a list as `values` does, where it is one of strings and numbers alone; nothing is read otherwise."""
+        marks, first = self._marks, self._next + 1
+        if marks[self._next] != "(" or ")" not in marks[first : first + 2 * MAX_LIST]:
+            return None
+        end = marks.index(")", first)
+        contents, between = self._tokens.values[first:end:2], marks[first + 1 : end : 2]
+        if (end - first) % 2 == 0 or between.count(",") != len(between) or None in contents:
+            return None
+        self._next = end + 1
+        return contents  # type: ignore[return-value]  # none is None
 
     def values(self, operator: str, field: BoundField | None = None) -> list[Value]:
         """Read a list of literals in parentheses.

@@ -21,7 +21,7 @@ class Present:
     field: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen, which takes thrice the time; nobody changes one
 class OneOf:
     """True where the value, or for tags any of the values, is in `values` (sorted, unique, maybe empty)."""
 

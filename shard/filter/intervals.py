@@ -136,7 +136,12 @@ def _nested(circuit: Circuit, bits: Sequence[Node], intervals: Sequence[Interval
     if (low, high) == (0, (1 << len(bits)) - 1):
         return circuit.true
     if len(intervals) == 1 and low == high:
-        return circuit.all(bit if low >> place & 1 else circuit.negate(bit) for place, bit in enumerate(bits))
+        return circuit.all(_literals(circuit, bits, low))
+    same = len(bits) - (low ^ intervals[-1][1]).bit_length()
+    if same:
+        rest = len(bits) - same
+        node = _nested(circuit, bits[:rest], _within(rest, intervals))
+        return _guarded(circuit, _literals(circuit, bits[rest:], low >> rest), node)
     *lower, bit = bits
     left, right = _halves(len(lower), intervals)
     zero, one = _nested(circuit, lower, left), _nested(circuit, lower, right)
@@ -150,6 +155,20 @@ def _nested(circuit: Circuit, bits: Sequence[Node], intervals: Sequence[Interval
     if one is circuit.true:
         guarded_one = bit
     return circuit.any([guarded_zero, guarded_one])
+
+
+def _guarded(circuit: Circuit, literals: list[Node], node: Node) -> Node:
+    """`node` and all literals, joined one by one from the first to the last."""
+    if node.kind != "not" or node.flat:
+        return circuit.all([*reversed(literals), node])  # the same function at once
+    for literal in literals:
+        node = circuit.all([literal, node])
+    return node
+
+
+def _literals(circuit: Circuit, bits: Sequence[Node], code: int) -> list[Node]:
+    """What is true of the bits of a code."""
+    return [bit if code >> place & 1 else circuit.negate(bit) for place, bit in enumerate(bits)]
 
 
 def _halves(width: int, intervals: Sequence[Interval]) -> tuple[list[Interval], list[Interval]]:

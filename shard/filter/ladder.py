@@ -36,22 +36,30 @@ class Ladder:
     """A leaf's upper bounds.
 
     Args:
-        rungs: the bounds, one or more; the last serves whatever it takes.
+        top: the first of the bounds.
+        rest: makes the others; the last serves whatever it takes.
         lower: the lower bound that goes with the first of them; None where that is the leaf itself.
         groups: the planes of a hashed leaf, one group a value; None for all else, and where planes decide alone.
 
     Attributes:
-        top: the first of the bounds.
+        top: as given.
     """
 
-    __slots__ = ("_made", "_rest", "groups", "lower", "top")
+    __slots__ = ("_left", "_made", "_rest", "groups", "lower", "top")
 
-    def __init__(self, rungs: Iterator[Rung], lower: Rung | None = None, groups: Groups | None = None) -> None:
-        self.top = next(rungs)
+    def __init__(
+        self,
+        top: Rung,
+        rest: Callable[[], Iterator[Rung]],
+        lower: Rung | None = None,
+        groups: Groups | None = None,
+    ) -> None:
+        self.top = top
         self.lower = lower
         self.groups = groups
-        self._made = [self.top]
-        self._rest = rungs
+        self._made = [top]
+        self._rest = rest
+        self._left: Iterator[Rung] | None = None
 
     def fitting(self, budget: int) -> Rung:
         """The first bound of at most `budget` instructions, or the last."""
@@ -63,7 +71,9 @@ class Ladder:
 
     def least(self, budget: int) -> int:
         """The least that `fitting` takes; makes none."""
-        least = 0
+        least = self.top.least
+        if least <= budget:
+            return least
         for rung in self._rungs():
             least = rung.least
             if least <= budget:
@@ -72,7 +82,9 @@ class Ladder:
 
     def _rungs(self) -> Iterator[Rung]:
         yield from self._made
-        for rung in self._rest:
+        if self._left is None:
+            self._left = self._rest()
+        for rung in self._left:
             self._made.append(rung)
             yield rung
 

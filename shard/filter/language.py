@@ -92,12 +92,14 @@ class _Parser(Cursor):
 
     def _predicate(self) -> Expression:
         self._deadline.check()
-        if self.token.kind != "name":
+        if not self.at_name():
             raise self.unexpected(["a field", "not", "("], start_hint(self.token))
         field = binder.resolve(self._schema, self.take())
-        position = self.token.position
         if self.at(*COMPARISONS):
             return self._comparison(field, self.take())
+        if self.at("and", "or", ")") or self.at_end():
+            return binder.is_true(field)
+        position = self.token.position
         if self.accept("not"):
             if not self.at("in"):
                 raise self.unexpected(["in"], "write `not` before the field")
@@ -116,8 +118,6 @@ class _Parser(Cursor):
                 expected = ["null", *([] if negated else ["not null"])]
                 raise self.unexpected(expected, is_hint(self.token, field, negated))
             return binder.is_null(field, negated)
-        if self.at("and", "or", ")") or self.at_end():
-            return binder.is_true(field)
         expected = [*field.operators, *(["and", "or"] if field.spec.type == "bool" else [])]
         raise self.unexpected(expected, operator_hint(self.token, field))
 
@@ -125,12 +125,21 @@ class _Parser(Cursor):
         field.require(operator.text, operator.position)
         value = self.value(field)
         if operator.text in ("=", "!="):
-            return binder.equals(field, [value], negated=operator.text == "!=")
+            return binder.one_of(field, binder.stored(field, [value]), negated=operator.text == "!=")
         return binder.compares(field, cast(Comparison, operator.text), value)
 
     def _member(self, field: BoundField, operator: str, position: int) -> Expression:
         field.require(operator, position)
-        values = self.values(operator, field)
+        values = self._stored(operator, field)
         if operator == "all":
             return binder.contains_all(field, values)
-        return binder.equals(field, values, negated=operator == "not in")
+        return binder.one_of(field, values, negated=operator == "not in")
+
+    def _stored(self, operator: str, field: BoundField) -> set[int] | set[float]:
+        """Read a list of values as they are stored."""
+        start, contents = self._next, self.plain_values()
+        stored = None if contents is None else binder.stored_alike(field, contents)
+        if stored is not None:
+            return stored
+        self._next = start  # now with each value's place, which errors tell
+        return binder.stored(field, self.values(operator, field))

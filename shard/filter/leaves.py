@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silverray.kernels.programs import MAX_INSTRUCTIONS
 from silverray.shard.filter.circuit import Circuit, Node
@@ -18,7 +21,6 @@ from silverray.shard.filter.planes import (
     ExactPlanes,
     HashedPlanes,
     SlicedPlanes,
-    float_numbers,
 )
 
 LEAF_BUDGETS = (MAX_INSTRUCTIONS, 512, 256, 128, 64, 32, 16, 8)
@@ -32,21 +34,25 @@ Beyond = tuple[bool, bool]
 
 
 class Leaves:
-    """Makes the ladders of a filter's leaves, each once.
+    """Makes the ladders of a filter's leaves, each once; equal leaves share one.
 
     Args:
         layout: what the planes mean.
         circuit: makes the nodes.
-        leaves: all leaves; the places of their values are found together.
+        leaves: all leaves, which live as long; the places of their values are found together.
     """
 
     def __init__(self, layout: PlaneLayout, circuit: Circuit, leaves: Iterable[Leaf]) -> None:
         self._layout = layout
         self._circuit = circuit
-        self._ladders: dict[Leaf, Ladder] = {}
+        self._nothing = Rung(0, lambda: circuit.false)
+        self._ladders: dict[int, Ladder] = {}
+        self._equal: dict[int, Leaf] = {}
+        distinct: dict[Leaf, Leaf] = {}
         values: dict[str, set[int]] = {}
         for leaf in leaves:
-            if isinstance(leaf, OneOf):
+            first = self._equal[id(leaf)] = distinct.setdefault(leaf, leaf)  # hashing one again takes its time again
+            if first is leaf and isinstance(leaf, OneOf):
                 values.setdefault(leaf.field, set()).update(leaf.values)  # type: ignore[arg-type]  # of what is hashed
         self._known: dict[str, dict[int, int]] = {}
         self._hashed: dict[str, dict[int, Place]] = {}
@@ -60,9 +66,12 @@ class Leaves:
                 self._known[name], self._hashed[name] = {}, _places(planes, wanted)
 
     def __getitem__(self, leaf: Leaf) -> Ladder:
-        ladder = self._ladders.get(leaf)
+        ladder = self._ladders.get(id(leaf))
         if ladder is None:
-            ladder = self._ladders[leaf] = self._ladder(leaf)
+            self._circuit.deadline.check()
+            first = self._equal[id(leaf)]
+            ladder = self._ladder(leaf) if first is leaf else self[first]
+            self._ladders[id(leaf)] = ladder
         return ladder
 
     def _ladder(self, leaf: Leaf) -> Ladder:
@@ -71,7 +80,9 @@ class Leaves:
             case SlicedPlanes():
                 return self._sliced(leaf, field, field.planes)
             case BooleanPlanes(plane):
-                return Ladder(iter([Rung(1, lambda: self._boolean(leaf, field, plane))]))
+                return Ladder(Rung(1, lambda: self._boolean(leaf, field, plane)), lambda: iter(()))
+            case HashedPlanes() if isinstance(leaf, OneOf) and len(leaf.values) == 1:
+                return self._of_text(self._hashed[leaf.field][leaf.values[0]], field)  # type: ignore[index]
             case ExactPlanes() | HashedPlanes():
                 if isinstance(leaf, Range):
                     raise ValueError(f"{leaf.field}: a Range needs a field of numbers")
@@ -87,24 +98,38 @@ class Leaves:
         circuit, known_planes, hashed_places = self._circuit, self._known[leaf.field], self._hashed[leaf.field]
         known = [known_planes[value] for value in leaf.values if value in known_planes]  # type: ignore[index]
         places = [hashed_places[value] for value in leaf.values if value not in known_planes]  # type: ignore[index]
+        if not known and len(places) == 1:
+            return self._of_text(places[0], field)
         exact = Rung(len(known), lambda: circuit.any([circuit.plane(plane) for plane in known]))
         groups = (*((plane,) for plane in known), *places)
+        if not places:
+            return Ladder(exact, lambda: iter([self._present(field)]), groups=groups)
+        prefixes = [len({place[:cut] for place in places}) for cut in range(1, len(places[0]) + 1)]
 
-        def upper(blocks: int) -> Node:
-            return circuit.any([exact.node, _groups_node(circuit, [place[:blocks] for place in places])])
+        def rung(blocks: int) -> Rung:
+            def upper() -> Node:
+                return circuit.any([exact.node, _groups_node(circuit, [place[:blocks] for place in places])])
 
-        def rungs() -> Iterator[Rung]:
-            if not places:
-                yield exact
-            else:
-                cuts = range(1, len(places[0]) + 1)
-                prefixes = [len({place[:cut] for place in places}) if len(places) > 1 else 1 for cut in cuts]
-                for blocks in range(len(prefixes), 0, -1):
-                    size = len(known) + _groups_size(prefixes[:blocks])
-                    yield Rung(size, lambda blocks=blocks: upper(blocks))  # type: ignore[misc]  # bound at once
-            yield Rung(1, lambda: has_value(circuit, field))
+            return Rung(len(known) + _groups_size(prefixes[:blocks]), upper)
 
-        return Ladder(rungs(), exact if places else None, groups)
+        def rest() -> Iterator[Rung]:
+            return chain(map(rung, range(len(prefixes) - 1, 0, -1)), [self._present(field)])
+
+        return Ladder(rung(len(prefixes)), rest, exact, groups)
+
+    def _of_text(self, place: Place, field: FieldPlanes) -> Ladder:
+        """The ladder of one hashed value: as in `_of_texts`, at a fraction of the time."""
+        planes = self._circuit.planes
+
+        def rest() -> Iterator[Rung]:
+            for blocks in range(len(place) - 1, 0, -1):
+                yield Rung(blocks, partial(planes, place[:blocks]))
+            yield self._present(field)
+
+        return Ladder(Rung(len(place), partial(planes, place)), rest, self._nothing, (place,))
+
+    def _present(self, field: FieldPlanes) -> Rung:
+        return Rung(1, lambda: has_value(self._circuit, field))
 
     def _sliced(self, leaf: Leaf, field: FieldPlanes, planes: SlicedPlanes) -> Ladder:
         ranges = _number_ranges(leaf, planes.floating)
@@ -119,7 +144,6 @@ class Leaves:
 
         def rungs() -> Iterator[Rung]:
             codes = outer
-            yield self._rung(field, planes, codes, beyond)
             while len(codes) > 1:
                 codes = merge_nearest(codes, len(codes) // 2)
                 yield self._rung(field, planes, codes, beyond)
@@ -129,7 +153,7 @@ class Leaves:
                     codes = coarse
                     yield self._rung(field, planes, codes, beyond)
 
-        return Ladder(rungs(), lower)
+        return Ladder(self._rung(field, planes, outer, beyond), rungs, lower)
 
     def _rung(self, field: FieldPlanes, planes: SlicedPlanes, codes: list[Interval], beyond: Beyond) -> Rung:
         # No item has a code above top: a range that ends there may as well end where the slices do.
@@ -167,16 +191,17 @@ def _number_ranges(leaf: Leaf, floating: bool) -> list[Interval]:
 def _numbers(values: Sequence[float], floating: bool) -> list[int]:
     if not floating:
         return [int(value) for value in values]
-    array: NDArray[np.float64] = np.array(values, dtype=np.float64)
-    numbers: list[int] = float_numbers(array).tolist()
-    return numbers
+    packed = struct.pack(f"{len(values)}d", *values)
+    return [raw ^ (raw >> 63 & INT_MAX) for raw in struct.unpack(f"{len(values)}q", packed)]  # as `float_numbers`
+
+
+_LEAST, _MOST = _numbers([-math.inf, math.inf], floating=True)
 
 
 def _limits(floating: bool) -> Interval:
     if not floating:
         return INT_MIN, INT_MAX
-    least, most = float_numbers(np.array([-np.inf, np.inf])).tolist()
-    return least, most
+    return _LEAST, _MOST
 
 
 def _code_ranges(planes: SlicedPlanes, ranges: list[Interval], outer: bool) -> list[Interval]:
@@ -222,8 +247,8 @@ def _sliced_node(
     with_below, with_above = beyond
     if with_below and with_above and codes == [(0, planes.top)]:
         return has_value(circuit, field)
-    slices = [circuit.plane(planes.first + 2 + bit) for bit in range(planes.width)]
-    node = intervals_node(circuit, slices, open_ended)
+    first = planes.first + 2
+    node = intervals_node(circuit, [*map(circuit.plane, range(first, first + planes.width))], open_ended)
     below, above = circuit.plane(planes.first), circuit.plane(planes.first + 1)
     if codes and codes[0][0] == 0:
         # Missing numbers and those beyond the codes have no slice set, so they pass as code 0.

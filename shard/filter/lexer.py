@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from silverray.shard.api import FilterError, TextError
@@ -16,10 +17,14 @@ MAX_BYTES = 16 * 1024
 """Longest text, in bytes of UTF-8: a list of 1,000 values fits, and the slowest of such texts compiles in a quarter
 of a second (decision 2.6)."""
 
+Content = str | int | float
+"""What a string or a number stands for."""
 TokenKind = Literal["name", "keyword", "text", "int", "float", "symbol", "end"]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PLAIN = re.compile(r"[^\\\"'\x00-\x1f]*")
+_USUAL_TEXT = r"""\"[^"\\\x00-\x1f]*\"|'[^'\\\x00-\x1f]*'"""
+_TEXT = r"""\"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*\"|'[^'\\\x00-\x1f]*(?:\\.[^'\\\x00-\x1f]*)*'"""
 _UNICODE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 _ESCAPES = {
     '"': '"',
@@ -57,7 +62,7 @@ class Dialect:
     Attributes:
         name: what messages call a text.
         error: what is raised.
-        word: a keyword or a name.
+        word: a keyword or a name; as those that follow it has no groups.
         number: a number; whole without point and exponent.
         symbol: any other token.
         hints: how to mend what is no token, by its first two characters or the first alone.
@@ -72,23 +77,33 @@ class Dialect:
 
     @cached_property
     def usual(self) -> re.Pattern[str]:
-        """One match a token, with the space before it, of the group that is its kind; none where one is unusual.
+        """Matches one token, of the group that is its kind; nothing where it is unusual.
 
         Usual are words, numbers, strings without escapes, and symbols that no hint is for.
         """
-        hinted = "|".join(re.escape(pair) for pair in self.hints if len(pair) > 1)
         return re.compile(
-            rf"[ \t\r\n]*(?:(?P<word>{self.word.pattern})|(?P<number>{self.number.pattern})(?![\w.])"
-            r"""|(?P<text>"[^"\\\x00-\x1f]*"|'[^'\\\x00-\x1f]*')"""
-            rf"|(?!{hinted})(?P<symbol>{self.symbol.pattern}))"
+            rf"(?P<word>{self.word.pattern})|(?P<number>{self.number.pattern})(?![\w.])"
+            rf"|(?P<text>{_USUAL_TEXT})|(?!{self._hinted})(?P<symbol>{self.symbol.pattern})"
         )
+
+    @cached_property
+    def piece(self) -> re.Pattern[str]:
+        """Matches one token with the space after it, or all that is left where something is no token."""
+        return re.compile(
+            rf"(?:{self.word.pattern}|{self.number.pattern}(?![\w.])|{_TEXT}"
+            rf"|(?!{self._hinted})(?:{self.symbol.pattern}))[ \t\r\n]*|(?s:.+)"
+        )
+
+    @property
+    def _hinted(self) -> str:
+        return "|".join(re.escape(pair) for pair in self.hints if len(pair) > 1)
 
 
 FILTER = Dialect(
     name="filter",
     error=FilterError,
     word=re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
-    number=re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
+    number=re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"),
     symbol=re.compile(r"!=|<=|>=|[=<>(),]"),
     hints=HINTS
     | {
@@ -119,15 +134,45 @@ class Token(NamedTuple):
     kind: TokenKind
     text: str
     position: int
-    value: str | int | float | None = None
+    value: Content | None = None
 
 
-def tokenize(text: str, dialect: Dialect, deadline: Deadline = NEVER) -> list[Token]:
+class Tokens:
+    """The tokens of a text, as columns: most are looked at but for what they are.
+
+    Args:
+        lexemes: the tokens; their positions do not count.
+        positions: where they start.
+
+    Attributes:
+        marks: the text of each that is a symbol or a keyword, "" for others.
+        values: what each stands for, see `Token`.
+        positions: as given.
+    """
+
+    __slots__ = ("_lexemes", "marks", "positions", "values")
+
+    def __init__(self, lexemes: list[Token], positions: list[int]) -> None:
+        self._lexemes = lexemes
+        self.marks = [text if kind in ("symbol", "keyword") else "" for kind, text, _, _ in lexemes]
+        self.values = [value for _, _, _, value in lexemes]
+        self.positions = positions
+
+    def __getitem__(self, place: int) -> Token:
+        kind, text, _, value = self._lexemes[place]
+        return Token(kind, text, self.positions[place], value)
+
+    def kind(self, place: int) -> TokenKind:
+        """What a token is."""
+        return self._lexemes[place][0]
+
+
+def tokenize(text: str, dialect: Dialect, deadline: Deadline = NEVER) -> Tokens:
     """Split a text; the last token is the "end".
 
     Raises:
         TextError: the text is too long, or holds something that is no token; of the dialect's own type.
-        DeadlineExceeded: the deadline came first; it is looked at before each token.
+        DeadlineExceeded: the deadline came first; it is looked at before each token that is not like one before it.
     """
     return _Lexer(text, dialect).tokens(deadline)
 
@@ -138,22 +183,19 @@ class _Lexer:
         self._dialect = dialect
         self._error = dialect.error
 
-    def tokens(self, deadline: Deadline) -> list[Token]:
+    def tokens(self, deadline: Deadline) -> Tokens:
+        """Split at once, and make each token once however often it stands in the text."""
         self._check_size()
-        text, match = self._text, self._dialect.usual.match
-        tokens, position = [], 0
-        while True:
-            deadline.check()
-            if found := match(text, position):
-                token = self._usual(found)
-                position = found.end()
-            else:
-                position = self._skip_space(position)
-                if position == len(text):
-                    break
-                token, position = self._unusual(position)
-            tokens.append(token)
-        return [*tokens, Token("end", f"end of {self._dialect.name}", len(self._text))]
+        start = self._skip_space(0)
+        pieces = self._dialect.piece.findall(self._text, start)
+        positions = list(accumulate(map(len, pieces), initial=start))
+        made: dict[str, Token] = {}
+        for piece, position in zip(pieces, positions, strict=False):  # the end has a position and no piece
+            if piece not in made:
+                deadline.check()
+                made[piece] = self._token(position)
+        end = Token("end", f"end of {self._dialect.name}", len(self._text))
+        return Tokens([*map(made.__getitem__, pieces), end], positions)
 
     def _check_size(self) -> None:
         try:
@@ -165,25 +207,26 @@ class _Lexer:
             message = f"the {self._dialect.name} has {len(encoded):,} bytes, the limit is {MAX_BYTES:,}"
             raise self._error(message, position)
 
-    def _usual(self, match: re.Match[str]) -> Token:
-        kind = match.lastgroup
-        assert kind is not None
-        piece, start = match[kind], match.start(kind)
+    def _token(self, position: int) -> Token:
+        match = self._dialect.usual.match(self._text, position)
+        if match is None:
+            return self._unusual(position)
+        kind, piece = match.lastgroup, match.group()
         if kind == "symbol":
-            return Token("symbol", piece, start)
+            return Token("symbol", piece, position)
         if kind == "text":
-            return Token("text", piece, start, piece[1:-1])
+            return Token("text", piece, position, piece[1:-1])
         if kind == "word":
             word = piece.lower()
-            return Token("keyword", word, start) if word in KEYWORDS else Token("name", piece, start)
-        return self._number(piece, start)
+            return Token("keyword", word, position) if word in KEYWORDS else Token("name", piece, position)
+        return self._number(piece, position)
 
     def _skip_space(self, position: int) -> int:
         match = _SPACE.match(self._text, position)
         assert match is not None
         return match.end()
 
-    def _unusual(self, position: int) -> tuple[Token, int]:
+    def _unusual(self, position: int) -> Token:
         """A string with escapes, or the error that stands there."""
         text, dialect = self._text, self._dialect
         if match := dialect.number.match(text, position):
@@ -191,7 +234,7 @@ class _Lexer:
             raise self._error(f"unexpected character {following!r} in a number", match.end())
         if text[position] in "\"'":
             value, end = self._string(position)
-            return Token("text", text[position:end], position, value), end
+            return Token("text", text[position:end], position, value)
         pair, hints = text[position : position + 2], dialect.hints
         hint = hints.get(pair, hints.get(text[position]))
         raise self._error(f"unexpected {pair if pair in hints else text[position]!r}", position, hint=hint)

@@ -27,20 +27,23 @@ def simplified(expression: Expression, schema: Schema) -> Expression:
         case Not(operand):
             return Not(simplified(operand, schema))
         case And(operands):
-            parts = list(_flat(And, (simplified(operand, schema) for operand in operands)))
+            parts = _flat(And, operands, schema)
             return parts[0] if len(parts := _joined("and", parts, schema)) == 1 else And(tuple(parts))
         case Or(operands):
-            parts = list(_flat(Or, (simplified(operand, schema) for operand in operands)))
+            parts = _flat(Or, operands, schema)
             return parts[0] if len(parts := _joined("or", parts, schema)) == 1 else Or(tuple(parts))
     return expression
 
 
-def _flat(kind: type[And] | type[Or], operands: Iterable[Expression]) -> Iterable[Expression]:
+def _flat(kind: type[And] | type[Or], operands: Iterable[Expression], schema: Schema) -> list[Expression]:
+    parts: list[Expression] = []
     for operand in operands:
-        if isinstance(operand, kind):
-            yield from operand.operands
+        part = operand if isinstance(operand, OneOf | Range) else simplified(operand, schema)
+        if isinstance(part, kind):
+            parts += part.operands
         else:
-            yield operand
+            parts.append(part)
+    return parts
 
 
 def _joined(word: Literal["and", "or"], operands: list[Expression], schema: Schema) -> list[Expression]:

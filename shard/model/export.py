@@ -22,6 +22,7 @@ from silverray.shard.snapshot.catalog import Catalog
 
 INFO_FILE = "module_info.json"
 MAX_QUERIES = 4_096
+"""Largest batch of an exported model, which export needs to know: 64 times what a router sends."""
 
 INPUTS = ("queries", "programs", "filters")
 OUTPUTS = ("keys", "scores", "slots", "overflow")

@@ -70,8 +70,10 @@ def convert(
 
     Raises:
         TableError: a column is missing or a value is wrong; the message names file, column and row.
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range, or `out` is, or lies in, what is read.
     """
+    if out.resolve().is_relative_to(impressions.resolve()):
+        raise ValueError(f"out: expected a place outside of {impressions}, got {out}: it would be read as impressions")
     for name, value in {"span_s": span_s, "row_group": row_group}.items():
         if value < 1:
             raise ValueError(f"{name}: expected 1 or more, got {value}")

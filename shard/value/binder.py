@@ -181,7 +181,7 @@ class _Binder:
         """As in filters: on stored values, so that a large int64 or a float64 is not rounded."""
         field.require("=" if operator == "==" else operator, position)
         if operator in ("==", "!="):
-            return self._lowered(filters.equals(field, [value], negated=operator == "!="), bound)
+            return self._lowered(filters.one_of(field, filters.stored(field, [value]), operator == "!="), bound)
         return self._lowered(filters.compares(field, cast(Comparison, operator), value), bound)
 
     def _compared(self, operator: str, a: Bound, b: Bound, position: int) -> Node:
@@ -204,9 +204,10 @@ class _Binder:
         bound = self._bind(operand)
         if bound.field is not None:
             bound.field.require(operator, position)
+            stored = filters.stored(bound.field, values)
             if operator == "all":
-                return self._lowered(filters.contains_all(bound.field, values), bound)
-            return self._lowered(filters.equals(bound.field, values, negated=operator == "not in"), bound)
+                return self._lowered(filters.contains_all(bound.field, stored), bound)
+            return self._lowered(filters.one_of(bound.field, stored, negated=operator == "not in"), bound)
         if operator in ("any", "all"):
             raise FormulaError(f"`{operator}` applies to tags of items only, got {bound}", position)
         found = self._graph.any([self._compared("==", bound, self._literal(value), value.position) for value in values])

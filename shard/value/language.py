@@ -39,8 +39,8 @@ that people write have tens."""
 FORMULA = Dialect(
     name="formula",
     error=FormulaError,
-    word=re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"),
-    number=re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
+    word=re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"),
+    number=re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"),
     symbol=re.compile(r"==|!=|<=|>=|[=<>(),+\-*/]"),
     hints=HINTS
     | {

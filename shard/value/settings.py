@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic import Field as Option
 
 from silverray.shard.api import shown
+from silverray.shard.schema.mistakes import describe_mistake
 from silverray.shard.schema.schema import Field
 
 DEFAULT = "default"
@@ -36,7 +37,17 @@ class InputType(BaseModel):
         return Field(type=self.type, nullable=self.nullable)
 
 
-class ValueSettings(BaseModel):
+class _Described(type(BaseModel)):  # type: ignore[misc]  # the only public way to pydantic's own
+    """Says what is wrong with arguments in our words; models within a configuration are not made by calls."""
+
+    def __call__(cls, *args: object, **values: object) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise ValueError("; ".join(map(describe_mistake, error.errors()))) from None
+
+
+class ValueSettings(BaseModel, metaclass=_Described):
     """The formulas; see `docs/value.md`.
 
     Attributes:
@@ -45,6 +56,9 @@ class ValueSettings(BaseModel):
         variants: other formulas by name.
         user: types of the user features that formulas read.
         context: types of the parts of a request's context that formulas read.
+
+    Raises:
+        ValueError: one of them is none; the message names it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -1,6 +1,7 @@
 """Plans of embedding tables, and batches split by them."""
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 from tables import TABLE_OF, TABLES, make_batch
 
 from silverray.cluster.tables.plan import RankBudget, TablePlan, plan_tables
+from silverray.cluster.tables.rank import load_shards
 from silverray.cluster.tables.slices import split_requests
+from silverray.shard.api import SnapshotError
 from silverray.shard.towers.table import Table
-from silverray.shard.towers.tables import TablesTooLarge, keyed_jagged
+from silverray.shard.towers.table_files import save_tables
+from silverray.shard.towers.tables import TablesTooLarge, embedding_tables, keyed_jagged
 
 WHOLE = sum(table.bytes for table in TABLES)
 
@@ -126,3 +130,12 @@ def test_slices_joined_are_the_batch(requests: int, ranks: int) -> None:
 def test_other_features_stay_behind() -> None:
     (one,) = split_requests(TABLES[3:], make_batch(5, seed=0), 1)
     assert one.keys == ("age",)
+
+
+def test_a_rank_looks_at_its_files_before_it_makes_room(tmp_path: Path) -> None:
+    save_tables(tmp_path, TABLES, embedding_tables(TABLES))
+    file = tmp_path / f"{TABLES[0].name}.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])  # on this node alone
+    plan = plan_tables(TABLES, 1, RankBudget(10_000_000, 0), "cpu")
+    with pytest.raises(SnapshotError, match=TABLES[0].name):
+        load_shards(TABLES, plan, tmp_path, torch.device("cpu"))

@@ -188,6 +188,20 @@ def test_string_ids_and_cosine(publish_items: Callable[..., Catalog]) -> None:
     assert (np.diff(found.scores) <= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("requests", "message"),
+    [
+        (5, "requests: expected a list of SearchRequest, got 5"),
+        ("year", "requests: expected a list of SearchRequest, got 'year'"),
+        (SearchRequest(), "requests: expected a list of SearchRequest, got "),
+        ([SearchRequest(), {}], r"requests\[1\]: expected a SearchRequest, got "),
+    ],
+)
+def test_what_is_no_batch_is_refused_by_name(catalog: Catalog, requests: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{message}"):
+        asyncio.run(ShardSearcher.open(catalog.path).search(requests))
+
+
 def test_requests_that_are_wrong_or_late_get_their_own_error(catalog: Catalog) -> None:
     good = make_requests(1, seed=10)[0]
     wrong = [

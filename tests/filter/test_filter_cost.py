@@ -54,7 +54,7 @@ def nested(number: int) -> str:
     return text
 
 
-MOST_CALLS = 800_000
+MOST_CALLS = 240_000
 """Calls of functions that the longest filter may take to compile; 4 to 10 million are a second."""
 MOST_CALLS_UNLOOKED = 40_000
 """Calls between two looks at the deadline: some milliseconds."""

@@ -27,6 +27,18 @@ def converted(folder: Path, rows: pa.Table, **options: Any) -> pa.Table:
     return pq.read_table(out)
 
 
+@pytest.mark.parametrize("name", ["", "out.parquet", "below/out.parquet"])
+def test_requests_are_not_written_among_impressions(tmp_path: Path, name: str) -> None:
+    write(tmp_path, to_impressions(request_table(3), FORMAT), name="impressions.parquet")
+    with pytest.raises(ValueError, match="out: expected a place outside of"):
+        convert(tmp_path, FORMAT, tmp_path / name, span_s=SPAN)
+    file = tmp_path / "impressions.parquet"
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="out: expected a place outside of"):
+        convert(file, FORMAT, file, span_s=SPAN)
+    assert file.read_bytes() == before
+
+
 def spread(requests: pa.Table, *, seconds: int, seed: int = 0) -> pa.Table:
     """Impressions at times of their own, less than `seconds` after their request and so among those of others."""
     rows = to_impressions(requests, FORMAT)

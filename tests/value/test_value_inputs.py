@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,26 @@ import torch
 from silverray.shard.api import FormulaError, InvalidRequest
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.value.inputs import NO_TAG, Values, gather_fields, read_requests
+from silverray.shard.value.settings import ValueSettings
 from silverray.shard.value.variants import ValueModels
 
 from .evaluator import SCOPE, make_case
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"default": 5}, "default: expected a formula as text, or as keys and values, got 5"),
+        ({"user": 5}, "user: expected keys and values, got 5"),
+        ({"user": {"age": {"type": "number"}}}, "user.age.type: expected 'category', 'int'"),
+        ({"formula": "click"}, "formula: unknown key"),
+        ({"variants": {"a": "click"}}, "default: expected a formula where there are variants"),
+    ],
+)
+def test_settings_that_are_wrong_are_named_in_our_words(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        ValueSettings(**values)
+    assert type(caught.value) is ValueError
 
 
 def test_fields_are_those_of_the_slots() -> None:
