@@ -15,7 +15,7 @@ from silverray.kernels.bits import count_ranges
 from silverray.kernels.ops import define, lazily
 
 MAX_INSTRUCTIONS = 1_024
-"""Longest program: at 2 ns an instruction and word it takes 2 us a word, beyond which reading the values is cheaper."""
+"""Longest program: 16 instructions for each of the 64 slots of a word, about what reading their values would cost."""
 MAX_STACK = 8
 """Deepest stack: it bounds the scratch of every kernel, and what needs more levels is compiled another way round."""
 PLANE_BITS = 24

@@ -148,7 +148,7 @@ def _sum_lanes(builder: ir.IRBuilder, rows: list[ir.Value], add: Callable[[ir.Va
 RUN_CHUNKS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Chunks of a row for which `dot_run` has code: 64 to 1,024 dimensions."""
 RUN_AHEAD = 8_192
-"""Bytes ahead: two pages, which come from memory in about the time in which as many are multiplied."""
+"""Bytes ahead, two pages: nearer would come too late, and further would leave the caches again."""
 
 
 @intrinsic

@@ -6,7 +6,7 @@ _LEAST_CUT, _LARGEST_CUT = 0.9, 0.5
 """What is left of the limit after a slow answer: less than a half would starve the shards for one hiccup, and more than
 nine tenths would take dozens of slow answers to get out of an overload."""
 _STEP = 1.0
-"""Queries more for an answer in time, as in TCP's additive increase: the limit doubles in as many answers as it allows."""
+"""Queries more for an answer in time, as in TCP's additive increase: the limit doubles in as many answers."""
 
 
 class Concurrency:

@@ -22,7 +22,7 @@ from silverray.shard.model.verification import MAX_ROOM
 BATCHES = (1, 4, 16, 64)
 """Sizes of captured batches: steps of 4 pad a batch to four times its size at most, and 64 is the router's largest."""
 INSTRUCTIONS = (16, 64)
-"""Lengths of captured programs: ordinary filters have 16 instructions at most, and longer ones than 64 run uncaptured."""
+"""Lengths of captured programs: ordinary filters have up to 16 instructions, and longer ones than 64 run uncaptured."""
 LONGEST_K = 1_000
 """Largest k that is captured: beyond it the work takes longer than the launches that a graph saves."""
 

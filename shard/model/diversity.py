@@ -18,7 +18,7 @@ MAX_WINDOW = 64
 """Longest window: a step costs a triangular system of its size for every item."""
 
 _RIDGE = 1e-12
-"""Added to the products of an item with itself: far above the rounding of float64, far below any difference that counts."""
+"""Added to the products of an item with itself: far above the rounding of float64, and below what counts."""
 _FLOOR = 1e-10
 """Squared distance that counts as none: what rounding and the ridge leave of an item that is in the window already."""
 
