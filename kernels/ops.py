@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -18,6 +18,7 @@ def define(
     reference: Callable[..., Any],
     *,
     fake: Callable[..., Any],
+    arguments: type[Any] | None = None,
     cpu: Callable[..., Any] | None = None,
     cuda: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
@@ -25,17 +26,20 @@ def define(
 
     Args:
         name: of the op.
-        reference: plain PyTorch; its signature is the op's, and it serves every device without a kernel.
+        reference: plain PyTorch; it serves every device without a kernel. Its signature is the op's.
         fake: called with the same arguments by name; returns tensors of the result's shape and dtype, for
             `torch.compile` and `torch.export`.
+        arguments: a named tuple of what the op takes, where that is too much for a signature: then the reference and
+            the kernels take its parts as `*arguments`.
         cpu: the kernel for CPUs; called with the same arguments, in order.
         cuda: the kernel for NVIDIA GPUs, likewise.
 
     Returns:
         The op, which takes its arguments in order.
     """
-    names = list(inspect.signature(reference).parameters)
-    _LIBRARY.define(name + torch.library.infer_schema(reference, mutates_args=()))
+    spelled = reference if arguments is None else _spelled_out(reference, arguments)
+    names = list(inspect.signature(spelled).parameters)
+    _LIBRARY.define(name + torch.library.infer_schema(spelled, mutates_args=()))
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     for kernel, device in ((cpu, "CPU"), (cuda, "CUDA")):
         if kernel is not None:
@@ -45,6 +49,21 @@ def define(
     )
     op: Callable[..., Any] = getattr(torch.ops.silverray, name).default
     return op
+
+
+def _spelled_out(reference: Callable[..., Any], arguments: type[Any]) -> Callable[..., Any]:
+    """A function with the signature that a reference would have if it took the parts of a named tuple one by one."""
+    parts = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
+        for name, kind in get_type_hints(arguments).items()
+    ]
+    returned = get_type_hints(reference)["return"]
+
+    def spelled(*given: Any) -> Any:
+        return reference(*given)
+
+    spelled.__signature__ = inspect.Signature(parts, return_annotation=returned)  # type: ignore[attr-defined]
+    return spelled
 
 
 def lazily(path: str) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ Letters: N slots, D dimensions, C clusters, Q queries, R planes, W words, U prog
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,46 +121,27 @@ def retrieve(arguments: Arguments) -> Retrieved:
     return Retrieved(*_retrieve(*its))
 
 
-def reference(
-    codes: Tensor,
-    scales: Tensor,
-    vectors: Tensor,
-    keys: Tensor,
-    offsets: Tensor,
-    sizes: Tensor,
-    planes: Tensor,
-    programs: Tensor,
-    filters: Tensor,
-    queries: Tensor,
-    centroids: Tensor,
-    centroid_codes: Tensor,
-    centroid_scales: Tensor,
-    survivors: Tensor,
-    least: Tensor,
-    visit: Tensor,
-    passing: Tensor,
-    few: int,
-    keep: int,
-    k: int,
-    room: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def reference(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`retrieve` by the other ops: the specification."""
-    scores = score_centroids(centroid_codes, centroid_scales, queries)
-    probes = choose_probes(scores, sizes, offsets, planes, programs, filters, least, visit, passing)
-    bases = probed_scores(centroids, queries, probes)
-    coarse = scan(codes, scales, keys, offsets, planes, programs, filters, queries, probes, bases, keep)
-    best = refine(vectors, keys, queries, coarse.places, k)
-    every = score_passing(vectors, keys, planes, programs, filters, queries, k)
+    its = Arguments(*arguments)
+    filtered = its.planes, its.programs, its.filters
+    scores = score_centroids(its.centroid_codes, its.centroid_scales, its.queries)
+    probes = choose_probes(scores, its.sizes, its.offsets, *filtered, its.least, its.visit, its.passing)
+    bases = probed_scores(its.centroids, its.queries, probes)
+    coarse = scan(its.codes, its.scales, its.keys, its.offsets, *filtered, its.queries, probes, bases, its.keep)
+    best = refine(its.vectors, its.keys, its.queries, coarse.places, its.k)
+    every = score_passing(its.vectors, its.keys, *filtered, its.queries, its.k)
     return (
-        torch.where(survivors[:, None], every.scores, best.scores),
-        torch.where(survivors[:, None], every.places, best.places),
-        torch.zeros_like(survivors),
+        torch.where(its.survivors[:, None], every.scores, best.scores),
+        torch.where(its.survivors[:, None], every.places, best.places),
+        torch.zeros_like(its.survivors),
     )
 
 
 _retrieve = define(
     "retrieve",
     reference,
+    arguments=Arguments,
     cpu=lazily("cpu.retrieve.launch"),
     cuda=lazily("gpu.retrieve.launch"),
     fake=lambda queries, filters, survivors, k, **_: (

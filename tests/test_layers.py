@@ -12,7 +12,7 @@ ALONE = {"kernels": {"torch", "triton", "numpy", "numba", "llvmlite"}}
 ORDER = {
     "kernels": (
         "checks rows quotients codes ops topk bits scores programs centroids probes plans refine scan_reference scan"
-        " survivors union retrieve cpu gpu"
+        " survivors union retrieve bound cpu gpu"
     ),
     "shard": (
         "printing hints threads paths api arguments schema filter snapshot publish index parquet value towers model"

@@ -13,6 +13,7 @@ from silverray.kernels.cpu.simd import MAX_CHUNKS, RUN_CHUNKS
 from silverray.kernels.rows import LANES, LINE
 
 _kept = threading.local()
+_MOST_THREADS = int(numba.config.NUMBA_NUM_THREADS)
 
 
 def _start_threads() -> None:
@@ -27,10 +28,17 @@ _start_threads()
 
 def use_threads() -> int:
     """Let Numba use as many threads as PyTorch does; returns how many."""
-    threads = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))
-    if numba.get_num_threads() != threads:
+    threads = min(torch.get_num_threads(), _MOST_THREADS)
+    # Numba takes longer to say its number, which is each thread's own.
+    if getattr(_kept, "threads", 0) != threads:
         numba.set_num_threads(threads)
+        _kept.threads = threads
     return threads
+
+
+def padded_width(width: int) -> int:
+    """Floats of a query of `width` as exact dot products read it: a power of two of at least 16."""
+    return max(LANES, 1 << (width - 1).bit_length())
 
 
 def padded_floats(queries: Tensor) -> Tensor:
@@ -38,7 +46,7 @@ def padded_floats(queries: Tensor) -> Tensor:
     count, width = queries.shape
     if width > LANES * MAX_CHUNKS:
         raise ValueError(f"queries: expected at most {LANES * MAX_CHUNKS} dimensions on a CPU, got {width}")
-    room = max(LANES, 1 << (width - 1).bit_length())
+    room = padded_width(width)
     if width == room:
         rows = queries.contiguous()
         return rows if rows.data_ptr() % LINE == 0 else rows.clone()
@@ -56,21 +64,35 @@ def code_rows(codes: Tensor) -> tuple[int, int, int, int]:
     return codes.data_ptr(), stride, int(stride == chunks * LINE and chunks in RUN_CHUNKS), chunks
 
 
-def workspace(*sizes: int) -> list[int]:
-    """Lay out scratch memory that this thread keeps from call to call.
+def scratch(size: int) -> int:
+    """Scratch memory that this thread keeps from call to call.
 
     Memory that is new each time costs more than the work in it: the system maps and clears every page.
+
+    Returns:
+        The address of at least `size` bytes, a multiple of 64; good until the thread's next call of this function.
+    """
+    if size > getattr(_kept, "size", -1):
+        _kept.memory = torch.empty(size + LINE, dtype=torch.uint8)
+        _kept.start, _kept.size = -(-_kept.memory.data_ptr() // LINE) * LINE, size
+    start: int = _kept.start
+    return start
+
+
+def laid_out(*sizes: int) -> list[int]:
+    """Where parts of so many bytes begin when each begins on a cache line, and at last where they end."""
+    return list(accumulate((-(-size // LINE) * LINE for size in sizes), initial=0))
+
+
+def workspace(*sizes: int) -> list[int]:
+    """Lay out scratch memory.
 
     Args:
         sizes: bytes of each part.
 
     Returns:
-        The address of each part, a multiple of 64; good until the thread's next call of this function.
+        The address of each part, a multiple of 64; good until the thread's next call of this function or `scratch`.
     """
-    lines = [-(-size // LINE) for size in sizes]
-    needed = LINE * (sum(lines) + 1)
-    memory = getattr(_kept, "memory", None)
-    if memory is None or len(memory) < needed:
-        memory = _kept.memory = torch.empty(needed, dtype=torch.uint8)
-    start = -(-memory.data_ptr() // LINE) * LINE
-    return [start + LINE * before for before in accumulate(lines, initial=0)][:-1]
+    *places, size = laid_out(*sizes)
+    start = scratch(size)
+    return [start + place for place in places]

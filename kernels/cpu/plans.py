@@ -22,7 +22,7 @@ def launch(
     filters, ks, curve = filters.contiguous(), ks.contiguous(), curve.contiguous()
     count = filters.shape[0]
     survivors, least = torch.empty(count, dtype=torch.bool), torch.empty(2, count, dtype=torch.int64)
-    _plan(
+    plan_all(
         totals.data_ptr(), filters.data_ptr(), ks.data_ptr(), count, curve.data_ptr(), curve.shape[1], slots, items,
         few, survivors.data_ptr(), least.data_ptr(),
     )  # fmt: skip
@@ -30,8 +30,8 @@ def launch(
 
 
 @kernel
-def _plan(totals, filters, ks, count, curve, lines, slots, items, few, survivors, least):
-    """All but `count`, `lines`, `slots`, `items` and `few` are addresses."""
+def plan_all(totals, filters, ks, count, curve, lines, slots, items, few, survivors, least):
+    """Plan from the totals of programs; all but `count`, `lines`, `slots`, `items` and `few` are addresses."""
     programs, wanted = carray(pointer(filters), (count,), np.int64), carray(pointer(ks), (count,), np.int64)
     curves = carray(pointer(curve), (3, lines), np.float64)
     ends, starts, slopes = curves[0], curves[1], curves[2]

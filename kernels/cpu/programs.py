@@ -40,7 +40,7 @@ def launch(planes: Tensor, programs: Tensor) -> Tensor:
     wide, programs, threads = aligned_planes(planes), programs.contiguous(), use_threads()
     bits = torch.empty(len(programs), wide.shape[1], dtype=torch.int64)
     (scratch,) = workspace(8 * threads * SCRATCH)
-    _evaluate(
+    evaluate_all(
         wide.data_ptr(), wide.shape[1], programs.data_ptr(), len(programs), programs.shape[1], bits.data_ptr(), scratch,
         threads,
     )  # fmt: skip
@@ -52,7 +52,7 @@ def launch_count(planes: Tensor, programs: Tensor, slots: int) -> Tensor:
     wide, programs, threads = aligned_planes(planes), programs.contiguous(), use_threads()
     counts = torch.empty(len(programs), dtype=torch.int64)
     totals, scratch = workspace(8 * threads * len(programs), 8 * threads * SCRATCH)
-    _count(
+    count_all(
         wide.data_ptr(), wide.shape[1], programs.data_ptr(), len(programs), programs.shape[1], slots, totals, scratch,
         threads, counts.data_ptr(),
     )  # fmt: skip
@@ -115,7 +115,7 @@ def _evaluate_block(planes, words, programs, length, number, block, stack, bits)
 
 
 @parallel_kernel
-def _evaluate(planes, words, programs, count, length, bits, scratch, threads):
+def evaluate_all(planes, words, programs, count, length, bits, scratch, threads):
     """Evaluate all programs on all words into `bits`; arguments are addresses and sizes."""
     blocks = -(-words // BLOCK)
     for thread in prange(threads):
@@ -140,7 +140,7 @@ def _count_block(planes, words, programs, length, number, block, stack, slots):
 
 
 @kernel
-def _count(planes, words, programs, number, length, slots, totals, scratch, threads, counts):
+def count_all(planes, words, programs, number, length, slots, totals, scratch, threads, counts):
     """Count the slots that pass each program into `counts`; `totals` is `[threads, U]` int64 to work in."""
     _count_shares(planes, words, programs, number, length, slots, totals, scratch, threads)
     sums = carray(pointer(totals), (threads, number), np.int64)

@@ -85,7 +85,7 @@ def _search(its: Arguments) -> tuple[Tensor, Tensor]:
             programs.data_ptr(), len(programs), programs.shape[1], filters.data_ptr() + at, some, coded, stride,
             query_scales, sums, bases, probes, clusters, keep,
         )  # fmt: skip
-        _retrieve(
+        retrieve_some(
             coded_lists, blocks, probing, lists, batch, Work(threads, capacity_for(keep), *scan_work), cache,
             queries.data_ptr() + 4 * width * start, width, wide.data_ptr() + 4 * wide.shape[1] * start,
             4 * wide.shape[1], spare, lanes, scores.data_ptr() + 4 * k * start, places.data_ptr() + 8 * k * start, k,
@@ -94,10 +94,11 @@ def _search(its: Arguments) -> tuple[Tensor, Tensor]:
 
 
 @kernel
-def _retrieve(
+def retrieve_some(
     centroids, blocks, probing, lists, batch, work, cache, queries, width, wide, wide_stride, spare, sums, scores,
     places, k,
 ):  # fmt: skip
+    """Probe, scan and refine for as many queries as the buffers hold; all but the tuples and sizes are addresses."""
     quantize(queries, batch.size, width, batch.queries, batch.stride, batch.scales, batch.sums)
     score_all(
         centroids, batch.queries, batch.stride, batch.scales, batch.sums, batch.size, probing.scores, blocks

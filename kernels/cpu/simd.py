@@ -125,6 +125,22 @@ def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, align: int = 
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
 
 
+def numbers_at(kind: type[Any]) -> Any:
+    """A function for kernels that reads a named tuple of int64 numbers from memory at an address."""
+    size = len(kind._fields)
+    made = types.NamedUniTuple(types.int64, size, kind)
+
+    @intrinsic
+    def read(typingctx: Any, address: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+            places = [builder.add(arguments[0], _I64(8 * place)) for place in range(size)]
+            return context.make_tuple(builder, made, [_load(builder, place, _I64, 8) for place in places])
+
+        return made(types.int64), generate
+
+    return read
+
+
 def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int = 4) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
 

@@ -44,9 +44,9 @@ def launch(
     rows = aligned_rows(vectors)
     lists = vector_lists(rows, keys)
     starts = torch.empty(len(bits) + 1, dtype=torch.int64)
-    number = _count_all(bits.data_ptr(), len(bits), bits.shape[1], len(rows), starts.data_ptr())
+    number = count_rows(bits.data_ptr(), len(bits), bits.shape[1], len(rows), starts.data_ptr())
     marked = torch.empty(number + LANES, dtype=torch.int32)
-    _list_all(bits.data_ptr(), len(bits), bits.shape[1], number, starts.data_ptr(), marked.data_ptr())
+    list_rows(bits.data_ptr(), len(bits), bits.shape[1], number, starts.data_ptr(), marked.data_ptr())
     count, step = len(queries), max(1, min(len(queries), MAX_BUFFER // capacity_for(k)))
     *parts, spare = workspace(*work_sizes(threads, step, 1, k), 16 * step * k)
     work = Work(threads, capacity_for(k), *parts)
@@ -57,7 +57,7 @@ def launch(
             wide.data_ptr() + 4 * wide.shape[1] * start, 4 * wide.shape[1], 0, 0, 0, 0, 0, k,
         )  # fmt: skip
         at = start * k
-        _score_all(
+        score_listed(
             lists, batch, work, marked.data_ptr(), starts.data_ptr(), scores.data_ptr() + 4 * at,
             places.data_ptr() + 8 * at, spare,
         )  # fmt: skip
@@ -65,7 +65,7 @@ def launch(
 
 
 @kernel
-def _count_all(bits, rows, words, slots, starts):
+def count_rows(bits, rows, words, slots, starts):
     """Write where the slots of each row begin in a list of them all, `[U + 1]`; returns how many there are."""
     _count_each(bits, rows, words, slots, starts)
     places = carray(pointer(starts), (rows + 1,), np.int64)
@@ -89,7 +89,7 @@ def _count_each(bits, rows, words, slots, counts):
 
 
 @kernel
-def _list_all(bits, rows, words, number, starts, marked):
+def list_rows(bits, rows, words, number, starts, marked):
     """Write the slots of each row from its start on, and 16 zeros at the end: rows are scored 16 at a time."""
     _list_each(bits, rows, words, starts, marked)
     carray(pointer(marked), (number + LANES,), np.int32)[number:] = 0
@@ -109,7 +109,8 @@ def _list_each(bits, rows, words, starts, marked):
 
 
 @kernel
-def _score_all(lists, batch, work, marked, starts, scores, places, spare):
+def score_listed(lists, batch, work, marked, starts, scores, places, spare):
+    """Score the slots that `list_rows` has listed at `marked` for each query and write the best, `batch.keep` each."""
     _score_on_all(lists, batch, work, marked, starts, _group_queries(batch, work))
     write_all(lists, batch, work, scores, places, spare)
 

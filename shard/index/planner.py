@@ -44,6 +44,10 @@ class Planner(nn.Module):
     Args:
         lists: the loaded items.
         curve: how much of the catalog must be visited.
+
+    Attributes:
+        curve: its lines, see `silverray.kernels.plans`.
+        items: of the whole snapshot.
     """
 
     curve: Tensor
@@ -53,7 +57,7 @@ class Planner(nn.Module):
         self.lists = lists
         self._curve = curve
         self.register_buffer("curve", self.lines(lists.items))
-        self._items = int(lists.sizes.sum())
+        self.items = int(lists.sizes.sum())
         self._fraction = {step: curve.fraction(step) for step in K_STEPS}
         self._largest = lists.offsets.diff().sort(descending=True).values.cumsum(0).tolist()
 
@@ -81,7 +85,7 @@ class Planner(nn.Module):
             none = torch.zeros_like(filters)
             return Plan(none.bool(), torch.full_like(filters, n_probe), none, none)
         survivors, (visit, passing) = plan_visits(
-            lists.planes, programs, filters, ks, self.curve, len(lists), self._items, SURVIVORS
+            lists.planes, programs, filters, ks, self.curve, len(lists), self.items, SURVIVORS
         )
         return Plan(survivors, torch.where(survivors, lists.centroids.shape[0], 1), visit, passing)
 

@@ -5,14 +5,18 @@ Letters: Q queries, D dimensions, U programs, L instructions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
+from silverray.kernels.bound import Bound, Index, bind
 from silverray.kernels.retrieve import Arguments, retrieve
+from silverray.shard.index import planner
 from silverray.shard.index.inverted_lists import Lists
 from silverray.shard.index.ladder import coarse_keep
-from silverray.shard.index.planner import SURVIVORS, Plan, Planner
+from silverray.shard.index.planner import Plan, Planner
 from silverray.shard.snapshot.recall_curve import RecallCurve
 
 
@@ -47,6 +51,33 @@ class RetrievalModel(nn.Module):
         super().__init__()
         self.lists = lists
         self.planner = Planner(lists, curve)
+        self._bound = self._bind()
+
+    def _bind(self) -> Bound | None:
+        """What searches on a CPU, where tensors lie still while writes change what is in them; None on a GPU."""
+        lists = self.lists
+        if lists.keys.device.type != "cpu":
+            return None
+        index = Index(
+            codes=lists.codes,
+            scales=lists.scales,
+            vectors=lists.vectors,
+            keys=lists.keys,
+            offsets=lists.offsets,
+            sizes=lists.sizes,
+            planes=lists.planes,
+            centroids=lists.centroids,
+            centroid_codes=lists.centroid_codes,
+            centroid_scales=lists.centroid_scales,
+            curve=self.planner.curve,
+        )
+        return bind(index, self.planner.items)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the tensors, as all of PyTorch's methods that do so, and bind them where they are then."""
+        super()._apply(fn, recurse)
+        self._bound = self._bind()
+        return self
 
     def forward(
         self,
@@ -73,6 +104,10 @@ class RetrievalModel(nn.Module):
         Returns:
             The best slots.
         """
+        if self._bound is not None and not torch.compiler.is_compiling():
+            probed = -1 if n_probe is None else n_probe
+            best = self._bound(queries, programs, filters, wanted, probed, planner.SURVIVORS, coarse_keep(k), k)
+            return Found(best.slots, best.scores, Plan(*best[2:]), torch.zeros_like(best.survivors))
         lists, plan = self.lists, self.planner(programs, filters, wanted, n_probe)
         found = retrieve(
             Arguments(
@@ -93,7 +128,7 @@ class RetrievalModel(nn.Module):
                 least=plan.least,
                 visit=plan.visit,
                 passing=plan.passing,
-                few=min(SURVIVORS, len(lists)) if n_probe is None else 0,
+                few=min(planner.SURVIVORS, len(lists)) if n_probe is None else 0,
                 keep=coarse_keep(k),
                 k=k,
                 room=self.planner.room(k, n_probe) if room is None else room,
