@@ -119,8 +119,9 @@ def serve(
         )
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def search(
+    more: typer.Context,
     url: Url = "http://127.0.0.1:8000",
     vector: Annotated[Path | None, typer.Option(help="NumPy file with a query: [D], or [T, D] for tasks.")] = None,
     user: Annotated[str | None, typer.Option(help="User features as JSON.")] = None,
@@ -137,11 +138,14 @@ def search(
     explain: Annotated[bool, typer.Option("--explain", help="Say how the answer was found.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask a running service."""
-    with one_line_errors():
-        from silverray.cluster.commands.search import make_body, run_search
+    """Ask a running service.
 
-        body = make_body(
+    Every other key of a query (URL/docs has them all) is an option of its name too, such as --mode bloom.
+    """
+    with one_line_errors():
+        from silverray.cluster.commands.search import make_body, named, run_search
+
+        body = named(more.args) | make_body(
             vector, user, filter, k, fields, n_probe, deadline_ms, diversify, variant, context, explain=explain
         )
         run_search(url, body, as_json=json)

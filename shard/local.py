@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple, Never, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from silverray.shard.api import InvalidRequest, Mode, shown
+from silverray.shard.api import InvalidRequest, Mode, SearchRequest, shown
 from silverray.shard.engine.engine import Engine, require_engine
 from silverray.shard.engine.rerank import WINDOW
-from silverray.shard.engine.validation import Validator, check_ways
+from silverray.shard.engine.validation import Validator
 from silverray.shard.filter.compiler import CompiledFilter
-from silverray.shard.query import Options, QueryBatch
+from silverray.shard.query import QueryBatch
 from silverray.shard.result import ResultBatch
 from silverray.shard.value.settings import ValueSettings
 
@@ -115,17 +115,15 @@ class LocalSearcher:
             InvalidRequest: a value is of the wrong shape or outside its range.
             FilterError: a filter is wrong; `where` names the query.
         """
-        k, n_probe = self._validator.check_sizes(k, n_probe)
-        check_ways(mode, refine)
-        queries = self._validator.check_queries(vectors)
+        asked = SearchRequest(k=k, n_probe=n_probe, mode=mode, refine=refine)
+        options, queries = self._validator.options(asked), self._validator.check_queries(vectors)
         compiled, filter_of = self._compiled(filters, len(queries))
         strings = self.catalog.id_type == "string"
-        ids = np.full((len(queries), k), None if strings else -1, dtype=object if strings else np.int64)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        ids = np.full((len(queries), options.k), None if strings else -1, dtype=object if strings else np.int64)
+        scores = np.full((len(queries), options.k), -np.inf, dtype=np.float32)
         result = BatchResult(ids, scores, np.zeros(len(queries), dtype=np.int64))
         for start in range(0, len(queries), BATCH):
             part = slice(start, start + BATCH)
-            options = Options(filter=compiled[0], k=k, mode=mode, n_probe=n_probe, refine_all=refine == "all")
             batch = QueryBatch.alike(queries[part], compiled, filter_of[part], options)
             rows = BatchResult(result.ids[part], result.scores[part], result.counts[part])
             _fill(rows, self.engine.answer(batch))

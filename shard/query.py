@@ -10,19 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from operator import attrgetter
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import Mode
+from silverray.shard.api import (
+    MAX_FEATURES_K,
+    MAX_K,
+    MAX_STRENGTH,
+    InvalidRequest,
+    Mode,
+    SearchReply,
+    SearchRequest,
+    shown,
+)
+from silverray.shard.arguments import check_word, is_whole, whole_number
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.index.ladder import step_of
 from silverray.shard.schema.keys import partition_of
 from silverray.shard.value.valuer import Asked
 
+Reply = TypeVar("Reply", bound=SearchReply)
 _NO_INPUTS = Asked()
 
 
@@ -66,6 +78,52 @@ class Options:
     features: tuple[str, ...] | None = None
 
 
+def plain_options(request: SearchRequest, prefix: str = "") -> dict[str, Any]:
+    """Those options of a request that any catalog takes, checked, by the names of `Options`.
+
+    Args:
+        request: as a client made it.
+        prefix: of paths in messages, such as `queries[3].`.
+
+    Raises:
+        InvalidRequest: a value is of the wrong type or outside its range.
+    """
+    k = whole_number(request.k, f"1 to {MAX_K}", 1, MAX_K, f"{prefix}{'k' if request.keys is None else 'ids'}")
+    n_probe = request.n_probe
+    if n_probe is not None:
+        n_probe = whole_number(n_probe, "1 to 2^63 - 1", 1, 2**63 - 1, f"{prefix}n_probe")
+    check_word(request.mode, ("exact", "bloom"), f"{prefix}mode")
+    check_word(request.refine, (None, "all"), f"{prefix}refine")
+    if not (request.timeout_s is None or isinstance(request.timeout_s, int | float)):
+        raise InvalidRequest(f"expected seconds, got {shown(request.timeout_s)}", f"{prefix}timeout_s")
+    if not is_whole(request.min_seq):
+        raise InvalidRequest(f"expected a whole number, got {shown(request.min_seq)}", f"{prefix}min_seq")
+    if not isinstance(request.min_coverage, int | float) or not 0 <= request.min_coverage <= 1:
+        raise InvalidRequest(f"expected 0 to 1, got {shown(request.min_coverage)}", f"{prefix}min_coverage")
+    return {
+        "k": k,
+        "n_probe": n_probe,
+        "mode": request.mode,
+        "refine_all": request.refine == "all",
+        "timeout_s": request.timeout_s,
+        "min_coverage": request.min_coverage,
+        "min_seq": request.min_seq,
+        "explain": request.explain,
+        "diversify": _strength(request, prefix),
+    }
+
+
+def _strength(request: SearchRequest, prefix: str) -> float | None:
+    """How strongly a list is diversified; None where it is not: a strength of 0 changes nothing."""
+    if request.diversify is None:
+        return None
+    if not 0 <= request.diversify <= MAX_STRENGTH:
+        raise InvalidRequest(f"expected 0 to {MAX_STRENGTH:g}, got {request.diversify}", f"{prefix}diversify.strength")
+    if request.k > MAX_FEATURES_K:
+        raise InvalidRequest(f"expected at most {MAX_FEATURES_K} with diversify, got {request.k}", f"{prefix}k")
+    return request.diversify or None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query(Options):
     """A valid request with vectors.
@@ -98,6 +156,32 @@ class UserQuery(Options):
 
 
 _OPTIONS = tuple(field.name for field in fields(Options))
+
+
+def limited(reply: Reply, query: Options, quotas: Sequence[int] = ()) -> Reply:
+    """What of a list a query gets; see `filled`. Given items to rank are all there."""
+    return reply if query.keys is not None else filled(reply, query.k, quotas)
+
+
+def filled(reply: Reply, k: int, quotas: Sequence[int]) -> Reply:
+    """The k items of a list, which is in order of value, that quotas and then values choose.
+
+    Args:
+        reply: a list; a ranked one where there are quotas.
+        k: places.
+        quotas: for each task how many places are kept for its best predictions; empty for none.
+    """
+    if not quotas:
+        return reply.take(np.arange(min(k, len(reply.keys))))
+    if reply.tasks is None:
+        raise ValueError("reply: expected predictions of several tasks, got none")
+    orders = [
+        np.lexsort((reply.keys, -predictions))[:count].tolist()
+        for predictions, count in zip(reply.tasks.predictions.T, quotas, strict=True)
+    ]
+    turns = chain.from_iterable([own[turn] for own in orders if turn < len(own)] for turn in range(max(quotas)))
+    kept = list(dict.fromkeys(chain(turns, range(len(reply.keys)))))[:k]
+    return reply.take(np.sort(np.array(kept, dtype=np.intp)))
 
 
 @dataclass(frozen=True, slots=True)

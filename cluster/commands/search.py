@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,34 @@ def make_body(
     }
     query = _vector(vector) if vector is not None else {"user": _object("--user", user or "")}
     return {**query, "k": k, **{key: value for key, value in optional.items() if value is not None}}
+
+
+def named(options: Sequence[str]) -> dict[str, Any]:
+    """Keys of a body that are given as options of their names, each with its value in JSON or as a text.
+
+    Raises:
+        ValueError: an option has no value, or a value no option.
+
+    Example:
+        >>> named(["--mode", "bloom", "--min-seq=7"])
+        {'mode': 'bloom', 'min_seq': 7}
+    """
+    words = [part for option in options for part in (option.split("=", 1) if option.startswith("--") else [option])]
+    given = {}
+    for name, value in zip_longest(words[::2], words[1::2]):
+        if not name.startswith("--"):
+            raise ValueError(f"expected an option such as --mode bloom, got {name}")
+        if value is None:
+            raise ValueError(f"{name}: expected a value")
+        given[name[2:].replace("-", "_")] = _json_or_text(value)
+    return given
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
 
 
 def run_search(url: str, body: dict[str, Any], *, as_json: bool) -> None:

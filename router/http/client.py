@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from types import TracebackType
 from typing import Any
 
@@ -291,25 +292,21 @@ def _to_items(writes: Sequence[Write]) -> dict[str, list[Any]]:
     return items
 
 
+_OTHERWISE = {"vectors", "user", "context", "fields", "timeout_s", "diversify", "keys"}
+"""Options of a request that a body has in another form, or not at all."""
+_SAME = tuple(field.name for field in fields(SearchRequest) if field.name not in _OTHERWISE)
+
+
 def _to_query(request: SearchRequest) -> dict[str, Any]:
     if request.keys is not None:
         raise InvalidRequest("keys do not travel over HTTP: given items are ranked by their ids", "keys")
-    vectors = request.vectors
-    return {
+    vectors, user, context = request.vectors, request.user, request.context
+    return {name: getattr(request, name) for name in _SAME} | {
         "vectors": None if vectors is None else _packed(vectors, "vectors"),
-        "user": None if request.user is None else dict(request.user),
-        "filter": request.filter,
-        "k": request.k,
+        "user": None if user is None else dict(user),
+        "context": None if context is None else dict(context),
         "fields": list(request.fields),
-        "mode": request.mode,
-        "n_probe": request.n_probe,
-        "refine": request.refine,
         "deadline_ms": (_LONGEST_S if request.timeout_s is None else request.timeout_s) * 1e3,
-        "min_seq": request.min_seq,
-        "min_coverage": request.min_coverage,
-        "explain": request.explain,
-        "variant": request.variant,
-        "context": None if request.context is None else dict(request.context),
         "diversify": None if request.diversify is None else {"strength": request.diversify},
     }
 

@@ -93,14 +93,14 @@ def _refuse_unknown(model: type[BaseModel], document: object, where: str) -> Non
         raise InvalidRequest(f"unknown key {name!r}: {hint}", f"{where}.{name}" if where else name)
 
 
+_OF_SEARCHES = sorted(QueryBody.model_fields.keys() - UserBody.model_fields.keys() - {"diversify"})
+"""What a search says beside what rankings say too; a request has it under the same name."""
+
+
 def _request(body: QueryBody, where: str, dimension: int, settings: RouterSettings) -> SearchRequest:
     return SearchRequest(
         **_common(body, where, dimension, settings),
-        filter=body.filter,
-        k=body.k,
-        mode=body.mode,
-        n_probe=body.n_probe,
-        refine=body.refine,
+        **{name: getattr(body, name) for name in _OF_SEARCHES},
         diversify=None if body.diversify is None else _strength(body.diversify, settings),
     )
 

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from silverray.router.stages.stage import AnyQuery
-from silverray.shard.api import SearchError, SearchReply
-from silverray.shard.query import Query, UserQuery
+from silverray.shard.api import SearchError
+from silverray.shard.query import Query, UserQuery, limited
 from silverray.shard.result import Outcome
 
 if TYPE_CHECKING:
     from silverray.shard.snapshot.catalog import Catalog
-
-
-Reply = TypeVar("Reply", bound=SearchReply)
 
 
 class Quotas:
@@ -52,9 +46,7 @@ class Quotas:
     def fill(self, queries: Sequence[Query | UserQuery], outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Cut lists to the k of their queries; without quotas to the best k."""
         return [
-            outcome
-            if isinstance(outcome, SearchError) or query.keys is not None
-            else filled(outcome, query.k, self._least)
+            outcome if isinstance(outcome, SearchError) else limited(outcome, query, self._least)
             for query, outcome in zip(queries, outcomes, strict=True)
         ]
 
@@ -64,27 +56,6 @@ class Quotas:
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._least)
-
-
-def filled(reply: Reply, k: int, least: Sequence[int]) -> Reply:
-    """The k items of a list, which is in order of value, that quotas and then values choose.
-
-    Args:
-        reply: a ranked list.
-        k: places.
-        least: for each task how many places are kept for its best predictions; empty for none.
-    """
-    if not least:
-        return reply.take(np.arange(min(k, len(reply.keys))))
-    if reply.tasks is None:
-        raise ValueError("reply: expected predictions of several tasks, got none")
-    orders = [
-        np.lexsort((reply.keys, -predictions))[:count].tolist()
-        for predictions, count in zip(reply.tasks.predictions.T, least, strict=True)
-    ]
-    turns = chain.from_iterable([own[turn] for own in orders if turn < len(own)] for turn in range(max(least)))
-    kept = list(dict.fromkeys(chain(turns, range(len(reply.keys)))))[:k]
-    return reply.take(np.sort(np.array(kept, dtype=np.intp)))
 
 
 def check_quotas(least: Mapping[str, int], catalog: Catalog) -> None:

@@ -21,7 +21,7 @@ from silverray.shard.api import SearchReply, TaskScores
 from silverray.shard.model.candidate_features import CandidateFeatures, FieldValues
 from silverray.shard.model.reranking import Reranking
 from silverray.shard.model.scorers import Scorer
-from silverray.shard.query import Options, Query, QueryBatch
+from silverray.shard.query import Options, Query, QueryBatch, limited
 from silverray.shard.result import FeaturedReply, ResultBatch
 from silverray.shard.value.inputs import Values
 from silverray.shard.value.valuer import Valuation, Valuer
@@ -63,7 +63,7 @@ class SetRanker:
         }
         ranked = self.rerank([queries[place] for place in lists], [*lists.values()])
         for place, reply in zip(lists, ranked, strict=True):
-            rows[place] = reply.take(np.arange(min(queries[place].k, len(reply.keys))))
+            rows[place] = limited(reply, queries[place])
         return ResultBatch.of(rows, found.version)
 
     def widen(self, query: AnyQuery) -> AnyQuery:

@@ -8,19 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silverray.shard.api import (
-    MAX_FEATURES_K,
-    MAX_K,
-    MAX_STRENGTH,
-    FilterError,
-    InvalidRequest,
-    SearchRequest,
-    shown,
-)
-from silverray.shard.arguments import check_word, float32_array, is_whole, whole_number
+from silverray.shard.api import MAX_FEATURES_K, FilterError, InvalidRequest, SearchRequest, shown
+from silverray.shard.arguments import float32_array, is_whole
 from silverray.shard.filter.cache import FilterCache
 from silverray.shard.filter.compiler import CompiledFilter, compile_filter
-from silverray.shard.query import Query, UserQuery
+from silverray.shard.query import Options, Query, UserQuery, plain_options
 from silverray.shard.schema.vectors import faults, to_unit_length
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
@@ -66,24 +58,12 @@ class Validator:
             FilterError: the filter is wrong.
         """
         prefix = f"{where}." if where else ""
-        k, n_probe = self.check_sizes(request.k, request.n_probe, prefix, "k" if request.keys is None else "ids")
-        check_ways(request.mode, request.refine, prefix)
-        _check_limits(request, prefix)
+        options = plain_options(request, prefix)
+        self._check_list(options["k"], f"{prefix}{'k' if request.keys is None else 'ids'}")
         if (request.vectors is None) == (request.user is None):
             raise InvalidRequest("give either query vectors or user features", where or None)
-        options: dict[str, Any] = {
-            "k": k,
-            "n_probe": n_probe,
-            "mode": request.mode,
-            "refine_all": request.refine == "all",
-            "fields": self._fields(request.fields, prefix),
-            "keys": None if request.keys is None else _keys(request.keys, prefix),
-            "timeout_s": request.timeout_s,
-            "min_coverage": request.min_coverage,
-            "min_seq": request.min_seq,
-            "explain": request.explain,
-            "diversify": check_diversify(request, prefix),
-        }
+        options["fields"] = self._fields(request.fields, prefix)
+        options["keys"] = None if request.keys is None else _keys(request.keys, prefix)
         vectors = None if request.vectors is None else self.check_vectors(request.vectors, prefix)
         options["filter"] = compiled or self.compile(request.filter, prefix)
         options["formula"] = Asked(request.variant, self.valuer.admit(request, prefix) or {})
@@ -91,19 +71,22 @@ class Validator:
             return UserQuery(user=request.user or {}, **options)
         return Query(vectors=vectors, **options)
 
-    def check_sizes(self, k: int, n_probe: int | None, prefix: str = "", name: str = "k") -> tuple[int, int | None]:
-        """Check the number of items wanted, which messages call `name`, and of clusters to visit; returns both.
+    def options(self, request: SearchRequest) -> Options:
+        """What a request says beside its user and its vectors, checked, with its filter compiled.
 
         Raises:
-            InvalidRequest: one is no whole number, or outside its range.
+            InvalidRequest: a value is outside its range.
+            FilterError: the filter is wrong.
         """
-        k = whole_number(k, f"1 to {MAX_K}", 1, MAX_K, f"{prefix}{name}")
+        plain = plain_options(request)
+        self._check_list(plain["k"], "k")
+        return Options(filter=self.compile(request.filter), **plain)
+
+    def _check_list(self, k: int, where: str) -> None:
+        """Refuse lists that are too long for a scorer that judges them as a whole."""
         if self.catalog.set_wise and k > MAX_FEATURES_K:
             message = f"expected at most {MAX_FEATURES_K} items where a scorer judges lists as a whole, got {k}"
-            raise InvalidRequest(message, f"{prefix}{name}")
-        if n_probe is not None:
-            n_probe = whole_number(n_probe, "1 to 2^63 - 1", 1, 2**63 - 1, f"{prefix}n_probe")
-        return k, n_probe
+            raise InvalidRequest(message, where)
 
     def compile(self, text: str | None, prefix: str = "") -> CompiledFilter:
         """Compile a filter, or find it compiled.
@@ -170,41 +153,6 @@ class Validator:
                 known, place = ", ".join(self._payload) or "none", names.index(name)
                 raise InvalidRequest(f"no payload field {shown(name)}; there are: {known}", f"{prefix}fields[{place}]")
         return fields
-
-
-def check_ways(mode: str, refine: str | None, prefix: str = "") -> None:
-    """Check the words by which a request says how it is searched.
-
-    Raises:
-        InvalidRequest: there is no such word.
-    """
-    check_word(mode, ("exact", "bloom"), f"{prefix}mode")
-    check_word(refine, (None, "all"), f"{prefix}refine")
-
-
-def _check_limits(request: SearchRequest, prefix: str) -> None:
-    """Check what a request says of time, of the log and of missing shards."""
-    if not (request.timeout_s is None or isinstance(request.timeout_s, int | float)):
-        raise InvalidRequest(f"expected seconds, got {shown(request.timeout_s)}", f"{prefix}timeout_s")
-    if not is_whole(request.min_seq):
-        raise InvalidRequest(f"expected a whole number, got {shown(request.min_seq)}", f"{prefix}min_seq")
-    if not isinstance(request.min_coverage, int | float) or not 0 <= request.min_coverage <= 1:
-        raise InvalidRequest(f"expected 0 to 1, got {shown(request.min_coverage)}", f"{prefix}min_coverage")
-
-
-def check_diversify(request: SearchRequest, prefix: str = "") -> float | None:
-    """How strongly a list is diversified; None where it is not: a strength of 0 changes nothing.
-
-    Raises:
-        InvalidRequest: the strength or k is outside its range.
-    """
-    if request.diversify is None:
-        return None
-    if not 0 <= request.diversify <= MAX_STRENGTH:
-        raise InvalidRequest(f"expected 0 to {MAX_STRENGTH:g}, got {request.diversify}", f"{prefix}diversify.strength")
-    if request.k > MAX_FEATURES_K:
-        raise InvalidRequest(f"expected at most {MAX_FEATURES_K} with diversify, got {request.k}", f"{prefix}k")
-    return request.diversify or None
 
 
 def _keys(keys: Any, prefix: str) -> NDArray[np.int64]:

@@ -75,7 +75,7 @@ class RetrievalModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the tensors, as all of PyTorch's methods that do so, and bind them where they are then."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._bound = self._bind()
         return self
 

@@ -156,7 +156,7 @@ def test_every_argument_of_another_type_or_shape_is_refused(name: str) -> None:
     }
     for wrong in (given[name].to(torch.float64), given[name][..., None], given[name].sum()):
         with pytest.raises(ValueError, match=rf"{name}: expected"):
-            bind(index, 260)(**{**given, name: wrong}, n_probe=-1, few=0, keep=KEEP, k=K)  # type: ignore[arg-type]
+            bind(index, 260)(**{**given, name: wrong}, n_probe=-1, few=0, keep=KEEP, k=K)
 
 
 @pytest.mark.parametrize("few", [0, 900])

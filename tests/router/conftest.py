@@ -22,23 +22,20 @@ from silverray.router.http.app import create_app
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
 from silverray.shard.api import (
-    MAX_K,
     FilterError,
     InvalidRequest,
     SearchError,
     SearchReply,
     SearchRequest,
 )
-from silverray.shard.engine.validation import check_diversify
 from silverray.shard.filter.compiler import CompiledFilter, Plan
 from silverray.shard.model.candidate_features import CandidateFeatures
-from silverray.shard.query import Query, QueryBatch, UserQuery
+from silverray.shard.query import Query, QueryBatch, UserQuery, plain_options
 from silverray.shard.result import Outcome, ResultBatch, featured
 from silverray.shard.schema.keys import hash_texts
 from silverray.shard.schema.user_features import UserFeatures
 
 DIMENSION = 8
-TAKEN = ("k", "keys", "fields", "mode", "n_probe", "timeout_s", "min_coverage", "min_seq", "explain")
 NOTHING = Plan(np.zeros(1, dtype=np.int32), None)
 VERSION = "v1"
 
@@ -53,15 +50,13 @@ class Validating:
         def path(name: str) -> str:
             return f"{where}.{name}" if where else name
 
-        if not 1 <= request.k <= MAX_K:
-            raise InvalidRequest(f"expected 1 to {MAX_K}, got {request.k}", path("k"))
         for name in request.fields:
             if name != "title":
                 raise InvalidRequest(f"unknown field {name!r}", path("fields"))
         if isinstance(request.filter, str) and not request.filter.isdecimal():
             raise FilterError("unexpected text", 3, ["a number"], "write digits", path("filter"))
-        options = {name: getattr(request, name) for name in TAKEN}
-        options["diversify"] = check_diversify(request, f"{where}." if where else "")
+        options = plain_options(request, f"{where}." if where else "")
+        options |= {"keys": request.keys, "fields": request.fields}
         if request.vectors is None:
             return UserQuery(user=request.user or {}, filter=self.compile(request.filter), **options)
         vectors = self.check_vectors(request.vectors, f"{where}." if where else "")

@@ -12,9 +12,9 @@ from queries import ordered
 from silverray.router.batch.fanout import Backend
 from silverray.router.router import Router
 from silverray.router.settings import RouterSettings
-from silverray.router.stages.quotas import filled
 from silverray.shard.api import SearchReply, SearchRequest, TaskScores
 from silverray.shard.engine.validation import Validator
+from silverray.shard.query import filled
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings

@@ -21,14 +21,14 @@ from silverray.router.http.app import create_app
 from silverray.router.http.client import HttpSearcher
 from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RerankSettings, RouterSettings
-from silverray.router.stages.quotas import Quotas, filled
+from silverray.router.stages.quotas import Quotas
 from silverray.router.stages.rerank import Reranker
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.engine.rerank import SetRanker
 from silverray.shard.engine.validation import Validator
 from silverray.shard.model.diversity import Diversity
 from silverray.shard.model.scorer_files import load_overarch
-from silverray.shard.query import Query, QueryBatch
+from silverray.shard.query import Query, QueryBatch, filled
 from silverray.shard.result import FeaturedReply, ResultBatch
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
