@@ -20,7 +20,7 @@ from silverray.router.settings import RouterSettings
 from silverray.router.stages.compile import Compiled, FilterCompiler
 from silverray.router.stages.diversify import Diversifier
 from silverray.router.stages.encode import UserEncoding
-from silverray.router.stages.quotas import Quotas
+from silverray.router.stages.limit import Limiter
 from silverray.router.stages.rerank import Reranker
 from silverray.router.stages.stage import Stage
 from silverray.router.writes.lag import LagWatch
@@ -364,11 +364,8 @@ class Router:
 
 def _stages(settings: RouterSettings, catalog: Catalog, validator: Validator) -> list[Stage]:
     """What is done around the search of the shards, from the outside in."""
-    quotas = Quotas(settings.quotas, catalog)
-    stages: list[Stage] = [Diversifier(settings.diversity, catalog)]
-    if catalog.set_wise:
-        stages.append(Reranker(settings.rerank, catalog, validator.valuer, quotas))
-    return [*stages, quotas] if quotas else stages
+    stages: list[Stage] = [Diversifier(settings.diversity, catalog), Limiter(settings.quotas, catalog)]
+    return [*stages, Reranker(settings.rerank, catalog, validator.valuer)] if catalog.set_wise else stages
 
 
 def _small_query(catalog: Catalog, validator: Validator) -> Query:

@@ -160,7 +160,9 @@ _OPTIONS = tuple(field.name for field in fields(Options))
 
 def limited(reply: Reply, query: Options, quotas: Sequence[int] = ()) -> Reply:
     """What of a list a query gets; see `filled`. Given items to rank are all there."""
-    return reply if query.keys is not None else filled(reply, query.k, quotas)
+    if query.keys is not None or (not quotas and len(reply.keys) <= query.k):
+        return reply
+    return filled(reply, query.k, quotas)
 
 
 def filled(reply: Reply, k: int, quotas: Sequence[int]) -> Reply:

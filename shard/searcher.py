@@ -27,7 +27,7 @@ from silverray.shard.engine.validation import Validator
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.live.updates import Updates
 from silverray.shard.live.writes import Entry
-from silverray.shard.query import Query, QueryBatch
+from silverray.shard.query import Query, QueryBatch, limited
 from silverray.shard.result import Outcome, ResultBatch
 from silverray.shard.value.settings import ValueSettings
 
@@ -129,7 +129,12 @@ class ShardSearcher:
                 errors[place] = error
         if not queries:
             return [errors[place] for place in range(len(requests))]
-        return self._answer(QueryBatch.of(queries), received).beside(errors).rows()
+        rows = [
+            row if isinstance(row, SearchError) else limited(row, query)
+            for query, row in zip(queries, self._answer(QueryBatch.of(queries), received).rows(), strict=True)
+        ]
+        others = iter(rows)
+        return [errors[place] if place in errors else next(others) for place in range(len(requests))]
 
     def _query(self, request: SearchRequest) -> Query:
         """The request as a query that a shard can answer by itself."""

@@ -26,7 +26,7 @@ from silverray.cluster.signals import kept_handlers, put_off_signals
 from silverray.cluster.strict_yaml import ConfigError
 from silverray.router.errors import LogUnavailable
 from silverray.router.stages.diversify import check_spacing
-from silverray.router.stages.quotas import check_quotas
+from silverray.router.stages.limit import check_quotas
 from silverray.shard.api import FormulaError, SnapshotError
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles, least_seq, version_folder

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from silverray.router.errors import Unavailable
 from silverray.router.settings import RerankSettings
 from silverray.router.stages.chunks import in_turns
-from silverray.router.stages.quotas import Quotas
 from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import SearchError
 from silverray.shard.engine.rerank import SetRanker
 from silverray.shard.model.scorer_files import load_overarch
-from silverray.shard.query import Query, UserQuery
+from silverray.shard.query import Query, UserQuery, limited
 from silverray.shard.result import FeaturedReply, Outcome
 from silverray.shard.snapshot.files import SnapshotFiles
 
@@ -34,16 +33,14 @@ class Reranker:
         settings: how long lists are.
         catalog: a snapshot with a set-wise scorer, which is loaded.
         valuer: the formulas.
-        quotas: which the new order is cut by.
 
     Raises:
         SnapshotError: the scorer is damaged.
     """
 
-    def __init__(self, settings: RerankSettings, catalog: Catalog, valuer: Valuer, quotas: Quotas) -> None:
+    def __init__(self, settings: RerankSettings, catalog: Catalog, valuer: Valuer) -> None:
         scorer = load_overarch(SnapshotFiles.open(catalog.path), catalog.schema).scorer
         self._ranker = SetRanker(scorer, catalog.tasks, valuer, settings.window)
-        self._quotas = quotas
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank")
 
     def widen(self, query: AnyQuery) -> AnyQuery:
@@ -51,12 +48,12 @@ class Reranker:
         return self._ranker.widen(query)
 
     async def finish(self, queries: Sequence[Query | UserQuery], outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Put lists into their new order, with new scores and predictions, and cut them; see `Stage`."""
+        """Put lists, cut to the window, into their new order, with new scores and predictions; see `Stage`."""
         reranked = list(outcomes)
         lists: dict[int, tuple[Query, FeaturedReply]] = {}
         for place, (query, outcome) in enumerate(zip(queries, outcomes, strict=True)):
             if isinstance(query, Query) and isinstance(outcome, FeaturedReply):
-                lists[place] = query, outcome
+                lists[place] = query, limited(outcome, self.widen(query), query.quotas)
             elif not isinstance(outcome, SearchError):
                 reranked[place] = Unavailable("the shards told no features of their items")
         if lists:
@@ -67,7 +64,7 @@ class Reranker:
                 replies = await loop.run_in_executor(self._executor, self._ranker.rerank, asked, found)
                 for place, reply in zip(places, replies, strict=True):
                     reranked[place] = reply
-        return self._quotas.fill(queries, reranked)
+        return reranked
 
     def close(self) -> None:
         """End the thread once its work is done."""

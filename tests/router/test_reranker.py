@@ -21,7 +21,6 @@ from silverray.router.http.app import create_app
 from silverray.router.http.client import HttpSearcher
 from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RerankSettings, RouterSettings
-from silverray.router.stages.quotas import Quotas
 from silverray.router.stages.rerank import Reranker
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.engine.rerank import SetRanker
@@ -377,7 +376,7 @@ async def test_a_model_without_such_a_scorer_is_not_re_ranked(two_tasks: Catalog
 
 
 async def test_a_reranker_ends_its_thread(set_wise: Catalog) -> None:
-    reranker = Reranker(SETTINGS.rerank, set_wise, validator(set_wise).valuer, Quotas({}, set_wise))
+    reranker = Reranker(SETTINGS.rerank, set_wise, validator(set_wise).valuer)
     reranker.close()
     with pytest.raises(RuntimeError):
         reranker._executor.submit(int)

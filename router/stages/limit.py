@@ -1,4 +1,5 @@
-"""Quotas: places of a merged list that are kept for what single tasks predict best."""
+"""Limits: how much of a merged list a query gets, and quotas: places of it that are kept for what single tasks predict
+best."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from silverray.shard.snapshot.catalog import Catalog
 
 
-class Quotas:
-    """The stage of quotas: asks shards for what they need, and fills the merged lists.
+class Limiter:
+    """The stage of limits: cuts merged lists to what queries want, and asks shards for what quotas need.
 
     The q items with the best prediction of a task have a place in the list, whatever they are worth; the other places
     go to the items of the highest value. Where quotas ask for more than k, tasks take turns, in the model's order. The
@@ -37,25 +38,17 @@ class Quotas:
 
     def widen(self, query: AnyQuery) -> AnyQuery:
         """The best items of each task beside the k; given items are a list already."""
-        return query if query.keys is not None else replace(query, quotas=self._least)
+        return query if query.keys is not None or not self._least else replace(query, quotas=self._least)
 
     async def finish(self, queries: Sequence[Query | UserQuery], outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Cut lists to their k; see `Stage`."""
-        return self.fill(queries, outcomes)
-
-    def fill(self, queries: Sequence[Query | UserQuery], outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Cut lists to the k of their queries; without quotas to the best k."""
+        """Cut lists to what their queries want; see `Stage`."""
         return [
             outcome if isinstance(outcome, SearchError) else limited(outcome, query, self._least)
             for query, outcome in zip(queries, outcomes, strict=True)
         ]
 
     def close(self) -> None:
-        """Quotas have started nothing."""
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self._least)
+        """The stage has started nothing."""
 
 
 def check_quotas(least: Mapping[str, int], catalog: Catalog) -> None:
