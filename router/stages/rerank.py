@@ -14,7 +14,7 @@ from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import SearchError
 from silverray.shard.engine.rerank import SetRanker
 from silverray.shard.model.scorer_files import load_overarch
-from silverray.shard.query import Query, UserQuery, limited
+from silverray.shard.query import Query, UserQuery, filled
 from silverray.shard.result import FeaturedReply, Outcome
 from silverray.shard.snapshot.files import SnapshotFiles
 
@@ -53,7 +53,7 @@ class Reranker:
         lists: dict[int, tuple[Query, FeaturedReply]] = {}
         for place, (query, outcome) in enumerate(zip(queries, outcomes, strict=True)):
             if isinstance(query, Query) and isinstance(outcome, FeaturedReply):
-                lists[place] = query, limited(outcome, self.widen(query), query.quotas)
+                lists[place] = query, self._window(query, outcome)
             elif not isinstance(outcome, SearchError):
                 reranked[place] = Unavailable("the shards told no features of their items")
         if lists:
@@ -65,6 +65,10 @@ class Reranker:
                 for place, reply in zip(places, replies, strict=True):
                     reranked[place] = reply
         return reranked
+
+    def _window(self, query: Query, reply: FeaturedReply) -> FeaturedReply:
+        """What of a merged list is judged together, by the scores that shards have given."""
+        return reply if query.keys is not None else filled(reply, self.widen(query).k, query.quotas)
 
     def close(self) -> None:
         """End the thread once its work is done."""
