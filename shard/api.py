@@ -38,6 +38,7 @@ class SearchRequest:
         mode: "exact" verifies every uncertain filter term; "bloom" leaves positive hashed terms unverified.
         n_probe: clusters to scan, no more and no fewer; None lets the planner decide (never short without need).
         refine: "all" gives every scanned candidate its exact score; None only the best of the coarse scores.
+        min_score: items with a lower score are left out; None keeps all. Given items to rank are all kept.
         timeout_s: time left for this request in seconds when it is handed over; None waits for ever.
         min_coverage: least fraction of the items that must have been searched, 0 to 1.
         min_seq: least log sequence number that the answer must include.
@@ -56,6 +57,7 @@ class SearchRequest:
     mode: Mode = "exact"
     n_probe: int | None = None
     refine: Literal["all"] | None = None
+    min_score: float | None = None
     timeout_s: float | None = None
     min_coverage: float = 0.0
     min_seq: int = 0

@@ -95,6 +95,7 @@ class LocalSearcher:
         n_probe: int | None = None,
         mode: Mode = "exact",
         refine: Literal["all"] | None = None,
+        min_score: float | None = None,
     ) -> BatchResult:
         """Search many queries.
 
@@ -106,6 +107,7 @@ class LocalSearcher:
             n_probe: clusters to scan; None lets the planner choose.
             mode: "exact", or "bloom" to leave positive hashed terms unverified.
             refine: "all" gives every scanned candidate its exact score.
+            min_score: items with a lower score are left out; None keeps all.
 
         Returns:
             The items of each query by (score desc, key asc); scores are those of the default formula where there is
@@ -115,7 +117,7 @@ class LocalSearcher:
             InvalidRequest: a value is of the wrong shape or outside its range.
             FilterError: a filter is wrong; `where` names the query.
         """
-        asked = SearchRequest(k=k, n_probe=n_probe, mode=mode, refine=refine)
+        asked = SearchRequest(k=k, n_probe=n_probe, mode=mode, refine=refine, min_score=min_score)
         options, queries = self._validator.options(asked), self._validator.check_queries(vectors)
         compiled, filter_of = self._compiled(filters, len(queries))
         strings = self.catalog.id_type == "string"
@@ -126,7 +128,7 @@ class LocalSearcher:
             part = slice(start, start + BATCH)
             batch = QueryBatch.alike(queries[part], compiled, filter_of[part], options)
             rows = BatchResult(result.ids[part], result.scores[part], result.counts[part])
-            _fill(rows, self.engine.answer(batch))
+            _fill(rows, self.engine.answer(batch), min_score)
         return result
 
     def _compiled(
@@ -147,9 +149,13 @@ class LocalSearcher:
         return different, np.array([places[id(one)] for one in compiled], dtype=np.int64)
 
 
-def _fill(result: BatchResult, found: ResultBatch) -> None:
-    """Write lists into the rows of a result."""
-    result.counts[:] = np.diff(found.offsets)
-    there = np.arange(result.ids.shape[1]) < result.counts[:, None]
-    result.ids[there] = found.keys if found.ids is None else found.ids
-    result.scores[there] = found.scores
+def _fill(result: BatchResult, found: ResultBatch, min_score: float | None) -> None:
+    """Write lists, as far as they have the least score, into the rows of a result."""
+    counts, kept = np.diff(found.offsets), np.ones(len(found.keys), dtype=np.bool_)
+    if min_score is not None:
+        kept = found.scores >= min_score
+        counts = np.bincount(np.repeat(np.arange(len(found)), counts)[kept], minlength=len(found))
+    result.counts[:] = counts
+    there = np.arange(result.ids.shape[1]) < counts[:, None]
+    result.ids[there] = (found.keys if found.ids is None else found.ids)[kept]
+    result.scores[there] = found.scores[kept]

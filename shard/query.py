@@ -57,6 +57,7 @@ class Options:
         formula: what its formula reads.
         quotas: for each task how many of the items that it predicts best are wanted beside the k; empty for none.
         diversify: strength of diversification; None leaves the list by score.
+        min_score: least score of an item, see `limited`; None is none.
         features: categories whose codes are wanted with the features of candidates, for whoever re-ranks or
             diversifies the list; None wants no features.
     """
@@ -75,6 +76,7 @@ class Options:
     formula: Asked = _NO_INPUTS
     quotas: tuple[int, ...] = ()
     diversify: float | None = None
+    min_score: float | None = None
     features: tuple[str, ...] | None = None
 
 
@@ -100,6 +102,9 @@ def plain_options(request: SearchRequest, prefix: str = "") -> dict[str, Any]:
         raise InvalidRequest(f"expected a whole number, got {shown(request.min_seq)}", f"{prefix}min_seq")
     if not isinstance(request.min_coverage, int | float) or not 0 <= request.min_coverage <= 1:
         raise InvalidRequest(f"expected 0 to 1, got {shown(request.min_coverage)}", f"{prefix}min_coverage")
+    least = request.min_score
+    if not (least is None or isinstance(least, int | float | np.floating)) or isinstance(least, bool) or least != least:
+        raise InvalidRequest(f"expected a number or None, got {shown(least)}", f"{prefix}min_score")
     return {
         "k": k,
         "n_probe": n_probe,
@@ -109,6 +114,7 @@ def plain_options(request: SearchRequest, prefix: str = "") -> dict[str, Any]:
         "min_coverage": request.min_coverage,
         "min_seq": request.min_seq,
         "explain": request.explain,
+        "min_score": least,
         "diversify": _strength(request, prefix),
     }
 
@@ -159,10 +165,18 @@ _OPTIONS = tuple(field.name for field in fields(Options))
 
 
 def limited(reply: Reply, query: Options, quotas: Sequence[int] = ()) -> Reply:
-    """What of a list a query gets; see `filled`. Given items to rank are all there."""
-    if query.keys is not None or (not quotas and len(reply.keys) <= query.k):
+    """What of a list, which is in order of score, a query gets: items of its least score or more; see `filled`.
+
+    Given items to rank are all there. The least score may wait until the list is merged and ranked: what it leaves of
+    the k best is what the k best of all that have it are.
+    """
+    if query.keys is not None:
         return reply
-    return filled(reply, query.k, quotas)
+    if query.min_score is not None:
+        there = reply.take(np.flatnonzero(reply.scores >= query.min_score))
+        explain = there.explain and there.explain | {"short": len(there.keys) < query.k}
+        reply = replace(there, explain=explain)
+    return reply if not quotas and len(reply.keys) <= query.k else filled(reply, query.k, quotas)
 
 
 def filled(reply: Reply, k: int, quotas: Sequence[int]) -> Reply:

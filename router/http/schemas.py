@@ -149,6 +149,11 @@ class QueryBody(UserBody):
         description="Clusters to scan, no more and no fewer. null: as many as a full answer needs.",
     )
     refine: Literal["all"] | None = Field(None, description="`all`: an exact score for every scanned candidate.")
+    min_score: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Items with a lower score are left out, before the list is diversified or cut to k.",
+    )
     diversify: Annotated[DiversifyBody | None, BeforeValidator(_known_keys)] = Field(
         None,
         description=f"Choose items that differ from their neighbours in the list; k up to {MAX_FEATURES_K:,}. The items"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from silverray.router.stages.stage import AnyQuery
-from silverray.shard.api import SearchError
+from silverray.shard.api import MAX_K, SearchError
 from silverray.shard.query import Query, UserQuery, limited
 from silverray.shard.result import Outcome
 
@@ -34,11 +34,19 @@ class Limiter:
 
     def __init__(self, least: Mapping[str, int], catalog: Catalog) -> None:
         check_quotas(least, catalog)
+        self._reranked = catalog.set_wise
         self._least = tuple(least.get(task, 0) for task in catalog.tasks) if least else ()
 
     def widen(self, query: AnyQuery) -> AnyQuery:
-        """The best items of each task beside the k; given items are a list already."""
-        return query if query.keys is not None or not self._least else replace(query, quotas=self._least)
+        """The best items of each task beside the k; given items are a list already.
+
+        With a least score any candidate may come to a place that is kept, so that all are wanted; of a list that is
+        ranked anew, its window.
+        """
+        if query.keys is not None or not self._least:
+            return query
+        every = query.min_score is not None and not self._reranked
+        return replace(query, quotas=(MAX_K,) * len(self._least) if every else self._least)
 
     async def finish(self, queries: Sequence[Query | UserQuery], outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Cut lists to what their queries want; see `Stage`."""

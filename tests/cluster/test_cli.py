@@ -277,6 +277,24 @@ def test_a_search_sends_what_it_was_given_though_it_is_nothing() -> None:
     }
 
 
+def test_other_keys_of_a_query_are_options_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    def note(client: Any, body: Any) -> dict[str, Any]:
+        sent.append(body)
+        return {"items": [], "coverage": {"degraded": False}}
+
+    monkeypatch.setattr("silverray.router.http.client.SearchClient.search", note)
+    assert run("search", "--user", "{}", "-k", 3, "--min-score", "0.25", "--mode=bloom", "--filter", "a = 1")[0] == 0
+    assert sent == [{"user": {}, "k": 3, "min_score": 0.25, "mode": "bloom", "filter": "a = 1", "deadline_ms": 2_000.0}]
+    assert run("search", "--user", "{}", "--min-score", "-0.5")[0] == 0 and sent[1]["min_score"] == -0.5
+    assert run("search", "--user", "{}", "bloom")[::2] == (
+        2,
+        "error: expected an option such as --mode bloom, got bloom\n",
+    )
+    assert run("search", "--user", "{}", "--mode") == (2, "", "error: --mode: expected a value\n")
+
+
 def test_status_of_another_server_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("silverray.router.http.client.SearchClient._ask", lambda *_: {"status": "ok"})
     said = "error: the server answered with HTTP status 200 and no answer that a router gives\n"
