@@ -197,10 +197,18 @@ def run(account: dict[str, str], *arguments: str | Path) -> subprocess.Completed
     return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-def test_serve_answers_until_it_is_told_to_stop(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, http: {{port: 0}}}}")
+def test_serve_beside_a_clone_answers_until_it_is_told_to_stop(
+    tmp_path: Path, store: Path, account: dict[str, str]
+) -> None:
+    """Ray has workers look in the working directory first, where another package may have our name."""
+    fake = tmp_path / "silverray"
+    (fake / "cluster/serving").mkdir(parents=True)
+    for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
+        (fake / name).write_text("raise SystemExit('not the installed package')")
+    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: 0}}}}")
+    program = str(Path(sys.executable).parent / "silverray")
     process = subprocess.Popen(
-        command("serve", tmp_path / "c.yaml", "--shards", "2"), env=account, stdout=subprocess.PIPE, text=True
+        [program, "serve", "c.yaml", "--shards", "2"], env=account, cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:
@@ -236,33 +244,6 @@ def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, acc
     assert os.waitstatus_to_exitcode(status) == 0
     assert gone(children)
     assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
-
-
-def test_serve_beside_a_clone_runs_what_is_installed(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    """Ray has workers look in the working directory first, where another package may have our name."""
-    fake = tmp_path / "silverray"
-    (fake / "cluster/serving").mkdir(parents=True)
-    for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
-        (fake / name).write_text("raise SystemExit('not the installed package')")
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: 0}}}}")
-    program = str(Path(sys.executable).parent / "silverray")
-    served = subprocess.Popen(
-        [program, "serve", "c.yaml", "--shards", "1"], env=account, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    assert served.stdout is not None
-    try:
-        line = served.stdout.readline()
-        assert line.startswith("ready http://127.0.0.1:")
-        (reply,) = ask(line.split()[1], make_requests(1))
-        assert reply.coverage.shards == 1
-        children = descendants(served.pid)
-        served.send_signal(signal.SIGTERM)
-        assert served.wait(timeout=PATIENCE_S) == 0
-        assert gone(children)
-    finally:
-        served.kill()
-        served.wait()
-        served.stdout.close()
 
 
 def test_a_shard_that_does_not_fit_ends_serve_with_one_line(

@@ -35,8 +35,8 @@ NOTICED_S = 2 * TIMEOUT_S
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def cluster(address: str) -> Iterator[None]:
+    ray.init(address, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
