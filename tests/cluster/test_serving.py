@@ -22,7 +22,9 @@ import pytest
 from ports import take_port
 from processes import PATIENCE_S, descendants, gone
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
 
+from silverray.cluster.cli import app
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.loadtest.lateness import LatenessProbe
 from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, run_load
@@ -197,6 +199,15 @@ def run(account: dict[str, str], *arguments: str | Path) -> subprocess.Completed
     return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
+def run_here(account: dict[str, str], *arguments: str | Path) -> Result:
+    """The same without a process of its own, which takes seconds to import what it needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "RAY_AUTH_TOKEN_PATH"):
+            if name in account:
+                patch.setenv(name, account[name])
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+
 def test_serve_beside_a_clone_answers_until_it_is_told_to_stop(
     tmp_path: Path, store: Path, account: dict[str, str]
 ) -> None:
@@ -270,7 +281,7 @@ def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
     assert "shard needs " in error and "use more shards" in error
     stages = ("verifying ", "connecting to Ray", "starting films-", "waiting for ", "stopping what ", "putting back ")
     assert [line for line in progress if not line.startswith(stages)] == []
-    assert run(account, "status").stdout == "no service was started from here\n"
+    assert run_here(account, "status").stdout == "no service was started from here\n"
 
 
 def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
@@ -280,11 +291,11 @@ def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, ac
         assert served.returncode == 0, served.stderr
         url = served.stdout.split()[1]
         assert httpx.get(f"{url}/readyz").status_code == 200
-        (status,) = orjson.loads(run(account, "status", "--json").stdout)
+        (status,) = orjson.loads(run_here(account, "status", "--json").stdout)
         assert (status["service"], status["version"], status["url"]) == ("away", "v1", url)
         pids = {status["pid"]} | descendants(status["pid"])
-        again = run(account, "serve", tmp_path / "c.yaml", "--detach")
-        assert again.returncode != 0 and "served by another process" in again.stderr
+        again = run_here(account, "serve", tmp_path / "c.yaml", "--detach")
+        assert again.exit_code != 0 and "served by another process" in again.stderr
     finally:
         stopped = run(account, "stop", "away")
     assert stopped.returncode == 0, stopped.stderr
@@ -303,5 +314,5 @@ def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
     assert reply.coverage.shards == 1
     stopped = run(account, "stop", "films")
     assert stopped.returncode == 0, stopped.stderr
-    stopped = run(account, "stop", "films", "--address", address)
-    assert stopped.returncode == 2 and "no service 'films' runs" in stopped.stderr
+    stopped = run_here(account, "stop", "films", "--address", address)
+    assert stopped.exit_code == 2 and "no service 'films' runs" in stopped.stderr
