@@ -26,7 +26,7 @@ torch.set_warn_always(True)
 
 ORDER = (
     "engine/test_half_cache.py",
-    *("kernels/test_triton.py", "kernels/test_sm90.py", "kernels/test_ptx.py", "schema", "value", "train", "towers"),
+    *("kernels/test_sm90.py", "kernels/test_ptx.py", "schema", "value", "train", "towers", "kernels/test_triton.py"),
     *("cluster/test_serving.py", "kernels", "test_wheel.py", "filter"),
     *("cluster/test_encoder_serving.py", "test_agreement.py", "engine", "model"),
     *("cluster/test_demo.py", "cluster/test_updates.py", "live", "snapshot"),

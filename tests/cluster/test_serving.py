@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -44,7 +45,7 @@ FILTERS = [None, 'country = "US"', 'year >= 2000 and not genres any ("Drama")', 
 def config(store: Path) -> ServeConfig:
     ports = [take_port() for _ in range(3)]
     http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
-    return ServeConfig(name="films", snapshots=store, shards=2, threads=1, deadline_ms=200.0, http=http)
+    return ServeConfig(name="films", snapshots=store, shards=4, threads=1, deadline_ms=200.0, http=http)
 
 
 def make_requests(count: int, seed: int = 0) -> list[SearchRequest]:
@@ -208,7 +209,7 @@ def run_here(account: dict[str, str], *arguments: str | Path) -> Result:
         return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_serve_beside_a_clone_answers_until_it_is_told_to_stop(
+def test_serve_beside_a_clone_answers_until_its_terminal_is_closed(
     tmp_path: Path, store: Path, account: dict[str, str]
 ) -> None:
     """Ray has workers look in the working directory first, where another package may have our name."""
@@ -216,38 +217,17 @@ def test_serve_beside_a_clone_answers_until_it_is_told_to_stop(
     (fake / "cluster/serving").mkdir(parents=True)
     for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
         (fake / name).write_text("raise SystemExit('not the installed package')")
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: 0}}}}")
+    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: {take_port()}}}}}")
     program = str(Path(sys.executable).parent / "silverray")
-    process = subprocess.Popen(
-        [program, "serve", "c.yaml", "--shards", "2"], env=account, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("ready http://127.0.0.1:")
-        (reply,) = ask(line.split()[1], make_requests(1))
-        assert reply.coverage.shards == 2
-        children = descendants(process.pid)
-        assert len(children) > 3
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=PATIENCE_S) == 0
-        assert gone(children)
-        assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, http: {{port: {take_port()}}}}}")
-    arguments = command("serve", tmp_path / "c.yaml")
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(arguments[0], arguments, account)
+        os.chdir(tmp_path)
+        os.execve(program, [program, "serve", "c.yaml", "--shards", "2"], account)
     said = b""
-    while b"ready http" not in said:
+    while (ready := re.search(rb"ready (http://127\.0\.0\.1:\d+)\r\n", said)) is None:
         said += os.read(terminal, 4_096)
+    (reply,) = ask(ready[1].decode(), make_requests(1))
+    assert reply.coverage.shards == 2
     children = descendants(pid)
     assert len(children) > 3
     os.close(terminal)
@@ -255,6 +235,41 @@ def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, acc
     assert os.waitstatus_to_exitcode(status) == 0
     assert gone(children)
     assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
+
+
+def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
+    (tmp_path / "c.yaml").write_text(f"{{name: away, snapshots: {store}, http: {{port: 0}}}}")
+    try:
+        served = run(account, "serve", tmp_path / "c.yaml", "--detach")
+        assert served.returncode == 0, served.stderr
+        url = served.stdout.split()[1]
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        (status,) = orjson.loads(run_here(account, "status", "--json").stdout)
+        assert (status["service"], status["version"], status["url"]) == ("away", "v1", url)
+        pids = {status["pid"]} | descendants(status["pid"])
+        again = run_here(account, "serve", tmp_path / "c.yaml", "--detach")
+        assert again.exit_code != 0 and "served by another process" in again.stderr
+    finally:
+        stopped = run(account, "stop", "away")
+    assert stopped.returncode == 0, stopped.stderr
+    assert gone(pids)
+    assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
+
+
+def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
+    tmp_path: Path, store: Path, address: str, config: ServeConfig, account: dict[str, str]
+) -> None:
+    http = config.http.model_dump_json()
+    (tmp_path / "c.yaml").write_text(f"{{name: films, snapshots: {store}, http: {http}}}")
+    account |= ray_token()
+    served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
+    assert served.returncode == 0, served.stderr
+    (reply,) = ask(served.stdout.split()[1], make_requests(1))
+    assert reply.coverage.shards == 1
+    stopped = run(account, "stop", "films")
+    assert stopped.returncode == 0, stopped.stderr
+    stopped = run_here(account, "stop", "films", "--address", address)
+    assert stopped.exit_code == 2 and "no service 'films' runs" in stopped.stderr
 
 
 def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
@@ -282,37 +297,3 @@ def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
     stages = ("verifying ", "connecting to Ray", "starting films-", "waiting for ", "stopping what ", "putting back ")
     assert [line for line in progress if not line.startswith(stages)] == []
     assert run_here(account, "status").stdout == "no service was started from here\n"
-
-
-def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    (tmp_path / "c.yaml").write_text(f"{{name: away, snapshots: {store}, http: {{port: 0}}}}")
-    try:
-        served = run(account, "serve", tmp_path / "c.yaml", "--detach")
-        assert served.returncode == 0, served.stderr
-        url = served.stdout.split()[1]
-        assert httpx.get(f"{url}/readyz").status_code == 200
-        (status,) = orjson.loads(run_here(account, "status", "--json").stdout)
-        assert (status["service"], status["version"], status["url"]) == ("away", "v1", url)
-        pids = {status["pid"]} | descendants(status["pid"])
-        again = run_here(account, "serve", tmp_path / "c.yaml", "--detach")
-        assert again.exit_code != 0 and "served by another process" in again.stderr
-    finally:
-        stopped = run(account, "stop", "away")
-    assert stopped.returncode == 0, stopped.stderr
-    assert gone(pids)
-
-
-def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
-    tmp_path: Path, store: Path, address: str, config: ServeConfig, account: dict[str, str]
-) -> None:
-    http = config.http.model_dump_json()
-    (tmp_path / "c.yaml").write_text(f"{{name: films, snapshots: {store}, http: {http}}}")
-    account |= ray_token()
-    served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
-    assert served.returncode == 0, served.stderr
-    (reply,) = ask(served.stdout.split()[1], make_requests(1))
-    assert reply.coverage.shards == 1
-    stopped = run(account, "stop", "films")
-    assert stopped.returncode == 0, stopped.stderr
-    stopped = run_here(account, "stop", "films", "--address", address)
-    assert stopped.exit_code == 2 and "no service 'films' runs" in stopped.stderr
