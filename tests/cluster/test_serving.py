@@ -224,7 +224,7 @@ def test_serve_beside_a_clone_answers_until_its_terminal_is_closed(
         os.chdir(tmp_path)
         os.execve(program, [program, "serve", "c.yaml", "--shards", "2"], account)
     said = b""
-    while (ready := re.search(rb"ready (http://127\.0\.0\.1:\d+)\r\n", said)) is None:
+    while (ready := re.search(rb"ready (http://127\.0\.0\.1:\d+)\s", said)) is None:
         said += os.read(terminal, 4_096)
     (reply,) = ask(ready[1].decode(), make_requests(1))
     assert reply.coverage.shards == 2
