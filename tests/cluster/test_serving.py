@@ -268,8 +268,8 @@ def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
     assert reply.coverage.shards == 1
     stopped = run(account, "stop", "films")
     assert stopped.returncode == 0, stopped.stderr
-    stopped = run_here(account, "stop", "films", "--address", address)
-    assert stopped.exit_code == 2 and "no service 'films' runs" in stopped.stderr
+    again = run_here(account, "stop", "films", "--address", address)
+    assert again.exit_code == 2 and "no service 'films' runs" in again.stderr
 
 
 def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
