@@ -24,9 +24,35 @@ if not torch.cuda.is_available():
 # A warning is an error: one that torch gives once a process would fail whichever test comes first.
 torch.set_warn_always(True)
 
+ORDER = (
+    "engine/test_half_cache.py",
+    *("kernels/test_sm90.py", "kernels/test_ptx.py", "schema", "value", "train", "towers", "kernels/test_triton.py"),
+    *("cluster/test_serving.py", "kernels", "test_wheel.py", "filter"),
+    *("cluster/test_encoder_serving.py", "test_agreement.py", "engine", "model"),
+    *("cluster/test_demo.py", "cluster/test_updates.py", "live", "snapshot"),
+    *("cluster/test_change_ray.py", "cluster/test_table_group.py", "router"),
+    *("cluster/test_train_ray.py", "cluster/test_log_kill.py", "benchmarks"),
+)
+"""In which order files are run, two at a time: all others come after these.
+
+The first compiles the kernels, which the others find on disk; meanwhile those run that need none. Then each file that
+starts Ray, and spends much of its time in waiting, is followed by rooms that only compute, to run beside it.
+"""
 Publish = Callable[..., Catalog]
 REPEAT_S = 30.0
 """Seconds until a test that has run out of time and goes on nevertheless is failed again."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests in the order of `ORDER`; those of a file stay together, and in theirs."""
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(here)
+        names = (str(path), *map(str, path.parents))
+        return min((ORDER.index(name) for name in names if name in ORDER), default=len(ORDER))
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """Watching processes that tests start."""
 
+import os
 import time
 from pathlib import Path
 
@@ -20,6 +21,18 @@ def descendants(pid: int) -> set[int]:
             todo += children - found
             found |= children
     return found
+
+
+def named(name: str) -> set[int]:
+    """Processes below this one that have a name in their command line."""
+    return {pid for pid in descendants(os.getpid()) if name in _command_line(pid)}
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended
+        return ""
 
 
 def gone(pids: set[int]) -> bool:

@@ -131,15 +131,23 @@ def test_many_requests_get_the_same_answers_from_every_searcher(
         assert not reply.coverage.degraded
 
 
-@pytest.mark.parametrize("name", list(MAKERS))
-def test_all_clusters_refined_is_brute_force(served: Catalog, name: str) -> None:
+Asked = tuple[list[SearchRequest], list[SearchReply]]
+
+
+@pytest.fixture(scope="module")
+def refined(served: Catalog) -> Asked:
+    """Requests that visit every cluster, and what brute force answers."""
     requests = make_requests(
         64 // len(served.tasks), seed=21, ks=(1, 50, 5_000), tasks=len(served.tasks), n_probe=64, refine="all",
         fields=("title",),
     )  # fmt: skip
-    for reply, true in zip(
-        ask(MAKERS[name], served, requests), ask(lambda c: ExactSearch.open(c.path), served, requests), strict=True
-    ):
+    return requests, ask(lambda c: ExactSearch.open(c.path), served, requests)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_all_clusters_refined_is_brute_force(served: Catalog, refined: Asked, name: str) -> None:
+    requests, truth = refined
+    for reply, true in zip(ask(MAKERS[name], served, requests), truth, strict=True):
         assert_same(reply, true)
         assert list(reply.fields) == ["title"]
         assert reply.fields["title"] == [f"title {key} é" for key in reply.ids]
@@ -150,15 +158,30 @@ def exactly_routed(catalog: Catalog) -> Searcher:
     return Router(catalog, [whole], settings=SETTINGS)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "shard"])
-def test_diversified_answers_are_those_of_brute_force_on_any_number_of_shards(catalog: Catalog, name: str) -> None:
+STRENGTHS = (0.0, 0.5, 8.0)
+
+
+@pytest.fixture(scope="module")
+def varied(catalog: Catalog) -> Asked:
+    """Requests, each with every strength of diversity, and what a router over brute force answers."""
     requests = make_requests(48, seed=23, ks=(1, 10, 60), n_probe=64, refine="all", timeout_s=60.0)
-    varied = [replace(request, diversify=strength) for request in requests for strength in (0.0, 0.5, 8.0)]
-    truth = ask(exactly_routed, catalog, varied)
-    for reply, true in zip(ask(MAKERS[name], catalog, varied), truth, strict=True):
+    varied = [replace(request, diversify=strength) for request in requests for strength in STRENGTHS]
+    return varied, ask(exactly_routed, catalog, varied)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "shard"])
+def test_diversified_answers_are_those_of_brute_force_on_any_number_of_shards(
+    catalog: Catalog, varied: Asked, name: str
+) -> None:
+    requests, truth = varied
+    for reply, true in zip(ask(MAKERS[name], catalog, requests), truth, strict=True):
         np.testing.assert_array_equal(reply.keys, true.keys)
         np.testing.assert_array_equal(reply.scores, true.scores)
-    plain = ask(shard, catalog, requests)
+
+
+def test_diversity_moves_most_answers_and_none_without_strength(catalog: Catalog, varied: Asked) -> None:
+    requests, truth = varied
+    plain = ask(shard, catalog, [replace(request, diversify=None) for request in requests[:: len(STRENGTHS)]])
     moved = 0
     for place, by_score in enumerate(plain):
         np.testing.assert_array_equal(truth[3 * place].keys, by_score.keys)

@@ -32,6 +32,11 @@ while True:
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's workers otherwise run at nice 15, and come after all else that the machine does: other tests too.
+    "RAY_worker_niceness": "0",
+}
 DIMENSION = 16
 ITEMS = 3_000
 SCHEMA = """
@@ -130,7 +135,7 @@ def address() -> Iterator[str]:
         [sys.executable, "-c", _CLUSTER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, **_SETTINGS},
         text=True,
     )
     assert process.stdin is not None and process.stdout is not None

@@ -35,6 +35,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, store: Path, films: Any) ->
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(folder: Path, address: str) -> Iterator[None]:
+    """An account of its own, with this one's token: other runs of these tests serve under the same name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(Path.home() / ".ray/auth_token"))
+        patch.setenv("HOME", str(folder / "home"))
+        yield
+
+
 def serve(folder: Path, version: str, address: str, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "silverray.cluster.cli", "serve", str(folder / f"{version}.yaml")]
     return subprocess.Popen(
@@ -43,7 +52,7 @@ def serve(folder: Path, version: str, address: str, *options: str) -> subprocess
 
 
 @pytest.fixture(scope="module")
-def url(folder: Path, address: str) -> Iterator[str]:
+def url(folder: Path, address: str, home: None) -> Iterator[str]:
     """Where version v1 is served, detached."""
     out, err = serve(folder, "v1", address, "--detach").communicate(timeout=PATIENCE_S)
     assert out.startswith("ready "), err

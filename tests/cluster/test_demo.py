@@ -1,9 +1,11 @@
 """The demo, as a person runs it."""
 
+import os
 import subprocess
 import sys
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,15 +16,28 @@ from silverray.cluster.demo import demo
 from silverray.cluster.demo.movielens import MovieLensError, fetch
 from silverray.cluster.loadtest.loadtest import LoadPlan
 
+# Its load asks whether this machine answers 100 requests a second within one: not while others compute on it as well.
+_DEMO = """
+from silverray.cluster.cli import app
+from silverray.cluster.demo import demo
+demo.LOAD_RATE, demo.LOAD_S, demo.WARM_UP_S, demo._LOAD_DEADLINE_MS = 20.0, 5.0, 1.0, 20_000
+app(["demo"])
+"""
+
 
 @pytest.mark.ray
-def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
+def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path) -> None:
     try:
-        fetch()
+        data = fetch()
     except MovieLensError as error:
         pytest.skip(f"no MovieLens data here: {error}")
-    command = [sys.executable, "-m", "silverray.cluster.cli", "demo"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", _DEMO]
+    # An account of its own that has the data: another run of the tests may show the demo at the same time.
+    cache = tmp_path / ".cache/silverray" / data.name
+    cache.parent.mkdir(parents=True)
+    cache.symlink_to(data)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     started: set[int] = set()
     over = threading.Event()
 

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pytest
 from ports import take_port
-from processes import PATIENCE_S, descendants, gone
+from processes import PATIENCE_S, gone, named
 from saved_tower import save_tower
 
 from silverray.cluster.config import EncoderConfig, HttpConfig, ServeConfig, TableGroupConfig
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.ray
 
 GROUP = TableGroupConfig(ranks=2, host_bytes=450_000)
 USERS = [{"history": [3 * n, 6 * n], "age": n, "country": "US", "user": n} for n in range(50)]
-RANK = b"TableRank"
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +67,7 @@ def service(started: tuple[Service, float]) -> Service:
 
 def ranks() -> set[int]:
     """Processes of the group's ranks, on the cluster that the tests' process has started."""
-    return {pid for pid in descendants(os.getpid()) if RANK in command_line(pid)}
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return named("TableRank")
 
 
 def tables(service: Service) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,9 @@ import pytest
 from ports import take_port
 from processes import PATIENCE_S, descendants, gone
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
 
+from silverray.cluster.cli import app
 from silverray.cluster.config import HttpConfig, ServeConfig
 from silverray.cluster.loadtest.lateness import LatenessProbe
 from silverray.cluster.loadtest.loadtest import LoadPlan, Outcome, run_load
@@ -42,7 +45,7 @@ FILTERS = [None, 'country = "US"', 'year >= 2000 and not genres any ("Drama")', 
 def config(store: Path) -> ServeConfig:
     ports = [take_port() for _ in range(3)]
     http = HttpConfig(port=ports[0], stats_port=ports[1], metrics_port=ports[2])
-    return ServeConfig(name="films", snapshots=store, shards=2, threads=1, deadline_ms=200.0, http=http)
+    return ServeConfig(name="films", snapshots=store, shards=4, threads=1, deadline_ms=200.0, http=http)
 
 
 def make_requests(count: int, seed: int = 0) -> list[SearchRequest]:
@@ -197,38 +200,34 @@ def run(account: dict[str, str], *arguments: str | Path) -> subprocess.Completed
     return subprocess.run(command(*arguments), env=account, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-def test_serve_answers_until_it_is_told_to_stop(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, http: {{port: 0}}}}")
-    process = subprocess.Popen(
-        command("serve", tmp_path / "c.yaml", "--shards", "2"), env=account, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("ready http://127.0.0.1:")
-        (reply,) = ask(line.split()[1], make_requests(1))
-        assert reply.coverage.shards == 2
-        children = descendants(process.pid)
-        assert len(children) > 3
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=PATIENCE_S) == 0
-        assert gone(children)
-        assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+def run_here(account: dict[str, str], *arguments: str | Path) -> Result:
+    """The same without a process of its own, which takes seconds to import what it needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "RAY_AUTH_TOKEN_PATH"):
+            if name in account:
+                patch.setenv(name, account[name])
+        return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, http: {{port: {take_port()}}}}}")
-    arguments = command("serve", tmp_path / "c.yaml")
+def test_serve_beside_a_clone_answers_until_its_terminal_is_closed(
+    tmp_path: Path, store: Path, account: dict[str, str]
+) -> None:
+    """Ray has workers look in the working directory first, where another package may have our name."""
+    fake = tmp_path / "silverray"
+    (fake / "cluster/serving").mkdir(parents=True)
+    for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
+        (fake / name).write_text("raise SystemExit('not the installed package')")
+    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: {take_port()}}}}}")
+    program = str(Path(sys.executable).parent / "silverray")
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(arguments[0], arguments, account)
+        os.chdir(tmp_path)
+        os.execve(program, [program, "serve", "c.yaml", "--shards", "2"], account)
     said = b""
-    while b"ready http" not in said:
+    while (ready := re.search(rb"ready (http://127\.0\.0\.1:\d+)\s", said)) is None:
         said += os.read(terminal, 4_096)
+    (reply,) = ask(ready[1].decode(), make_requests(1))
+    assert reply.coverage.shards == 2
     children = descendants(pid)
     assert len(children) > 3
     os.close(terminal)
@@ -238,31 +237,39 @@ def test_serve_ends_when_its_terminal_is_closed(tmp_path: Path, store: Path, acc
     assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
 
 
-def test_serve_beside_a_clone_runs_what_is_installed(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    """Ray has workers look in the working directory first, where another package may have our name."""
-    fake = tmp_path / "silverray"
-    (fake / "cluster/serving").mkdir(parents=True)
-    for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
-        (fake / name).write_text("raise SystemExit('not the installed package')")
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: 0}}}}")
-    program = str(Path(sys.executable).parent / "silverray")
-    served = subprocess.Popen(
-        [program, "serve", "c.yaml", "--shards", "1"], env=account, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    assert served.stdout is not None
+def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
+    (tmp_path / "c.yaml").write_text(f"{{name: away, snapshots: {store}, http: {{port: 0}}}}")
     try:
-        line = served.stdout.readline()
-        assert line.startswith("ready http://127.0.0.1:")
-        (reply,) = ask(line.split()[1], make_requests(1))
-        assert reply.coverage.shards == 1
-        children = descendants(served.pid)
-        served.send_signal(signal.SIGTERM)
-        assert served.wait(timeout=PATIENCE_S) == 0
-        assert gone(children)
+        served = run(account, "serve", tmp_path / "c.yaml", "--detach")
+        assert served.returncode == 0, served.stderr
+        url = served.stdout.split()[1]
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        (status,) = orjson.loads(run_here(account, "status", "--json").stdout)
+        assert (status["service"], status["version"], status["url"]) == ("away", "v1", url)
+        pids = {status["pid"]} | descendants(status["pid"])
+        again = run_here(account, "serve", tmp_path / "c.yaml", "--detach")
+        assert again.exit_code != 0 and "served by another process" in again.stderr
     finally:
-        served.kill()
-        served.wait()
-        served.stdout.close()
+        stopped = run(account, "stop", "away")
+    assert stopped.returncode == 0, stopped.stderr
+    assert gone(pids)
+    assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
+
+
+def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
+    tmp_path: Path, store: Path, address: str, config: ServeConfig, account: dict[str, str]
+) -> None:
+    http = config.http.model_dump_json()
+    (tmp_path / "c.yaml").write_text(f"{{name: films, snapshots: {store}, http: {http}}}")
+    account |= ray_token()
+    served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
+    assert served.returncode == 0, served.stderr
+    (reply,) = ask(served.stdout.split()[1], make_requests(1))
+    assert reply.coverage.shards == 1
+    stopped = run(account, "stop", "films")
+    assert stopped.returncode == 0, stopped.stderr
+    again = run_here(account, "stop", "films", "--address", address)
+    assert again.exit_code == 2 and "no service 'films' runs" in again.stderr
 
 
 def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
@@ -289,38 +296,4 @@ def test_a_shard_that_does_not_fit_ends_serve_with_one_line(
     assert "shard needs " in error and "use more shards" in error
     stages = ("verifying ", "connecting to Ray", "starting films-", "waiting for ", "stopping what ", "putting back ")
     assert [line for line in progress if not line.startswith(stages)] == []
-    assert run(account, "status").stdout == "no service was started from here\n"
-
-
-def test_a_detached_service_is_found_and_stopped(tmp_path: Path, store: Path, account: dict[str, str]) -> None:
-    (tmp_path / "c.yaml").write_text(f"{{name: away, snapshots: {store}, http: {{port: 0}}}}")
-    try:
-        served = run(account, "serve", tmp_path / "c.yaml", "--detach")
-        assert served.returncode == 0, served.stderr
-        url = served.stdout.split()[1]
-        assert httpx.get(f"{url}/readyz").status_code == 200
-        (status,) = orjson.loads(run(account, "status", "--json").stdout)
-        assert (status["service"], status["version"], status["url"]) == ("away", "v1", url)
-        pids = {status["pid"]} | descendants(status["pid"])
-        again = run(account, "serve", tmp_path / "c.yaml", "--detach")
-        assert again.returncode != 0 and "served by another process" in again.stderr
-    finally:
-        stopped = run(account, "stop", "away")
-    assert stopped.returncode == 0, stopped.stderr
-    assert gone(pids)
-
-
-def test_a_service_on_an_existing_cluster_is_left_running_and_stopped(
-    tmp_path: Path, store: Path, address: str, config: ServeConfig, account: dict[str, str]
-) -> None:
-    http = config.http.model_dump_json()
-    (tmp_path / "c.yaml").write_text(f"{{name: films, snapshots: {store}, http: {http}}}")
-    account |= ray_token()
-    served = run(account, "serve", tmp_path / "c.yaml", "--address", address, "--detach")
-    assert served.returncode == 0, served.stderr
-    (reply,) = ask(served.stdout.split()[1], make_requests(1))
-    assert reply.coverage.shards == 1
-    stopped = run(account, "stop", "films")
-    assert stopped.returncode == 0, stopped.stderr
-    stopped = run(account, "stop", "films", "--address", address)
-    assert stopped.returncode == 2 and "no service 'films' runs" in stopped.stderr
+    assert run_here(account, "status").stdout == "no service was started from here\n"

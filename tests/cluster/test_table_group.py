@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from processes import PATIENCE_S, descendants, gone
+from processes import PATIENCE_S, gone, named
 from tables import SINGLE, TABLE_OF, TABLES, make_batch
 from torchrec import KeyedJaggedTensor
 
@@ -35,8 +35,8 @@ NOTICED_S = 2 * TIMEOUT_S
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def cluster(address: str) -> Iterator[None]:
+    ray.init(address, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
@@ -64,8 +64,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 def rank_pids() -> list[int]:
-    names = {pid: Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())}
-    return [pid for pid, name in names.items() if name.exists() and b"TableRank" in name.read_bytes()]
+    return sorted(named("TableRank"))
 
 
 def columns(found: torch.Tensor) -> dict[str, torch.Tensor]:
