@@ -209,15 +209,16 @@ def run_here(account: dict[str, str], *arguments: str | Path) -> Result:
         return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_serve_beside_a_clone_answers_until_its_terminal_is_closed(
-    tmp_path: Path, store: Path, account: dict[str, str]
-) -> None:
+@pytest.mark.parametrize("told", [False, True], ids=["its terminal is closed", "it is told to stop"])
+def test_serve_beside_a_clone_answers_until(tmp_path: Path, store: Path, account: dict[str, str], told: bool) -> None:
     """Ray has workers look in the working directory first, where another package may have our name."""
     fake = tmp_path / "silverray"
     (fake / "cluster/serving").mkdir(parents=True)
     for name in ("__init__.py", "cluster/__init__.py", "cluster/serving/deployments.py", "cluster/cli.py"):
         (fake / name).write_text("raise SystemExit('not the installed package')")
-    (tmp_path / "c.yaml").write_text(f"{{snapshots: {store}, name: beside, http: {{port: {take_port()}}}}}")
+    (tmp_path / "c.yaml").write_text(
+        f"{{snapshots: {store}, name: beside, http: {{port: {0 if told else take_port()}}}}}"
+    )
     program = str(Path(sys.executable).parent / "silverray")
     pid, terminal = pty.fork()
     if pid == 0:
@@ -230,10 +231,15 @@ def test_serve_beside_a_clone_answers_until_its_terminal_is_closed(
     assert reply.coverage.shards == 2
     children = descendants(pid)
     assert len(children) > 3
-    os.close(terminal)
+    if told:
+        os.kill(pid, signal.SIGTERM)
+    else:
+        os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert gone(children)
+    if told:
+        os.close(terminal)
     assert not list((tmp_path / "home/.cache/silverray/services").glob("*.json"))
 
 
