@@ -60,6 +60,8 @@ def float32_array(value: Any, where: str) -> NDArray[np.float32]:
     Raises:
         InvalidRequest: it holds something else, or rows of different lengths.
     """
+    if type(value) is np.ndarray and value.dtype == np.float32:
+        return value
     if np.ma.is_masked(value):
         raise InvalidRequest("expected numbers, got an array that masks some", where)
     try:

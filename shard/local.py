@@ -151,11 +151,12 @@ class LocalSearcher:
 
 def _fill(result: BatchResult, found: ResultBatch, min_score: float | None) -> None:
     """Write lists, as far as they have the least score, into the rows of a result."""
-    counts, kept = np.diff(found.offsets), np.ones(len(found.keys), dtype=np.bool_)
+    counts, ids, scores = np.diff(found.offsets), found.keys if found.ids is None else found.ids, found.scores
     if min_score is not None:
-        kept = found.scores >= min_score
+        kept = scores >= min_score
         counts = np.bincount(np.repeat(np.arange(len(found)), counts)[kept], minlength=len(found))
+        ids, scores = ids[kept], scores[kept]
     result.counts[:] = counts
     there = np.arange(result.ids.shape[1]) < counts[:, None]
-    result.ids[there] = (found.keys if found.ids is None else found.ids)[kept]
-    result.scores[there] = found.scores[kept]
+    result.ids[there] = ids
+    result.scores[there] = scores

@@ -128,6 +128,7 @@ _lists_at, _cache_at, _centroids_at = numbers_at(Lists), numbers_at(Cache), numb
 _constants_at, _parts_at = numbers_at(Constants), numbers_at(Parts)
 _VECTORS = 8 * len(Lists._fields)
 _CACHE = 2 * _VECTORS
+"""Bytes to the cache among the numbers of a bound index, where two tuples of lists stand before it."""
 _CENTROIDS = _CACHE + 8 * len(Cache._fields)
 _CONSTANTS = _CENTROIDS + 8 * len(Centroids._fields)
 _TYPES = torch.float32, torch.int32, torch.int64, torch.int64

@@ -225,6 +225,9 @@ class Engine:
     def _programs(self, plans: Sequence[FilterPlan]) -> Programs:
         """The programs of filters, each once."""
         device = self.model.lists.keys.device
+        if all(plan is plans[0] for plan in plans):  # the rule, and numbers need not be read one by one
+            filters = torch.zeros(len(plans), dtype=torch.int64, device=device)
+            return Programs(_pad_programs([plans[0]]).to(device), filters, [plans[0].check])
         places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
         filters = torch.tensor([places[plan] for plan in plans], device=device)
         return Programs(_pad_programs(list(places)).to(device), filters, [plan.check for plan in places])

@@ -83,7 +83,7 @@ class Search:
         Returns:
             The best slots; k is the largest of `ks`.
         """
-        batch = _Batch(queries, programs, filters, checks, torch.tensor(ks, device=queries.device), max(ks))
+        batch = _Batch(queries, programs, filters, checks, _numbers(ks, queries.device), max(ks))
         planner = self.model.planner
         if refine_all:
             plan = planner(programs, filters, batch.wanted, n_probe)
@@ -217,6 +217,13 @@ class Search:
                 mine = batch.filters[listed.rows] == program
                 good[mine] = matches(check, lists.columns, lists.planes, listed.slots[mine])
         return pack_bits(listed.rows[good], listed.slots[good], *bits.shape)
+
+
+def _numbers(ks: Sequence[int], device: torch.device) -> Tensor:
+    """`[Q]` int64; numbers that are all the same, which is the rule, need not be read one by one."""
+    if ks.count(ks[0]) == len(ks):
+        return torch.full((len(ks),), ks[0], dtype=torch.int64, device=device)
+    return torch.tensor(ks, device=device)
 
 
 class _Batch(NamedTuple):

@@ -61,7 +61,7 @@ def assert_same(one: Query, other: Query) -> None:
 
 def test_every_option_travels() -> None:
     columns = {field.name for field in fields(QueryBatch)} - {"vectors", "filters", "filter_of"}
-    routers = {"filter", "diversify"}  # which has columns of its own, and which the router deals with
+    routers = {"filter", "diversify", "min_score"}  # which has columns of its own, and which the router deals with
     assert columns == {field.name for field in fields(Options)} - routers
     queries = make_queries()
     batch = travelled(QueryBatch.of(queries))
