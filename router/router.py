@@ -37,7 +37,7 @@ from silverray.shard.api import (
 )
 from silverray.shard.engine.validation import Validator
 from silverray.shard.query import Query, QueryBatch, UserQuery
-from silverray.shard.result import Outcome, ResultBatch
+from silverray.shard.result_batch import Outcome, ResultBatch
 
 if TYPE_CHECKING:
     from silverray.shard.snapshot.catalog import Catalog

@@ -15,7 +15,7 @@ from silverray.shard.engine.rerank import WINDOW
 from silverray.shard.engine.validation import Validator
 from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.query import QueryBatch
-from silverray.shard.result import ResultBatch
+from silverray.shard.result_batch import ResultBatch
 from silverray.shard.value.settings import ValueSettings
 
 BATCH = 512

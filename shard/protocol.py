@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from silverray.shard.query import QueryBatch
-from silverray.shard.result import ResultBatch
+from silverray.shard.result_batch import ResultBatch
 
 
 class Shard(Protocol):

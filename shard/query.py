@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
 from operator import attrgetter
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,6 @@ from silverray.shard.api import (
     MAX_STRENGTH,
     InvalidRequest,
     Mode,
-    SearchReply,
     SearchRequest,
     shown,
 )
@@ -32,10 +30,9 @@ from silverray.shard.filter.compiler import CompiledFilter
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.index.ladder import step_of
 from silverray.shard.schema.keys import partition_of
-from silverray.shard.value.valuer import Asked
+from silverray.shard.value.valuer import FormulaInputs
 
-Reply = TypeVar("Reply", bound=SearchReply)
-_NO_INPUTS = Asked()
+_NO_INPUTS = FormulaInputs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +70,7 @@ class Options:
     min_coverage: float = 0.0
     min_seq: int = 0
     explain: bool = False
-    formula: Asked = _NO_INPUTS
+    formula: FormulaInputs = _NO_INPUTS
     quotas: tuple[int, ...] = ()
     diversify: float | None = None
     min_score: float | None = None
@@ -164,42 +161,6 @@ class UserQuery(Options):
 _OPTIONS = tuple(field.name for field in fields(Options))
 
 
-def limited(reply: Reply, query: Options, quotas: Sequence[int] = ()) -> Reply:
-    """What of a list, which is in order of score, a query gets: items of its least score or more; see `filled`.
-
-    Given items to rank are all there. The least score may wait until the list is merged and ranked: what it leaves of
-    the k best is what the k best of all that have it are.
-    """
-    if query.keys is not None:
-        return reply
-    if query.min_score is not None:
-        there = reply.take(np.flatnonzero(reply.scores >= query.min_score))
-        explain = there.explain and there.explain | {"short": len(there.keys) < query.k}
-        reply = replace(there, explain=explain)
-    return reply if not quotas and len(reply.keys) <= query.k else filled(reply, query.k, quotas)
-
-
-def filled(reply: Reply, k: int, quotas: Sequence[int]) -> Reply:
-    """The k items of a list, which is in order of value, that quotas and then values choose.
-
-    Args:
-        reply: a list; a ranked one where there are quotas.
-        k: places.
-        quotas: for each task how many places are kept for its best predictions; empty for none.
-    """
-    if not quotas:
-        return reply.take(np.arange(min(k, len(reply.keys))))
-    if reply.tasks is None:
-        raise ValueError("reply: expected predictions of several tasks, got none")
-    orders = [
-        np.lexsort((reply.keys, -predictions))[:count].tolist()
-        for predictions, count in zip(reply.tasks.predictions.T, quotas, strict=True)
-    ]
-    turns = chain.from_iterable([own[turn] for own in orders if turn < len(own)] for turn in range(max(quotas)))
-    kept = list(dict.fromkeys(chain(turns, range(len(reply.keys)))))[:k]
-    return reply.take(np.sort(np.array(kept, dtype=np.intp)))
-
-
 @dataclass(frozen=True, slots=True)
 class QueryBatch:
     """B queries in columns, as they travel from a router to its shards; each column is named as in `Options`.
@@ -226,7 +187,7 @@ class QueryBatch:
     min_coverage: tuple[float, ...]
     min_seq: tuple[int, ...]
     explain: tuple[bool, ...]
-    formula: tuple[Asked, ...]
+    formula: tuple[FormulaInputs, ...]
     quotas: tuple[tuple[int, ...], ...]
     features: tuple[tuple[str, ...] | None, ...]
 

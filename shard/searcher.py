@@ -25,10 +25,11 @@ from silverray.shard.engine.exact import ExactEngine
 from silverray.shard.engine.rerank import WINDOW
 from silverray.shard.engine.validation import Validator
 from silverray.shard.index.placement import ItemCache
+from silverray.shard.limits import limited
 from silverray.shard.live.updates import Updates
 from silverray.shard.live.writes import Entry
-from silverray.shard.query import Query, QueryBatch, limited
-from silverray.shard.result import Outcome, ResultBatch
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result_batch import Outcome, ResultBatch
 from silverray.shard.value.settings import ValueSettings
 
 

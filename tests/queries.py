@@ -10,7 +10,7 @@ from typing import Any
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.engine.validation import Validator
 from silverray.shard.query import Query, QueryBatch
-from silverray.shard.result import FeaturedReply
+from silverray.shard.result_batch import FeaturedReply
 from silverray.shard.searcher import ShardSearcher
 
 

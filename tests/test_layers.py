@@ -16,7 +16,7 @@ ORDER = {
     ),
     "shard": (
         "printing hints threads paths api arguments schema filter snapshot publish index parquet value towers model"
-        " query result protocol engine live searcher local train"
+        " query limits result_batch protocol engine live searcher local train"
     ),
     "router": "errors metrics callers settings batch stages writes router http",
     "cluster": "strict_yaml signals config log tables serving loadtest training commands demo cli",

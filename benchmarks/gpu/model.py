@@ -15,7 +15,7 @@ from silverray.benchmarks.gpu.catalog import Catalog, encode, make_queries, shar
 from silverray.benchmarks.gpu.figures import MODEL, Row, Rows, guarded
 from silverray.benchmarks.gpu.scale import Scale
 from silverray.benchmarks.gpu.timing import Captured, free_memory, time_calls
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.model.retrieval import Found, RetrievalModel
 from silverray.shard.publish.recall import DEPTHS
 from silverray.shard.schema.columns import Columns
@@ -29,7 +29,7 @@ TARGET = 0.99
 
 def make_model(catalog: Catalog) -> RetrievalModel:
     """The model over a catalog, with a recall curve measured on it."""
-    lists = Lists(
+    lists = InvertedLists(
         centroids=catalog.centroids, sizes=catalog.sizes, offsets=catalog.offsets, keys=catalog.keys,
         codes=catalog.codes, scales=catalog.scales, vectors=catalog.vectors, planes=catalog.planes,
         columns=Columns(len(catalog.codes), {}),

@@ -20,7 +20,7 @@ from silverray.benchmarks.scan.allocations import count_allocations
 from silverray.kernels.programs import Opcode, instruction
 from silverray.kernels.scan import scan
 from silverray.shard.filter.layout import LIVE
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.index.ladder import coarse_keep
 
 QUERIES = 64
@@ -58,7 +58,7 @@ class Work(NamedTuple):
     scores: int | None
 
 
-def add_roofline(report: Report, name: str, lists: Lists, threads: tuple[int, ...], rounds: int) -> None:
+def add_roofline(report: Report, name: str, lists: InvertedLists, threads: tuple[int, ...], rounds: int) -> None:
     """Add a table that compares the scan of all lists with plain sums over the same codes, and one of allocations.
 
     Every list is read once from memory: 64 queries each probe clusters that no other probes, or that a few others
@@ -79,7 +79,7 @@ def add_roofline(report: Report, name: str, lists: Lists, threads: tuple[int, ..
     report.table(f"{name}: memory allocations of one call of the scan", ALLOCATIONS, counted)
 
 
-def _measure(lists: Lists, threads: int, rounds: int) -> Iterator[dict[str, Any]]:
+def _measure(lists: InvertedLists, threads: int, rounds: int) -> Iterator[dict[str, Any]]:
     codes = _flat(lists.codes)
     reads = {f"read: {kind}": Work(call, codes.nbytes, None) for kind, call in readers(codes, threads).items()}
     scans = {f"scan, queries a list: {share}": _scan_all(lists, share, threads) for share in QUERIES_PER_LIST}
@@ -115,20 +115,20 @@ def _flat(codes: Tensor) -> NDArray[np.int8]:
     return flat
 
 
-def _scan_all(lists: Lists, queries_per_list: int, threads: int) -> Work:
+def _scan_all(lists: InvertedLists, queries_per_list: int, threads: int) -> Work:
     count = len(lists)
     probes = _probes(len(lists.centroids), queries_per_list, torch.Generator().manual_seed(0))
     size = count * (lists.codes.stride(0) + 4) + count // 8
     return Work(with_threads(_scanning(lists, probes), threads), size, queries_per_list * count)
 
 
-def _allocations(lists: Lists, queries: int) -> dict[str, int]:
+def _allocations(lists: InvertedLists, queries: int) -> dict[str, int]:
     generator = torch.Generator().manual_seed(0)
     probes = torch.stack([torch.randperm(len(lists.centroids), generator=generator)[:PROBES] for _ in range(queries)])
     return count_allocations(_scanning(lists, probes))._asdict()
 
 
-def _scanning(lists: Lists, probes: Tensor) -> Callable[[], object]:
+def _scanning(lists: InvertedLists, probes: Tensor) -> Callable[[], object]:
     """A scan of the probed lists, unfiltered, by random queries; all that it is given is made before."""
     queries = torch.randn(len(probes), lists.codes.shape[1], generator=torch.Generator().manual_seed(1))
     queries = torch.nn.functional.normalize(queries)

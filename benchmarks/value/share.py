@@ -13,12 +13,12 @@ from silverray.benchmarks.common.catalogs import clustered, queries
 from silverray.benchmarks.common.machine import THREADS
 from silverray.benchmarks.value.formula import DIMENSION, SCHEMA, TASKS, VALUE, make_contexts, make_items
 from silverray.shard.engine.engine import Engine
-from silverray.shard.engine.rank import Best
+from silverray.shard.engine.runner import Best
 from silverray.shard.engine.validation import Validator
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.scorer_files import make_scorer, save_overarch
 from silverray.shard.publish.builder import publish
-from silverray.shard.value.valuer import Asked
+from silverray.shard.value.valuer import FormulaInputs
 
 REQUESTS, K = 64, 100
 """A router's largest batch and the k of the figures to reach."""
@@ -58,7 +58,7 @@ def shares(work: Path, items: int, rounds: int) -> tuple[list[dict[str, Any]], d
     engines = {name: _open(work, name, sizes, catalog.vectors) for name, sizes in SCORERS}
     users = _users(queries(catalog, REQUESTS)).reshape(-1, DIMENSION)
     plan = Validator(engines["mlp"].catalog).compile(None).plan("exact")
-    asked = [Asked(None, context) for context in make_contexts(REQUESTS)]
+    asked = [FormulaInputs(None, context) for context in make_contexts(REQUESTS)]
     found: dict[str, list[Best]] = {name: [] for name in engines}
     for name in list(engines) * (rounds + WARM_UP):
         found[name].append(engines[name].best(users, [plan] * REQUESTS, [K] * REQUESTS, asked=asked))

@@ -31,7 +31,7 @@ from silverray.shard.api import SearchError
 from silverray.shard.engine.validation import Validator
 from silverray.shard.index.placement import ItemCache
 from silverray.shard.query import QueryBatch
-from silverray.shard.result import ResultBatch
+from silverray.shard.result_batch import ResultBatch
 from silverray.shard.searcher import ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings

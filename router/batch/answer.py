@@ -20,7 +20,7 @@ from silverray.shard.api import (
     SequenceNotReached,
 )
 from silverray.shard.query import Query
-from silverray.shard.result import ResultBatch
+from silverray.shard.result_batch import ResultBatch
 
 COMPLETE = Coverage()
 

@@ -20,7 +20,7 @@ from silverray.router.errors import Unavailable, at
 from silverray.shard.api import DeadlineExceeded, SearchError, SequenceNotReached
 from silverray.shard.protocol import Shard
 from silverray.shard.query import Query, QueryBatch
-from silverray.shard.result import Outcome, ResultBatch
+from silverray.shard.result_batch import Outcome, ResultBatch
 
 _logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import Coverage
 from silverray.shard.model.candidate_features import CandidateFeatures
-from silverray.shard.result import ResultBatch, columns_of
+from silverray.shard.result_batch import ResultBatch, columns_of
 
 
 def merge(parts: Sequence[ResultBatch], limits: Sequence[int], coverages: Sequence[Coverage]) -> ResultBatch:

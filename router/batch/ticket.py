@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silverray.shard.api import DeadlineExceeded, SequenceNotReached
 from silverray.shard.index.ladder import step_of
 from silverray.shard.query import Query, UserQuery
-from silverray.shard.result import Outcome, ResultBatch
+from silverray.shard.result_batch import Outcome, ResultBatch
 
 
 class Ticket:

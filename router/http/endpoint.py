@@ -17,7 +17,7 @@ from silverray.router.http.parsing import SearchCall, parse_rank, parse_search
 from silverray.router.router import Router
 from silverray.shard.api import DeadlineExceeded, InvalidRequest, SearchError, SearchReply, SearchRequest
 from silverray.shard.query import Query, UserQuery
-from silverray.shard.result import Outcome
+from silverray.shard.result_batch import Outcome
 
 _INLINE_BODY = 64 << 10
 """Decoding so many bytes of JSON holds the event loop up for 0.2 ms, and checking the 25 queries in them for about

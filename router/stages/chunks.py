@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 
-def in_turns(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
+def chunks_by_size(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
     """Part lists by size, the small ones first, so that none is padded far and no part is long.
 
     Args:
@@ -13,7 +13,7 @@ def in_turns(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
         most: size of a part, where it has more than one list: their number times the largest.
 
     Example:
-        >>> list(in_turns({0: 5, 1: 900, 2: 4}, 1_000))
+        >>> list(chunks_by_size({0: 5, 1: 900, 2: 4}, 1_000))
         [[2, 0], [1]]
     """
     part: list[int] = []

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from silverray.router.errors import Unavailable
 from silverray.router.settings import DiversitySettings
-from silverray.router.stages.chunks import in_turns
+from silverray.router.stages.chunks import chunks_by_size
 from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import MAX_FEATURES_K, SearchError, SearchReply
 from silverray.shard.model.diversity import Diversity
 from silverray.shard.query import Query, UserQuery
-from silverray.shard.result import FeaturedReply, Outcome
+from silverray.shard.result_batch import FeaturedReply, Outcome
 
 if TYPE_CHECKING:
     from silverray.shard.snapshot.catalog import Catalog
@@ -68,7 +68,7 @@ class Diversifier:
         if lists:
             loop = asyncio.get_running_loop()
             sizes = {place: query.k * max(1, len(reply.keys)) for place, (query, reply) in lists.items()}
-            for places in in_turns(sizes, _STEPS):
+            for places in chunks_by_size(sizes, _STEPS):
                 some = [lists[place] for place in places]
                 replies = await loop.run_in_executor(self._executor, self._choose, some)
                 for place, reply in zip(places, replies, strict=True):

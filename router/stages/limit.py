@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import MAX_K, SearchError
-from silverray.shard.query import Query, UserQuery, limited
-from silverray.shard.result import Outcome
+from silverray.shard.limits import limited
+from silverray.shard.query import Query, UserQuery
+from silverray.shard.result_batch import Outcome
 
 if TYPE_CHECKING:
     from silverray.shard.snapshot.catalog import Catalog

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from silverray.router.errors import Unavailable
 from silverray.router.settings import RerankSettings
-from silverray.router.stages.chunks import in_turns
+from silverray.router.stages.chunks import chunks_by_size
 from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import SearchError
 from silverray.shard.engine.rerank import SetRanker
+from silverray.shard.limits import filled
 from silverray.shard.model.scorer_files import load_overarch
-from silverray.shard.query import Query, UserQuery, filled
-from silverray.shard.result import FeaturedReply, Outcome
+from silverray.shard.query import Query, UserQuery
+from silverray.shard.result_batch import FeaturedReply, Outcome
 from silverray.shard.snapshot.files import SnapshotFiles
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Reranker:
         if lists:
             loop = asyncio.get_running_loop()
             sizes = {place: max(1, len(reply.keys)) for place, (_, reply) in lists.items()}
-            for places in in_turns(sizes, _ITEMS):
+            for places in chunks_by_size(sizes, _ITEMS):
                 asked, found = zip(*(lists[place] for place in places), strict=True)
                 replies = await loop.run_in_executor(self._executor, self._ranker.rerank, asked, found)
                 for place, reply in zip(places, replies, strict=True):

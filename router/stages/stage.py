@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from silverray.shard.query import Options, Query, UserQuery
-from silverray.shard.result import Outcome
+from silverray.shard.result_batch import Outcome
 
 AnyQuery = TypeVar("AnyQuery", bound=Options)
 

@@ -20,9 +20,9 @@ from silverray.shard.api import Coverage, SearchReply, TaskScores, shown
 from silverray.shard.engine.explanation import explain_search, explain_stages
 from silverray.shard.engine.loaded import LoadedIndex
 from silverray.shard.engine.loading import check_dimension, check_loading, choose_device
-from silverray.shard.engine.rank import Best, Programs, ShardRunner
 from silverray.shard.engine.reply_sizes import longest, too_large
 from silverray.shard.engine.rerank import WINDOW, SetRanker
+from silverray.shard.engine.runner import Best, Programs, ShardRunner
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.filter.expression import And
 from silverray.shard.index.key_index import FREE
@@ -31,15 +31,15 @@ from silverray.shard.index.placement import ItemCache, Placement
 from silverray.shard.model.candidate_features import CandidateFeatures, read_features
 from silverray.shard.model.ranking import Ranked
 from silverray.shard.model.scorer_files import INNER_PRODUCT, OverArch, load_overarch
+from silverray.shard.model.search import Answers
 from silverray.shard.model.shard_model import ShardModel
-from silverray.shard.model.stages import Stage
-from silverray.shard.model.verification import Answers
+from silverray.shard.model.stage_times import Stage
 from silverray.shard.query import Query, QueryBatch
-from silverray.shard.result import Objects, ResultBatch, as_objects, featured
+from silverray.shard.result_batch import Objects, ResultBatch, as_objects, featured
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles
 from silverray.shard.value.settings import ValueSettings
-from silverray.shard.value.valuer import Asked, Valuer
+from silverray.shard.value.valuer import FormulaInputs, Valuer
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Engine:
 
     What a search finds is ranked where there is anything to rank by: several tasks, a learned scorer or a formula.
     Otherwise it stands by its exact scores. A set-wise scorer comes after that, on whole lists: here where a request
-    is answered from these partitions alone, and elsewhere where it asks for traits.
+    is answered from these partitions alone, and elsewhere where it asks for features of candidates.
 
     Args:
         catalog: the snapshot's catalog.
@@ -203,7 +203,7 @@ class Engine:
         ks: Sequence[int],
         n_probe: int | None = None,
         refine_all: bool = False,
-        asked: Sequence[Asked] | None = None,
+        asked: Sequence[FormulaInputs] | None = None,
         quotas: Sequence[int] = (),
     ) -> Best:
         """Find the best items of B requests.
@@ -219,7 +219,7 @@ class Engine:
         """
         vectors = torch.from_numpy(queries).to(self.model.lists.keys.device)
         of_requests = vectors.view(len(plans), self.model.tasks, self.catalog.dimension)
-        asked = asked or [Asked()] * len(plans)
+        asked = asked or [FormulaInputs()] * len(plans)
         return self.runner.best(of_requests, self._programs(plans), ks, n_probe, refine_all, asked, quotas)
 
     def _programs(self, plans: Sequence[FilterPlan]) -> Programs:

@@ -22,7 +22,7 @@ from silverray.shard.api import SearchReply, TaskScores
 from silverray.shard.engine.engine import Engine
 from silverray.shard.filter.verification import matches
 from silverray.shard.query import Query, QueryBatch
-from silverray.shard.result import ResultBatch, featured
+from silverray.shard.result_batch import ResultBatch, featured
 
 QUERIES_AT_A_TIME = 16
 """Queries whose rough scores of all items are held together: 64 MB for a million items."""

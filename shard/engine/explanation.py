@@ -12,9 +12,9 @@ from silverray.kernels.bits import count_ranges
 from silverray.kernels.programs import evaluate_programs
 from silverray.shard.filter.compiler import Plan as FilterPlan
 from silverray.shard.index.planner import Plan
+from silverray.shard.model.search import Answers
 from silverray.shard.model.shard_model import ShardModel
-from silverray.shard.model.stages import Stage
-from silverray.shard.model.verification import Answers
+from silverray.shard.model.stage_times import Stage
 
 
 @torch.inference_mode()

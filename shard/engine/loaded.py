@@ -9,7 +9,7 @@ import torch
 from silverray.shard.index.loader import LoadedPartitions
 from silverray.shard.model.cuda_graphs import CudaGraphs
 from silverray.shard.model.retrieval import RetrievalModel
-from silverray.shard.model.verification import Search
+from silverray.shard.model.search import Search
 
 
 class LoadedIndex(NamedTuple):

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from silverray.kernels.topk import warm_up
 from silverray.shard.api import SearchReply, TaskScores
+from silverray.shard.limits import limited
 from silverray.shard.model.candidate_features import CandidateFeatures, FieldValues
 from silverray.shard.model.reranking import Reranking
 from silverray.shard.model.scorers import Scorer
-from silverray.shard.query import Options, Query, QueryBatch, limited
-from silverray.shard.result import FeaturedReply, ResultBatch
+from silverray.shard.query import Options, Query, QueryBatch
+from silverray.shard.result_batch import FeaturedReply, ResultBatch
 from silverray.shard.value.inputs import Values
 from silverray.shard.value.valuer import Valuation, Valuer
 

@@ -16,7 +16,7 @@ from silverray.shard.query import Options, Query, UserQuery, plain_options
 from silverray.shard.schema.vectors import faults, to_unit_length
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
-from silverray.shard.value.valuer import Asked, Valuer
+from silverray.shard.value.valuer import FormulaInputs, Valuer
 
 
 class Validator:
@@ -66,7 +66,7 @@ class Validator:
         options["keys"] = None if request.keys is None else _keys(request.keys, prefix)
         vectors = None if request.vectors is None else self.check_vectors(request.vectors, prefix)
         options["filter"] = compiled or self.compile(request.filter, prefix)
-        options["formula"] = Asked(request.variant, self.valuer.admit(request, prefix) or {})
+        options["formula"] = FormulaInputs(request.variant, self.valuer.admit(request, prefix) or {})
         if vectors is None:
             return UserQuery(user=request.user or {}, **options)
         return Query(vectors=vectors, **options)

@@ -14,7 +14,7 @@ from silverray.kernels.rows import aligned_planes, aligned_rows
 from silverray.shard.schema.columns import Columns
 
 
-class Lists(nn.Module):
+class InvertedLists(nn.Module):
     """The tensors that a search reads.
 
     Args:

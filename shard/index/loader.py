@@ -13,9 +13,9 @@ from silverray.kernels.bits import transpose_bits, words_for
 from silverray.kernels.rows import aligned_planes, empty_rows
 from silverray.shard.api import SnapshotError
 from silverray.shard.index.free_memory import free_bytes
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.index.memory import FreeBytes, MemoryPlan
-from silverray.shard.index.packing import Arrangement, count_spare_tags
+from silverray.shard.index.packing import SlotPacking, count_spare_tags
 from silverray.shard.index.payload import Payload, spread_index, widen
 from silverray.shard.index.placement import Placement
 from silverray.shard.schema.columns import Columns
@@ -45,7 +45,7 @@ class LoadedPartitions(NamedTuple):
         memory: what it all takes.
     """
 
-    lists: Lists
+    lists: InvertedLists
     payload: Payload
     curve: RecallCurve
     memory: MemoryPlan
@@ -86,7 +86,7 @@ def load_partitions(
     index = read_index(files, catalog)
     parts = [read_keys(files, catalog, number) for number in partitions]
     keys, clusters = (torch.cat([part[name] for part in parts]) for name in ("keys", "clusters"))
-    arrangement = Arrangement.of(keys, clusters, catalog.clusters, slack)
+    arrangement = SlotPacking.of(keys, clusters, catalog.clusters, slack)
     slots = torch.empty_like(arrangement.order)
     slots[arrangement.order] = arrangement.slots
     merged = _room(arrangement, catalog)
@@ -124,7 +124,7 @@ def load_partitions(
         except SnapshotError as error:
             raise SnapshotError(f"{files.path}: {error}") from None
     table = table.take(spread_index(arrangement.order.numpy(), arrangement.slots.numpy(), memory.slots))
-    lists = Lists(**placed, columns=stored, items=memory.items)
+    lists = InvertedLists(**placed, columns=stored, items=memory.items)
     payload = Payload(table, ordered.numpy(), catalog.schema.id if catalog.id_type == "string" else None)
     curve = RecallCurve(*(index[name].to(placement.device) for name in RecallCurve._fields))
     return LoadedPartitions(lists, payload, curve, memory)
@@ -152,8 +152,8 @@ def _too_long(vectors: Tensor) -> str | None:
     return f"row {int(rows[0])}: {length_fault(float(lengths[rows[0]]))}" if len(rows) else None
 
 
-def _room(arrangement: Arrangement, catalog: Catalog) -> dict[str, Tensor]:
-    """The arrays that partitions are loaded into, laid out as `Lists` wants them, with zeros in free slots."""
+def _room(arrangement: SlotPacking, catalog: Catalog) -> dict[str, Tensor]:
+    """The arrays that partitions are loaded into, laid out as `InvertedLists` wants them, with zeros in free slots."""
     slots = arrangement.width
     arrays = {
         "codes": empty_rows(slots, catalog.dimension, torch.int8),

@@ -68,7 +68,7 @@ class MemoryPlan:
             slack: free slots for each item; None for a shard that takes no updates.
 
         Returns:
-            The plan. All but `payload`, `compaction` and `loading` is what `Lists` takes, to the byte; those are close.
+            The plan: to the byte what `InvertedLists` takes; `payload`, `compaction` and `loading` are close.
 
         Raises:
             SnapshotError: there is no such partition.
@@ -150,7 +150,7 @@ def format_bytes(count: float) -> str:
 
 
 def _arrays(catalog: Catalog, slots: int, placement: Placement) -> dict[str, int]:
-    """Bytes of the arrays of `Lists`, columns left out."""
+    """Bytes of the arrays of `InvertedLists`, columns left out."""
 
     def rows(name: str, count: int, dtype: torch.dtype) -> int:
         width = catalog.dimension

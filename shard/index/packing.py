@@ -1,4 +1,4 @@
-"""Arrangements: which slot each item takes, with or without slack behind every cluster's items.
+"""Slot packing: which slot each item takes, with or without slack behind every cluster's items.
 
 Letters: n items, C clusters, N slots.
 """
@@ -22,7 +22,7 @@ TAGS_A_FREE_SLOT = 8
 """Tags that there is room for, for each free slot."""
 
 
-class Arrangement(NamedTuple):
+class SlotPacking(NamedTuple):
     """Slots of items, in (cluster, key) order.
 
     Attributes:

@@ -27,14 +27,14 @@ class Placement:
     item_cache: ItemCache = "device"
 
     def on_host(self, name: str) -> bool:
-        """Whether the array `name` of `Lists` lies in host memory."""
+        """Whether the array `name` of `InvertedLists` lies in host memory."""
         return self.device.type == "cpu" or (name == "vectors" and self.item_cache == "host")
 
     def put(self, name: str, array: Tensor) -> Tensor:
         """Bring the array `name` to its place.
 
         Args:
-            name: as in `Lists`.
+            name: as in `InvertedLists`.
             array: on the CPU, owner of all of its memory.
 
         Returns:

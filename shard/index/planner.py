@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from silverray.kernels.centroids import score_centroids
 from silverray.kernels.plans import plan_visits
 from silverray.kernels.probes import choose_probes
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.index.ladder import K_STEPS
 from silverray.shard.snapshot.recall_curve import RecallCurve
 
@@ -52,7 +52,7 @@ class Planner(nn.Module):
 
     curve: Tensor
 
-    def __init__(self, lists: Lists, curve: RecallCurve) -> None:
+    def __init__(self, lists: InvertedLists, curve: RecallCurve) -> None:
         super().__init__()
         self.lists = lists
         self._curve = curve

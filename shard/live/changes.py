@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silverray.shard.api import ItemId
-from silverray.shard.live.intake import FieldsOnly
+from silverray.shard.live.adapting import FieldsOnly
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 from silverray.shard.schema.columns import Columns
 from silverray.shard.schema.keys import hash_text

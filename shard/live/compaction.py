@@ -18,9 +18,9 @@ from silverray.kernels.bits import pack_bits, read_bits, words_for
 from silverray.kernels.codes import quantize_rows
 from silverray.kernels.rows import aligned_planes, empty_rows
 from silverray.shard.engine.loaded import LoadedIndex
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.index.key_index import FREE, Ints
-from silverray.shard.index.packing import Arrangement, count_spare_tags
+from silverray.shard.index.packing import SlotPacking, count_spare_tags
 from silverray.shard.index.payload import Payload
 from silverray.shard.live.arrays import LiveArrays
 from silverray.shard.schema.columns import Column, Columns
@@ -78,7 +78,7 @@ def compact(live: LiveArrays, still: Still, slack: float) -> LoadedIndex:
     strays = np.flatnonzero(np.isin(old, np.fromiter(still.homes, dtype=np.int64)))
     clusters[strays] = [still.homes[slot] for slot in old[strays].tolist()]
     keys = torch.from_numpy(still.keys[old])
-    arrangement = Arrangement.of(keys, torch.from_numpy(clusters), len(lists.centroids), slack)
+    arrangement = SlotPacking.of(keys, torch.from_numpy(clusters), len(lists.centroids), slack)
     sources = torch.from_numpy(old)[arrangement.order]
     new_keys = torch.full((arrangement.width,), FREE).index_copy_(0, arrangement.slots, keys[arrangement.order])
     spare = count_spare_tags(len(old), arrangement.width)
@@ -86,7 +86,7 @@ def compact(live: LiveArrays, still: Still, slack: float) -> LoadedIndex:
     rows = {name: _rows(getattr(lists, name), sources, arrangement) for name in ("codes", "scales", "vectors")}
     moved = torch.isin(arrangement.order, torch.from_numpy(strays))
     _encode(rows, arrangement.slots[moved], torch.from_numpy(clusters)[arrangement.order[moved]], lists.centroids)
-    made = Lists(
+    made = InvertedLists(
         centroids=lists.centroids,
         sizes=lists.sizes,
         offsets=arrangement.offsets.to(device),
@@ -100,7 +100,7 @@ def compact(live: LiveArrays, still: Still, slack: float) -> LoadedIndex:
     return LoadedIndex.of(loaded._replace(lists=made, payload=payload))
 
 
-def _rows(old: Tensor, sources: Tensor, arrangement: Arrangement) -> Tensor:
+def _rows(old: Tensor, sources: Tensor, arrangement: SlotPacking) -> Tensor:
     """Rows of the sources in their new slots, and zeros in free ones."""
     width = arrangement.width
     on_cpu = old.device.type == "cpu"
@@ -122,7 +122,7 @@ def _encode(rows: dict[str, Tensor], slots: Tensor, clusters: Tensor, centroids:
         rows["scales"].index_copy_(0, places, codes.scales)
 
 
-def _planes(old: Tensor, sources: Tensor, arrangement: Arrangement) -> Tensor:
+def _planes(old: Tensor, sources: Tensor, arrangement: SlotPacking) -> Tensor:
     """The bits of the sources at their new slots."""
     words = words_for(arrangement.width)
     places, targets = sources.to(old.device), arrangement.slots.to(old.device)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.index.key_index import Ints
 from silverray.shard.index.payload import Row
 from silverray.shard.schema.columns import Column, Columns
@@ -124,7 +124,7 @@ class Edit(NamedTuple):
     items: int
     curve: Tensor | None
 
-    def apply(self, lists: Lists) -> None:
+    def apply(self, lists: InvertedLists) -> None:
         """Write the arrays; no search may be going on."""
         device = lists.keys.device
         for array, rows in (

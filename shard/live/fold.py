@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from silverray.shard.api import ItemId
 from silverray.shard.index.key_index import FREE, Ints, KeySlots
+from silverray.shard.live.adapting import FieldsOnly, WriteAdapter
 from silverray.shard.live.changes import key_of, put
 from silverray.shard.live.checks import WriteError
-from silverray.shard.live.intake import FieldsOnly, Intake
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 from silverray.shard.publish.source import read_source
@@ -74,12 +74,12 @@ def fold(
     """
     source = read_source(items, schema, vectors)
     rows = _Rows(source.keys, source.items, source.vectors)
-    intake, metric = Intake(schema, source.id_type, space), schema.vector.metric
+    adapter, metric = WriteAdapter(schema, source.id_type, space), schema.vector.metric
     outcome, refused, refusal = Outcome(), 0, None
     left: dict[int, Write] = {}
     for write in writes:
         try:
-            taken = intake.take(write)
+            taken = adapter.adapt(write)
             if isinstance(taken, Upsert):  # its vector may have been good where the metric was another
                 for fault in faults(taken.vector[None], metric).values():
                     raise WriteError("invalid_vector", f"vector: {fault}")

@@ -15,11 +15,11 @@ import numpy as np
 from silverray.shard.api import ItemId
 from silverray.shard.engine.engine import Engine
 from silverray.shard.index.packing import count_slots
+from silverray.shard.live.adapting import WriteAdapter
 from silverray.shard.live.arrays import LiveArrays
 from silverray.shard.live.changes import Changes, Keyed, key_of, merge, runs
 from silverray.shard.live.checks import WriteError
 from silverray.shard.live.compaction import Still, compact
-from silverray.shard.live.intake import Intake
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Entry
 from silverray.shard.schema.keys import partition_of
@@ -94,7 +94,7 @@ class Updates:
         self._slack = engine.slack
         self._held = frozenset(engine.partitions)
         catalog = engine.catalog
-        self._intake = Intake(catalog.schema, catalog.id_type, catalog.vector_space)
+        self._adapter = WriteAdapter(catalog.schema, catalog.id_type, catalog.vector_space)
         self._gate = gate
         self._live = LiveArrays(engine.index, engine.catalog)
         self._writer = single_worker("updates")
@@ -160,7 +160,7 @@ class Updates:
         taken, refused = [], 0
         for key, write in self._mine(entries):
             try:
-                taken.append((key, self._intake.take(write)))
+                taken.append((key, self._adapter.adapt(write)))
             except WriteError as error:
                 self._note(write.id, error)
                 refused += 1

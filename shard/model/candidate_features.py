@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.value.inputs import NO_TAG, gather_fields
 
@@ -77,7 +77,11 @@ class CandidateFeatures(NamedTuple):
 
 
 def read_features(
-    lists: Lists, slots: NDArray[np.int64], categories: Sequence[str], features: ItemFeatures, fields: Iterable[str]
+    lists: InvertedLists,
+    slots: NDArray[np.int64],
+    categories: Sequence[str],
+    features: ItemFeatures,
+    fields: Iterable[str],
 ) -> CandidateFeatures:
     """Read the features of items.
 

@@ -17,7 +17,7 @@ from silverray.kernels.programs import Opcode, instruction
 from silverray.shard.index.ladder import K_STEPS
 from silverray.shard.index.planner import Plan
 from silverray.shard.model.retrieval import Found, RetrievalModel
-from silverray.shard.model.verification import MAX_ROOM
+from silverray.shard.model.search import MAX_ROOM
 
 BATCHES = (1, 4, 16, 64)
 """Sizes of captured batches: steps of 4 pad a batch to four times its size at most, and 64 is the router's largest."""

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from silverray.kernels.topk import top_k
 from silverray.kernels.union import United
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.scorers import DotProduct, Scorer
 from silverray.shard.value.inputs import gather_fields
-from silverray.shard.value.valuer import Valuation, valued
+from silverray.shard.value.valuer import Valuation, evaluated
 from silverray.shard.value.variants import ValueModels
 
 PLACES = 1 << 18
@@ -58,7 +58,7 @@ class Scoring(nn.Module):
         ValueError: the scorer is not pointwise.
     """
 
-    def __init__(self, lists: Lists, scorer: Scorer, features: ItemFeatures) -> None:
+    def __init__(self, lists: InvertedLists, scorer: Scorer, features: ItemFeatures) -> None:
         super().__init__()
         if not scorer.pointwise:
             raise ValueError(f"scorer: expected a pointwise one, got {type(scorer).__name__}: it needs whole lists")
@@ -105,7 +105,7 @@ class Formulas(nn.Module):
         models: the formulas; None where the mean over the tasks is all that there is.
     """
 
-    def __init__(self, lists: Lists, models: ValueModels | None) -> None:
+    def __init__(self, lists: InvertedLists, models: ValueModels | None) -> None:
         super().__init__()
         self.lists = lists
         self.models = models
@@ -130,7 +130,7 @@ class Formulas(nn.Module):
         return values
 
     def _evaluate(self, predictions: Tensor, slots: Tensor, valuation: Valuation) -> Tensor:
-        return valued(valuation, predictions, gather_fields(self.lists.columns, slots, valuation.fields))
+        return evaluated(valuation, predictions, gather_fields(self.lists.columns, slots, valuation.fields))
 
 
 def select(

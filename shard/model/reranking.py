@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from silverray.kernels.topk import top_k
 from silverray.shard.model.scorers import Scorer, bounded
 from silverray.shard.value.inputs import Values
-from silverray.shard.value.valuer import Valuation, valued
+from silverray.shard.value.valuer import Valuation, evaluated
 
 
 class Reranked(NamedTuple):
@@ -67,6 +67,6 @@ class Reranking(nn.Module):
         values = predictions.new_empty(valid.shape)
         for valuation, its in zip(valuations, fields, strict=True):
             rows = slice(None) if valuation.rows is None else valuation.rows
-            values[rows] = valued(valuation, predictions[rows], its)
+            values[rows] = evaluated(valuation, predictions[rows], its)
         best = top_k(values.masked_fill(~valid, -torch.inf), keys, keys.shape[1])
         return Reranked(best.places, best.scores, predictions)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from silverray.kernels.bound import Bound, Index, bind
 from silverray.kernels.retrieve import Arguments, retrieve
 from silverray.shard.index import planner
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.index.ladder import coarse_keep
 from silverray.shard.index.planner import Plan, Planner
 from silverray.shard.snapshot.recall_curve import RecallCurve
@@ -47,7 +47,7 @@ class RetrievalModel(nn.Module):
         curve: how much of the catalog must be visited.
     """
 
-    def __init__(self, lists: Lists, curve: RecallCurve) -> None:
+    def __init__(self, lists: InvertedLists, curve: RecallCurve) -> None:
         super().__init__()
         self.lists = lists
         self.planner = Planner(lists, curve)

@@ -19,7 +19,7 @@ from silverray.shard.model.item_features import ItemFeatures
 from silverray.shard.model.ranking import Formulas, Ranked, Scoring, select
 from silverray.shard.model.retrieval import Found, RetrievalModel
 from silverray.shard.model.scorers import DotProduct, Scorer
-from silverray.shard.model.stages import Hook, ignore
+from silverray.shard.model.stage_times import Hook, ignore
 from silverray.shard.value.valuer import Valuation
 from silverray.shard.value.variants import ValueModels
 

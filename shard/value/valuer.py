@@ -19,7 +19,7 @@ from silverray.shard.value.variants import ValueModels
 USER = "user."
 
 
-class Asked(NamedTuple):
+class FormulaInputs(NamedTuple):
     """What a request says of its values.
 
     Attributes:
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
     context: Mapping[str, Any] = {}
 
     @classmethod
-    def of(cls, request: SearchRequest) -> Asked:
+    def of(cls, request: SearchRequest) -> FormulaInputs:
         """The request's part."""
         return cls(request.variant, request.context or {})
 
@@ -55,7 +55,7 @@ class Valuation(NamedTuple):
         return () if self.model is None else self.model.fields
 
 
-def valued(valuation: Valuation, predictions: torch.Tensor, fields: Mapping[str, Values]) -> torch.Tensor:
+def evaluated(valuation: Valuation, predictions: torch.Tensor, fields: Mapping[str, Values]) -> torch.Tensor:
     """One finite value `[R, K]` float32 for each candidate of the R requests of a valuation.
 
     Args:
@@ -133,8 +133,8 @@ class Valuer:
         """Names of the item fields that a variant's formula reads."""
         return () if self.models is None else self.models.select(variant).fields
 
-    def valuations(self, asked: Sequence[Asked], device: torch.device) -> list[Valuation]:
-        """Group admitted requests by their formulas."""
+    def valuations(self, asked: Sequence[FormulaInputs], device: torch.device) -> list[Valuation]:
+        """Group checked requests by their formulas."""
         if self.models is None:
             return [Valuation(None, {})]
         rows: dict[str, list[int]] = {}

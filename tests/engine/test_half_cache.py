@@ -14,7 +14,7 @@ from silverray.router.batch.merge import merge
 from silverray.shard.api import Coverage, SearchReply, SearchRequest
 from silverray.shard.engine.engine import Engine
 from silverray.shard.live.writes import Delete, Entry, Upsert
-from silverray.shard.result import ResultBatch
+from silverray.shard.result_batch import ResultBatch
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 

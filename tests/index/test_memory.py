@@ -10,7 +10,7 @@ from silverray.kernels.rows import row_bytes
 from silverray.shard.api import ShardTooLarge
 from silverray.shard.engine.engine import Engine
 from silverray.shard.index import placement as placements
-from silverray.shard.index.inverted_lists import Lists
+from silverray.shard.index.inverted_lists import InvertedLists
 from silverray.shard.index.loader import LoadedPartitions, load_partitions
 from silverray.shard.index.memory import SCRATCH_BYTES, MemoryPlan, format_bytes
 from silverray.shard.index.placement import ItemCache, Placement
@@ -31,7 +31,7 @@ def load(catalog: Catalog, partitions: Sequence[int], placement: Placement, free
     return load_partitions(SnapshotFiles.open(catalog.path), catalog, partitions, placement, lambda _: free)
 
 
-def taken(lists: Lists) -> dict[str, dict[str, int]]:
+def taken(lists: InvertedLists) -> dict[str, dict[str, int]]:
     """Bytes that lists take, by device and component."""
     sizes: dict[str, dict[str, int]] = {}
     arrays = [("centroids" if name in CENTROIDS else name, array) for name, array in lists.named_buffers()]

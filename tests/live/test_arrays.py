@@ -12,10 +12,10 @@ from silverray.kernels.bits import read_bits
 from silverray.kernels.codes import quantize_rows
 from silverray.shard.engine.engine import Engine
 from silverray.shard.index.key_index import FREE
+from silverray.shard.live.adapting import FieldsOnly
 from silverray.shard.live.arrays import LiveArrays
 from silverray.shard.live.changes import Changes, key_of, merge, runs
 from silverray.shard.live.compaction import Still, compact
-from silverray.shard.live.intake import FieldsOnly
 from silverray.shard.live.outcome import Outcome
 from silverray.shard.live.writes import Delete, Patch, Upsert, Write
 from silverray.shard.snapshot.catalog import Catalog

@@ -11,7 +11,7 @@ from queries import ask_featured, make_batch
 from silverray.shard.api import SearchReply
 from silverray.shard.engine.validation import Validator
 from silverray.shard.query import QueryBatch
-from silverray.shard.result import FeaturedReply
+from silverray.shard.result_batch import FeaturedReply
 from silverray.shard.schema.keys import hash_text
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog

@@ -16,8 +16,8 @@ from silverray.shard.model import cuda_graphs
 from silverray.shard.model.cuda_graphs import CudaGraphs, Inputs, Run
 from silverray.shard.model.export import INFO_FILE, describe, export_model, save_exported
 from silverray.shard.model.retrieval import Found, RetrievalModel
+from silverray.shard.model.search import Answers, Search
 from silverray.shard.model.shard_model import ShardModel
-from silverray.shard.model.verification import Answers, Search
 from silverray.shard.snapshot.catalog import Catalog
 
 EVERYTHING, HALF = [instruction(Opcode.LOAD)], [instruction(Opcode.LOAD), instruction(Opcode.AND, 3)]

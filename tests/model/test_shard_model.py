@@ -10,18 +10,18 @@ from catalogs import DIMENSION
 from torch import Tensor
 
 from silverray.kernels.programs import Opcode, instruction
-from silverray.shard.engine import rank
+from silverray.shard.engine import runner
 from silverray.shard.engine.engine import Engine
-from silverray.shard.engine.rank import Best
+from silverray.shard.engine.runner import Best
 from silverray.shard.filter.compiler import Plan
 from silverray.shard.index import planner
 from silverray.shard.model import ranking
 from silverray.shard.model.retrieval import Found
 from silverray.shard.model.shard_model import Result
-from silverray.shard.model.stages import StageTimes
+from silverray.shard.model.stage_times import StageTimes
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings
-from silverray.shard.value.valuer import Asked
+from silverray.shard.value.valuer import FormulaInputs
 
 EVERYTHING, HALF = (instruction(Opcode.LOAD),), (instruction(Opcode.LOAD), instruction(Opcode.AND, 3))
 PROGRAMS = torch.tensor([[*EVERYTHING, 0], HALF], dtype=torch.int32)
@@ -33,7 +33,7 @@ VALUE = ValueSettings.model_validate(
         "context": {"hour": {"type": "int"}},
     }
 )
-ASKED = [Asked(), Asked("mine", {"hour": 3})]
+ASKED = [FormulaInputs(), FormulaInputs("mine", {"hour": 3})]
 
 
 @pytest.fixture(params=["catalog", "two_tasks", "scored"])
@@ -49,8 +49,8 @@ def users(engine: Engine, count: int) -> Tensor:
     return torch.randn(count, engine.model.tasks, DIMENSION, generator=torch.Generator().manual_seed(count))
 
 
-def asked(engine: Engine, count: int) -> list[Asked]:
-    return [ASKED[row % 2] if engine.valuer.models else Asked() for row in range(count)]
+def asked(engine: Engine, count: int) -> list[FormulaInputs]:
+    return [ASKED[row % 2] if engine.valuer.models else FormulaInputs() for row in range(count)]
 
 
 def run(engine: Engine, count: int, k: int, model: Any = None, **options: Any) -> Result:
@@ -107,7 +107,7 @@ def test_without_ranking_predictions_are_the_scores(catalog: Catalog) -> None:
 def test_parts_of_a_batch_and_of_its_candidates_change_no_bit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = serve(engine, 7, 10)
     whole = run(engine, 7, 10)
-    monkeypatch.setattr(rank, "PLACES", 1_000)  # two requests of two lists of 250 at a time
+    monkeypatch.setattr(runner, "PLACES", 1_000)  # two requests of two lists of 250 at a time
     monkeypatch.setattr(ranking, "SCORED", 50)
     best = serve(engine, 7, 10)
     assert_same(best, whole)

@@ -31,7 +31,7 @@ from silverray.shard.api import (
 from silverray.shard.filter.compiler import CompiledFilter, Plan
 from silverray.shard.model.candidate_features import CandidateFeatures
 from silverray.shard.query import Query, QueryBatch, UserQuery, plain_options
-from silverray.shard.result import Outcome, ResultBatch, featured
+from silverray.shard.result_batch import Outcome, ResultBatch, featured
 from silverray.shard.schema.keys import hash_texts
 from silverray.shard.schema.user_features import UserFeatures
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from silverray.router.batch.merge import merge
 from silverray.shard.api import Coverage, SearchReply, TaskScores
 from silverray.shard.model.candidate_features import CandidateFeatures, FieldValues
-from silverray.shard.result import FeaturedReply, ResultBatch, featured
+from silverray.shard.result_batch import FeaturedReply, ResultBatch, featured
 
 Item = tuple[int, float]
 

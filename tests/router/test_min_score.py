@@ -17,8 +17,8 @@ from silverray.router.router import Router
 from silverray.router.settings import DiversitySettings, RerankSettings, RouterSettings
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.engine.validation import Validator
+from silverray.shard.limits import filled
 from silverray.shard.local import LocalSearcher
-from silverray.shard.query import filled
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.value.settings import ValueSettings

@@ -17,7 +17,7 @@ from silverray.router.settings import RouterSettings
 from silverray.shard.api import SearchReply, SearchRequest
 from silverray.shard.engine.validation import Validator
 from silverray.shard.query import Query, QueryBatch
-from silverray.shard.result import ResultBatch
+from silverray.shard.result_batch import ResultBatch
 from silverray.shard.schema.keys import partition_of
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog

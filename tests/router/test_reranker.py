@@ -25,10 +25,11 @@ from silverray.router.stages.rerank import Reranker
 from silverray.shard.api import InvalidRequest, Searcher, SearchReply, SearchRequest
 from silverray.shard.engine.rerank import SetRanker
 from silverray.shard.engine.validation import Validator
+from silverray.shard.limits import filled
 from silverray.shard.model.diversity import Diversity
 from silverray.shard.model.scorer_files import load_overarch
-from silverray.shard.query import Query, QueryBatch, filled
-from silverray.shard.result import FeaturedReply, ResultBatch
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result_batch import FeaturedReply, ResultBatch
 from silverray.shard.searcher import ExactSearch, ShardSearcher
 from silverray.shard.snapshot.catalog import Catalog
 from silverray.shard.snapshot.files import SnapshotFiles

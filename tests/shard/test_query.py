@@ -7,7 +7,7 @@ import numpy as np
 
 from silverray.shard.filter.compiler import CompiledFilter, Plan
 from silverray.shard.query import Options, Query, QueryBatch, UserQuery
-from silverray.shard.value.valuer import Asked
+from silverray.shard.value.valuer import FormulaInputs
 
 NOTHING = Plan(np.zeros(1, dtype=np.int32), None)
 
@@ -28,7 +28,7 @@ def make_queries() -> list[Query]:
             fields=("title", "year"),
             mode="bloom",
             n_probe=3,
-            formula=Asked("late", {"hour": 5}),
+            formula=FormulaInputs("late", {"hour": 5}),
             quotas=(1, 2),
         ),
         Query(

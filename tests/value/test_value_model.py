@@ -15,7 +15,7 @@ from silverray.shard.value.language import parse
 from silverray.shard.value.model import ValueModel
 from silverray.shard.value.scope import Scope
 from silverray.shard.value.syntax import Syntax
-from silverray.shard.value.valuer import Valuation, valued
+from silverray.shard.value.valuer import Valuation, evaluated
 
 from .evaluator import SCHEMA, SCOPE, Case, Formulas, evaluate, make_case
 
@@ -203,12 +203,12 @@ def test_numbers_divide_as_tensors_of_the_predictions_device(text: str, device: 
     predictions = torch.rand(2, 3, len(SCOPE.tasks), generator=torch.Generator().manual_seed(0)).to(device)
     with OnDevice():
         ValueModel(text, SCOPE)(predictions, {}, {})
-        valued(Valuation(None, {}), predictions, {})
+        evaluated(Valuation(None, {}), predictions, {})
 
 
 def test_without_a_formula_a_value_is_the_mean() -> None:
     predictions = torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(valued(Valuation(None, {}), predictions, {}), predictions.mean(dim=2))
+    assert torch.equal(evaluated(Valuation(None, {}), predictions, {}), predictions.mean(dim=2))
 
 
 @pytest.mark.parametrize("text", [EXAMPLE, "user.taste", "7", 'click * (genres any ("war"))', Formulas(3).number(4)])

@@ -20,8 +20,8 @@ class FieldsOnly(Patch):
     """An upsert without its vector, which is of another space: it changes an item that is there, and inserts none."""
 
 
-class Intake:
-    """What a version takes of writes.
+class WriteAdapter:
+    """Adapts writes to the schema of a version.
 
     Whatever the schema was when they were logged: fields that this version has not are passed over, values of other
     types are taken where a client might send them so today, vectors of other spaces are left out.
@@ -40,7 +40,7 @@ class Intake:
         self._rules = {name: (TYPES[field.type][0], field.nullable) for name, field in schema.fields.items()}
         self._missing = dict.fromkeys(name for name, field in schema.fields.items() if field.nullable)
 
-    def take(self, write: Write) -> Write:
+    def adapt(self, write: Write) -> Write:
         """A write as this version applies it.
 
         Raises:

@@ -9,7 +9,7 @@ import pytest
 
 from silverray.shard.api import Coverage, FilterError, Overloaded, SearchError, SearchReply, TaskScores
 from silverray.shard.model.candidate_features import CandidateFeatures, FieldValues
-from silverray.shard.result import FeaturedReply, Outcome, ResultBatch, featured
+from silverray.shard.result_batch import FeaturedReply, Outcome, ResultBatch, featured
 
 
 def make_reply(keys: list[int], texts: bool = False, **more: Any) -> SearchReply:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from silverray.shard.filter.expression import Expression
 from silverray.shard.model.ranking import PLACES, Ranked
+from silverray.shard.model.search import Answers, Search
 from silverray.shard.model.shard_model import ShardModel
-from silverray.shard.model.stages import Stage, StageTimes
-from silverray.shard.model.verification import Answers, Search
-from silverray.shard.value.valuer import Asked, Valuer
+from silverray.shard.model.stage_times import Stage, StageTimes
+from silverray.shard.value.valuer import FormulaInputs, Valuer
 
 
 class Programs(NamedTuple):
@@ -92,7 +92,7 @@ class ShardRunner:
         ks: Sequence[int],
         n_probe: int | None,
         refine_all: bool,
-        asked: Sequence[Asked],
+        asked: Sequence[FormulaInputs],
         quotas: Sequence[int],
     ) -> Best:
         """Find the best items of each request.
@@ -125,7 +125,7 @@ class ShardRunner:
         queries: Tensor,
         slots: Tensor,
         scores: Tensor,
-        asked: Sequence[Asked],
+        asked: Sequence[FormulaInputs],
         ks: Sequence[int],
         quotas: Sequence[int],
         times: StageTimes,
@@ -144,7 +144,7 @@ class ShardRunner:
             )
         return Ranked(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def score(self, queries: Tensor, slots: Tensor, asked: Sequence[Asked]) -> Scored:
+    def score(self, queries: Tensor, slots: Tensor, asked: Sequence[FormulaInputs]) -> Scored:
         """Score given items, `[B, K]` slots of 0 or more."""
         predictions = self.model.scoring(queries, slots)
         valuations = self._valuer.valuations(asked, queries.device)
