@@ -182,7 +182,9 @@ class Router:
             tickets = self._tickets(chain.pop(), deadlines, wheres)
             outcomes = await self._found(tickets)
             for stage in reversed(self._stages):
-                asked = list(map(_with_vectors, chain.pop(), tickets))
+                asked = chain.pop()
+                if stage.needs_vectors:
+                    asked = list(map(_with_vectors, asked, tickets))
                 finished = await stage.finish(asked, outcomes)
                 outcomes = list(map(_located, wheres, outcomes, finished))
         for outcome in outcomes:
@@ -194,8 +196,10 @@ class Router:
         now = time.monotonic()
         deadlines = [now + self._allowed_s(timeout_s) for timeout_s in batch.timeout_s]
         with self._occupied(len(batch)):
-            tickets = self._tickets(list(batch), deadlines, [""] * len(batch))
-            return ResultBatch.of(await self._found(tickets), self.catalog.version)
+            outcomes = await self._found(self._tickets(list(batch), deadlines, [""] * len(batch)))
+        for outcome in outcomes:
+            self.metrics.answered(outcome)
+        return ResultBatch.of(outcomes, self.catalog.version)
 
     async def silent(self) -> list[str]:
         """Names of the backends that have never answered; asks them first, for at most a second.

@@ -57,7 +57,7 @@ class RouterSettings:
         min_coverage: least fraction of the items that an HTTP answer must rest on when its body names none.
         slots: batches in flight at a time; a batch takes what is queued when a slot frees.
         max_batch: most requests in a batch.
-        max_batch_items: most items that a batch may ask for: its requests times the largest k of its group.
+        max_batch_items: most items that a batch may ask for: its requests times the step of their k.
         max_pending: most requests that may wait or be in flight; more are refused at once, before they are read.
         max_waiting: most requests that may wait for a write (`min_seq`); they do not count as pending meanwhile.
         max_queries: most queries in an HTTP body.

@@ -1,6 +1,6 @@
 """What crosses the boundary of a searcher: requests, replies, errors and the `Searcher` protocol.
 
-Every layer above (router, cluster, HTTP client) re-uses these types, so routers can nest and one test file
+Every layer above (router, cluster, HTTP client) re-uses these types, so one test file
 can hold every implementation to the same answers.
 """
 

@@ -24,7 +24,8 @@ def limited(reply: Reply, query: Options, quotas: Sequence[int] = ()) -> Reply:
     if query.keys is not None:
         return reply
     if query.min_score is not None:
-        there = reply.take(np.flatnonzero(reply.scores >= query.min_score))
+        # In float64, as scores are shown: a float32 cannot be 0.35, and JSON has what it is.
+        there = reply.take(np.flatnonzero(reply.scores.astype(np.float64) >= query.min_score))
         explain = there.explain and there.explain | {"short": len(there.keys) < query.k}
         reply = replace(there, explain=explain)
     return reply if not quotas and len(reply.keys) <= query.k else filled(reply, query.k, quotas)

@@ -128,7 +128,7 @@ class LocalSearcher:
             part = slice(start, start + BATCH)
             batch = QueryBatch.alike(queries[part], compiled, filter_of[part], options)
             rows = BatchResult(result.ids[part], result.scores[part], result.counts[part])
-            _fill(rows, self.engine.answer(batch), min_score)
+            _fill(rows, self.engine.answer(batch), options.min_score)
         return result
 
     def _compiled(
@@ -153,7 +153,7 @@ def _fill(result: BatchResult, found: ResultBatch, min_score: float | None) -> N
     """Write lists, as far as they have the least score, into the rows of a result."""
     counts, ids, scores = np.diff(found.offsets), found.keys if found.ids is None else found.ids, found.scores
     if min_score is not None:
-        kept = scores >= min_score
+        kept = scores.astype(np.float64) >= min_score  # as `limited` compares them
         counts = np.bincount(np.repeat(np.arange(len(found)), counts)[kept], minlength=len(found))
         ids, scores = ids[kept], scores[kept]
     result.counts[:] = counts

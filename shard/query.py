@@ -8,10 +8,12 @@ Letters: B queries, T tasks, D dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +46,7 @@ class Options:
         k: number of items wanted.
         keys: `[k]` int64 keys of items to rank, those that there are not left out; None searches.
         fields: names of payload fields to return, each once.
-        mode: see `SearchRequest`, as for `n_probe`, `min_coverage`, `min_seq`, `explain` and `diversify`.
+        mode: "exact", or "bloom" to leave positive hashed terms unverified.
         n_probe: clusters to scan; None lets the planner decide.
         refine_all: whether every scanned candidate gets its exact score.
         timeout_s: time left for it when it is handed over; None waits for ever.
@@ -99,9 +101,6 @@ def plain_options(request: SearchRequest, prefix: str = "") -> dict[str, Any]:
         raise InvalidRequest(f"expected a whole number, got {shown(request.min_seq)}", f"{prefix}min_seq")
     if not isinstance(request.min_coverage, int | float) or not 0 <= request.min_coverage <= 1:
         raise InvalidRequest(f"expected 0 to 1, got {shown(request.min_coverage)}", f"{prefix}min_coverage")
-    least = request.min_score
-    if not (least is None or isinstance(least, int | float | np.floating)) or isinstance(least, bool) or least != least:
-        raise InvalidRequest(f"expected a number or None, got {shown(least)}", f"{prefix}min_score")
     return {
         "k": k,
         "n_probe": n_probe,
@@ -111,9 +110,19 @@ def plain_options(request: SearchRequest, prefix: str = "") -> dict[str, Any]:
         "min_coverage": request.min_coverage,
         "min_seq": request.min_seq,
         "explain": request.explain,
-        "min_score": least,
+        "min_score": _least_score(request.min_score, f"{prefix}min_score"),
         "diversify": _strength(request, prefix),
     }
+
+
+def _least_score(given: object, where: str) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool):
+        with suppress(OverflowError):
+            if math.isfinite(given):
+                return float(given)
+    raise InvalidRequest(f"expected a finite number or None, got {shown(given)}", where)
 
 
 def _strength(request: SearchRequest, prefix: str) -> float | None:
@@ -159,6 +168,9 @@ class UserQuery(Options):
 
 
 _OPTIONS = tuple(field.name for field in fields(Options))
+
+
+AnyQuery = TypeVar("AnyQuery", bound=Options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ Letters: B queries, n items of all lists together, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Self
 
@@ -37,17 +37,10 @@ class FeaturedReply(SearchReply):
 
     def plain(self) -> SearchReply:
         """The list without the features."""
-        return SearchReply(
-            ids=self.ids,
-            keys=self.keys,
-            scores=self.scores,
-            fields=self.fields,
-            version=self.version,
-            seq=self.seq,
-            coverage=self.coverage,
-            explain=self.explain,
-            tasks=self.tasks,
-        )
+        return SearchReply(**{name: getattr(self, name) for name in _OF_REPLIES})
+
+
+_OF_REPLIES = tuple(field.name for field in fields(SearchReply))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +104,7 @@ class ResultBatch:
 
     @classmethod
     def joined(cls, parts: Sequence[Self], version: str) -> Self:
-        """The results of several batches, one after another."""
+        """The results of several batches of one version, one after another."""
         if len(parts) == 1:
             return parts[0]
         if not parts:
@@ -162,17 +155,21 @@ class ResultBatch:
         return len(self.seqs)
 
     def check(self, count: int) -> None:
-        """Make sure that these are the results of so many queries, with a score, an id and values for each item.
+        """Make sure that these are the results of so many queries, and that all columns fit one another.
 
         Raises:
             ValueError: a column has another length.
         """
-        if len(self) != count:
-            raise ValueError(f"expected {count} outcomes, got {len(self)}")
-        lengths = [len(self.keys), len(self.scores), *map(len, self.fields.values())]
-        lengths += [] if self.ids is None else [len(self.ids)]
-        if set(lengths) != {int(self.offsets[-1])}:
-            raise ValueError(f"expected {self.offsets[-1]} items, got columns of {lengths}")
+        of_queries: list[Sized] = [self.names, self.ranked, self.seqs, self.coverages, self.explains]
+        of_queries += [] if self.features is None else [self.features]
+        if {len(self.offsets) - 1, *map(len, of_queries)} != {count}:
+            raise ValueError(f"expected {count} outcomes, got columns of {[*map(len, of_queries)]}")
+        of_items: list[Sized] = [self.keys, self.scores, *self.fields.values()]
+        of_items += [] if self.ids is None else [self.ids]
+        of_items += [] if self.tasks is None else [self.tasks.predictions, self.tasks.found]
+        sizes = np.diff(self.offsets)
+        if {int(self.offsets[-1]), *map(len, of_items)} != {int(sizes.sum())} or (sizes < 0).any():
+            raise ValueError(f"expected {self.offsets[-1]} items, got columns of {[*map(len, of_items)]}")
 
     def take(self, places: Sequence[int]) -> Self:
         """The results at some places, in that order."""
@@ -183,7 +180,7 @@ class ResultBatch:
         return replace(
             self,
             offsets=offsets,
-            **self.picked(items),
+            **picked(columns_of([self]), items),
             names=_some(self.names, places),
             ranked=self.ranked[index],
             features=None if self.features is None else _some(self.features, places),
@@ -192,16 +189,6 @@ class ResultBatch:
             explains=_some(self.explains, places),
             errors={to: self.errors[place] for to, place in enumerate(places) if place in self.errors},
         )
-
-    def picked(self, items: NDArray[np.intp]) -> dict[str, Any]:
-        """The columns of items, at `[m]` places among them; features of candidates are not among these columns."""
-        return {
-            "keys": self.keys[items],
-            "scores": self.scores[items],
-            "ids": None if self.ids is None else self.ids[items],
-            "fields": {name: values[items] for name, values in self.fields.items()},
-            "tasks": None if self.tasks is None else self.tasks.take(items),
-        }
 
     def instead(self, errors: Mapping[int, SearchError]) -> Self:
         """The same results with an error in place of some."""
@@ -245,25 +232,29 @@ class ResultBatch:
 
 def featured(reply: SearchReply, features: CandidateFeatures) -> FeaturedReply:
     """A list with the features of its items."""
-    return FeaturedReply(
-        ids=reply.ids,
-        keys=reply.keys,
-        scores=reply.scores,
-        fields=reply.fields,
-        version=reply.version,
-        seq=reply.seq,
-        coverage=reply.coverage,
-        explain=reply.explain,
-        tasks=reply.tasks,
-        features=features,
-    )
+    return FeaturedReply(features=features, **{name: getattr(reply, name) for name in _OF_REPLIES})
+
+
+def picked(columns: Mapping[str, Any], items: NDArray[np.intp]) -> dict[str, Any]:
+    """Columns, as of `columns_of`, of items at `[m]` places among them."""
+    ids, tasks = columns["ids"], columns["tasks"]
+    return {
+        "keys": columns["keys"][items],
+        "scores": columns["scores"][items],
+        "ids": None if ids is None else ids[items],
+        "fields": {name: values[items] for name, values in columns["fields"].items()},
+        "tasks": None if tasks is None else tasks.take(items),
+    }
 
 
 def columns_of(parts: Sequence[ResultBatch]) -> dict[str, Any]:
-    """The columns of the items of several batches, one after another; see `ResultBatch.picked`.
+    """The columns of the items of several batches, one after another; all but the features of candidates.
 
     Where only some parts have a column, the others have None in it, or undefined predictions.
     """
+    if len(parts) == 1:
+        (part,) = parts
+        return {"keys": part.keys, "scores": part.scores, "ids": part.ids, "fields": part.fields, "tasks": part.tasks}
     ids = None
     if any(part.ids is not None for part in parts):
         ids = np.concatenate([np.empty(0, dtype=object) if part.ids is None else part.ids for part in parts])

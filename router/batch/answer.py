@@ -22,7 +22,7 @@ from silverray.shard.api import (
 from silverray.shard.query import Query
 from silverray.shard.result_batch import ResultBatch
 
-COMPLETE = Coverage()
+_COMPLETE = Coverage()
 
 
 class Share(NamedTuple):
@@ -49,25 +49,25 @@ class _Verdict(NamedTuple):
 def combine(queries: Sequence[Query], shares: Sequence[Share], version: str) -> ResultBatch:
     """Answer queries of one batch from their shards' shares.
 
-    A share counts as answered when it is a list of the asked version. A shard that is known to lag behind
+    A shard that is known to lag behind
     `min_seq` fails the query, since the write that the client waits for may be there; a silent one only
     degrades it.
 
     Args:
         queries: as they were sent to the shards.
         shares: one per shard.
-        version: snapshot version that an answer must come from.
+        version: of the snapshot.
 
     Returns:
         For each query the merged list with its coverage, or the error that it ends with.
     """
-    if _complete(queries, shares, version):
+    if _complete(queries, shares):
         whole = _Verdict(tuple(range(len(shares))), Coverage(len(shares), len(shares), 1.0))
         return _merged(queries, shares, [whole] * len(queries))
     errors: dict[int, SearchError] = {}
     groups: dict[tuple[int, ...], dict[int, _Verdict]] = {}
     for place, query in enumerate(queries):
-        verdict = _judge(query, shares, place, version)
+        verdict = _judge(query, shares, place)
         if isinstance(verdict, SearchError):
             errors[place] = verdict
         else:
@@ -80,13 +80,12 @@ def combine(queries: Sequence[Query], shares: Sequence[Share], version: str) -> 
     return ResultBatch.joined(parts, version).take(np.argsort(order).tolist())
 
 
-def _complete(queries: Sequence[Query], shares: Sequence[Share], version: str) -> bool:
+def _complete(queries: Sequence[Query], shares: Sequence[Share]) -> bool:
     """Whether every shard has answered every query as it was asked, which is the rule."""
     min_seq = max(query.min_seq for query in queries)
     return all(
-        share.results.version == version
-        and not share.results.errors
-        and share.results.coverages.count(COMPLETE) == len(queries)
+        not share.results.errors
+        and share.results.coverages.count(_COMPLETE) == len(queries)
         and min(share.results.seqs) >= min_seq
         for share in shares
     )
@@ -109,7 +108,7 @@ def _merged(queries: Sequence[Query], shares: Sequence[Share], verdicts: Sequenc
     return replace(merged, explains=explains)
 
 
-def _judge(query: Query, shares: Sequence[Share], place: int, version: str) -> _Verdict | SearchError:
+def _judge(query: Query, shares: Sequence[Share], place: int) -> _Verdict | SearchError:
     """What is to be merged for a query, or the error that it ends with."""
     answered: list[int] = []
     lagging = False
@@ -119,7 +118,7 @@ def _judge(query: Query, shares: Sequence[Share], place: int, version: str) -> _
             return error
         if isinstance(error, SequenceNotReached):
             lagging = True
-        elif error is None and share.results.version == version:
+        elif error is None:
             answered.append(row)
             lagging = lagging or share.results.seqs[place] < query.min_seq
     if lagging:

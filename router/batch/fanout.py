@@ -116,7 +116,7 @@ class Fanout:
         """Number of the last write that a replica of a shard has applied, by a small query; None if it is silent."""
         (lane,) = (lane for lane in self._lanes if lane.backend.name == name)
         results = await lane.call(QueryBatch.of([query]))
-        return None if results.errors or results.version != self._version else results.seqs[0]
+        return None if results.errors else results.seqs[0]
 
     async def close(self) -> None:
         """Cut every open call; tickets still open are answered with what is there."""
@@ -157,6 +157,8 @@ class _Lane:
         try:
             results = await self.backend.shard.answer(batch if self._holds is None else batch.held_by(self._holds))
             results.check(len(batch))
+            if results.version != self._version:
+                raise Unavailable(f"answers from version {results.version!r}, not {self._version!r}")
         except SearchError as error:
             results = self._failed(error, len(batch))
         except Exception as error:
@@ -203,13 +205,24 @@ class _Flight:
         self._said: dict[_Lane, ResultBatch] = {}
 
     async def run(self) -> None:
+        """Ask the shards, and answer each ticket by its deadline."""
+        try:
+            await self._fly()
+        except Exception:
+            _logger.exception("a batch of %d requests failed", len(self._tickets))
+            for ticket in self._tickets:
+                ticket.resolve(SearchError("internal error"))
+        finally:
+            self.landed.set()
+
+    async def _fly(self) -> None:
         sent = time.monotonic()
         for ticket in self._tickets:
             ticket.take_over()
         batch = QueryBatch.of([ticket.query for ticket in self._tickets])
         batch = batch.within([max(0.0, ticket.deadline - sent) for ticket in self._tickets])
-        left_out = self._all(Unavailable("not asked while it hangs"), len(batch))
-        self._said = {lane: left_out for lane in self._lanes if lane not in self._asked}
+        hanging = Unavailable("not asked while it hangs")
+        self._said = {lane: self._all(hanging) for lane in self._lanes if lane not in self._asked}
         calls = {asyncio.create_task(self._ask(lane, batch)): lane for lane in self._asked}
         waiting = deque(sorted(enumerate(self._tickets), key=lambda place: place[1].deadline))
         try:
@@ -218,16 +231,16 @@ class _Flight:
                 left = min(waiting[0][1].deadline, sent + min(patience, default=math.inf)) - time.monotonic()
                 done, _ = await asyncio.wait(calls, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
                 for call in done:
+                    lane = calls.pop(call)
                     # A shard may raise CancelledError of its own accord: to this batch that is one more failure.
-                    cancelled = self._all(Unavailable("the call was cancelled"), len(batch))
-                    self._said[calls.pop(call)] = cancelled if call.cancelled() else call.result()
+                    cancelled = Unavailable("the call was cancelled")
+                    self._said[lane] = self._all(cancelled) if call.cancelled() else call.result()
                 if calls:
                     self._expire(waiting, calls.values(), sent)
         finally:
             for call in calls:
                 call.cancel()
             self._resolve(waiting)
-            self.landed.set()
 
     async def _ask(self, lane: _Lane, batch: QueryBatch) -> ResultBatch:
         """What a shard makes of the queries that it has not answered in an earlier flight."""
@@ -263,7 +276,7 @@ class _Flight:
         for row, ticket in enumerate(tickets):
             if ticket.query.min_seq:
                 for share in shares:
-                    ticket.hear(share.name, share.results, row, self._version)
+                    ticket.hear(share.name, share.results, row)
         if sum(len(share.results.keys) for share in shares) <= _INLINE_ITEMS:
             _hand_over(tickets, _combine(tickets, shares, self._version))
             return
@@ -272,15 +285,17 @@ class _Flight:
 
     def _said_by(self, lane: _Lane, due: Sequence[tuple[int, SearchTicket]]) -> ResultBatch:
         """What a shard has said of the tickets that are due, in this flight or an earlier one."""
-        said = self._said.get(lane)
-        if said is not None:
-            return said.take([place for place, _ in due])
-        silent = self._all(DeadlineExceeded("the shard did not answer in time"), 1)
-        kept = [ticket.kept.get(lane.backend.name, silent) for _, ticket in due]
-        return ResultBatch.joined(kept, self._version)
+        said = self._said.get(lane) or self._all(DeadlineExceeded("the shard did not answer in time"))
+        mine, name = said.take([place for place, _ in due]), lane.backend.name
+        kept = {row: due[row][1].kept[name] for row in mine.errors if name in due[row][1].kept}
+        if not kept:
+            return mine
+        order = {row: len(mine) + place for place, row in enumerate(kept)}
+        parts = ResultBatch.joined([mine, *kept.values()], self._version)
+        return parts.take([order.get(row, row) for row in range(len(mine))])
 
-    def _all(self, error: SearchError, count: int) -> ResultBatch:
-        return ResultBatch.failed([error] * count, self._version)
+    def _all(self, error: SearchError) -> ResultBatch:
+        return ResultBatch.failed([error] * len(self._tickets), self._version)
 
 
 def _hand_over(tickets: Sequence[SearchTicket], outcomes: Sequence[Outcome]) -> None:
@@ -292,17 +307,18 @@ def _combine(tickets: Sequence[SearchTicket], shares: Sequence[Share], version: 
     try:
         outcomes = combine([ticket.query for ticket in tickets], shares, version).rows()
     except Exception:
-        if len(tickets) > 1:  # one broken reply must not fail the queries that share its batch
+        if len(tickets) > 1:  # one list that cannot be merged must not fail the queries that share its batch
             return [
-                outcome
-                for place, ticket in enumerate(tickets)
-                for outcome in _combine(
-                    [ticket], [share._replace(results=share.results.take([place])) for share in shares], version
-                )
+                outcome for place in range(len(tickets)) for outcome in _combine_one(tickets, shares, place, version)
             ]
-        _logger.exception("the replies of %s could not be merged", [share.name for share in shares])
+        _logger.exception("the lists of %s could not be merged", [share.name for share in shares])
         return [SearchError("internal error")]
     return [
         at(ticket.where, outcome) if isinstance(outcome, SearchError) else outcome
         for ticket, outcome in zip(tickets, outcomes, strict=True)
     ]
+
+
+def _combine_one(tickets: Sequence[SearchTicket], shares: Sequence[Share], place: int, version: str) -> list[Outcome]:
+    alone = [share._replace(results=share.results.take([place])) for share in shares]
+    return _combine([tickets[place]], alone, version)

@@ -6,14 +6,13 @@ Letters: B queries, P parts, n items of all parts together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silverray.shard.api import Coverage
 from silverray.shard.model.candidate_features import CandidateFeatures
-from silverray.shard.result_batch import ResultBatch, columns_of
+from silverray.shard.result_batch import ResultBatch, columns_of, picked
 
 
 def merge(parts: Sequence[ResultBatch], limits: Sequence[int], coverages: Sequence[Coverage]) -> ResultBatch:
@@ -33,7 +32,7 @@ def merge(parts: Sequence[ResultBatch], limits: Sequence[int], coverages: Sequen
         The merged results; each with the least `seq` of its parts, and without an explanation.
 
     Raises:
-        ValueError: there are no parts, or they are not alike.
+        ValueError: there are no parts, or lists of a query are ranked or have features in some of them only.
 
     Cost:
         O(n log n).
@@ -43,16 +42,15 @@ def merge(parts: Sequence[ResultBatch], limits: Sequence[int], coverages: Sequen
     count, edges = len(limits), np.array([part.offsets for part in parts])
     columns = columns_of(parts)
     query = np.concatenate([np.repeat(np.arange(count), sizes) for sizes in np.diff(edges)])
-    order = np.lexsort((columns["keys"], -columns["scores"], query))
-    order = _once(order, query, columns["keys"])
-    counts = np.bincount(query[order], minlength=count)
-    starts = np.cumsum(counts) - counts
-    order = order[np.arange(len(order)) - starts[query[order]] < np.array(limits)[query[order]]]
+    every = np.lexsort((columns["keys"], -columns["scores"], query))
+    order = _cut(every, query, limits)
+    if len(_repeated(order, query, columns["keys"])):
+        order = _cut(np.delete(every, _repeated(every, query, columns["keys"])), query, limits)
     offsets = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(np.minimum(counts, limits), out=offsets[1:])
+    np.cumsum(np.bincount(query[order], minlength=count), out=offsets[1:])
     return ResultBatch(
         offsets=offsets,
-        **_picked(columns, order),
+        **picked(columns, order),
         names=parts[0].names,
         ranked=_alike("ranked", [part.ranked for part in parts]),
         features=_features(parts, edges, order, offsets),
@@ -63,24 +61,20 @@ def merge(parts: Sequence[ResultBatch], limits: Sequence[int], coverages: Sequen
     )
 
 
-def _once(order: NDArray[np.intp], query: NDArray[np.intp], keys: NDArray[np.int64]) -> NDArray[np.intp]:
-    """An order of items in which each key of a query stands once, where it comes first."""
+def _cut(order: NDArray[np.intp], query: NDArray[np.intp], limits: Sequence[int]) -> NDArray[np.intp]:
+    """The first items of each query, as many as it may have."""
+    mine = query[order]
+    counts = np.bincount(mine, minlength=len(limits))
+    places = np.arange(len(order)) - (np.cumsum(counts) - counts)[mine]
+    return order[places < np.array(limits)[mine]]
+
+
+def _repeated(order: NDArray[np.intp], query: NDArray[np.intp], keys: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Places in an order at which a key of a query stands that has stood before."""
     together = np.lexsort((keys[order], query[order]))  # stable: the first stays the first
-    mine, its = keys[order][together], query[order][together]
-    again = (mine[1:] == mine[:-1]) & (its[1:] == its[:-1])
-    return np.delete(order, together[1:][again]) if again.any() else order
-
-
-def _picked(columns: dict[str, Any], items: NDArray[np.intp]) -> dict[str, Any]:
-    """Columns of items at `[m]` places."""
-    ids, tasks = columns["ids"], columns["tasks"]
-    return {
-        "keys": columns["keys"][items],
-        "scores": columns["scores"][items],
-        "ids": None if ids is None else ids[items],
-        "fields": {name: values[items] for name, values in columns["fields"].items()},
-        "tasks": None if tasks is None else tasks.take(items),
-    }
+    mine, own = keys[order][together], query[order][together]
+    again: NDArray[np.intp] = together[1:][(mine[1:] == mine[:-1]) & (own[1:] == own[:-1])]
+    return again
 
 
 def _alike(name: str, flags: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:

@@ -109,12 +109,12 @@ class SearchTicket(Ticket):
         """Itself: the ticket that the shards answer."""
         return self
 
-    def hear(self, shard: str, results: ResultBatch, place: int, version: str) -> None:
+    def hear(self, shard: str, results: ResultBatch, place: int) -> None:
         """Note what a shard has made of a query with a `min_seq`."""
         error = results.errors.get(place)
         if isinstance(error, SequenceNotReached):
             self.lagging.add(shard)
-        elif error is None and results.version == version:
+        elif error is None:
             if results.seqs[place] >= self.query.min_seq:
                 self.kept[shard] = results.take([place])
             else:
@@ -140,6 +140,12 @@ class EncodingTicket(Ticket):
         super().__init__(deadline, where)
         self.query = query
         self.search: SearchTicket | None = None
+
+    def abandon(self) -> None:
+        """Give the query up, also where it has vectors by now."""
+        super().abandon()
+        if self.search is not None:
+            self.search.take_over()
 
     def encoded(self, vectors: NDArray[np.float32]) -> SearchTicket:
         """The ticket of the query with vectors, which shares the deadline and the future."""

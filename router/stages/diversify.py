@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from silverray.router.errors import Unavailable
 from silverray.router.settings import DiversitySettings
 from silverray.router.stages.chunks import chunks_by_size
-from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import MAX_FEATURES_K, SearchError, SearchReply
 from silverray.shard.model.diversity import Diversity
-from silverray.shard.query import Query, UserQuery
+from silverray.shard.query import AnyQuery, Query, UserQuery
 from silverray.shard.result_batch import FeaturedReply, Outcome
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class Diversifier:
     Raises:
         ValueError: the spacing names what is not a filterable category; the message says `diversity.spacing.NAME`.
     """
+
+    needs_vectors: ClassVar[bool] = False
 
     def __init__(self, settings: DiversitySettings, catalog: Catalog) -> None:
         check_spacing(settings, catalog)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import MAX_K, SearchError
 from silverray.shard.limits import limited
-from silverray.shard.query import Query, UserQuery
+from silverray.shard.query import AnyQuery, Query, UserQuery
 from silverray.shard.result_batch import Outcome
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ class Limiter:
     Raises:
         ValueError: a name is no task, or the model has one task only.
     """
+
+    needs_vectors: ClassVar[bool] = False
 
     def __init__(self, least: Mapping[str, int], catalog: Catalog) -> None:
         check_quotas(least, catalog)

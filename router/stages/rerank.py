@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from silverray.router.errors import Unavailable
 from silverray.router.settings import RerankSettings
 from silverray.router.stages.chunks import chunks_by_size
-from silverray.router.stages.stage import AnyQuery
 from silverray.shard.api import SearchError
 from silverray.shard.engine.rerank import SetRanker
 from silverray.shard.limits import filled
 from silverray.shard.model.scorer_files import load_overarch
-from silverray.shard.query import Query, UserQuery
+from silverray.shard.query import AnyQuery, Query, UserQuery
 from silverray.shard.result_batch import FeaturedReply, Outcome
 from silverray.shard.snapshot.files import SnapshotFiles
 
@@ -38,6 +37,8 @@ class Reranker:
     Raises:
         SnapshotError: the scorer is damaged.
     """
+
+    needs_vectors: ClassVar[bool] = True
 
     def __init__(self, settings: RerankSettings, catalog: Catalog, valuer: Valuer) -> None:
         scorer = load_overarch(SnapshotFiles.open(catalog.path), catalog.schema).scorer

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol
 
-from silverray.shard.query import Options, Query, UserQuery
+from silverray.shard.query import AnyQuery, Query, UserQuery
 from silverray.shard.result_batch import Outcome
-
-AnyQuery = TypeVar("AnyQuery", bound=Options)
 
 
 class Stage(Protocol):
@@ -16,7 +14,12 @@ class Stage(Protocol):
 
     Stages are a chain: each sees queries as the one before has widened them, and lists as the one after has finished
     them.
+
+    Attributes:
+        needs_vectors: whether `finish` needs the vectors that queries have been given meanwhile.
     """
+
+    needs_vectors: ClassVar[bool]
 
     def widen(self, query: AnyQuery) -> AnyQuery:
         """What is to be found for a query, so that this stage can finish it."""
@@ -26,7 +29,7 @@ class Stage(Protocol):
         """Make answers of what was found.
 
         Args:
-            queries: as they were before `widen`; one with vectors where its outcome is a list.
+            queries: as they were before `widen`.
             outcomes: of each query what was found, merged.
 
         Returns:

@@ -33,7 +33,6 @@ from silverray.shard.model.ranking import Ranked
 from silverray.shard.model.scorer_files import INNER_PRODUCT, OverArch, load_overarch
 from silverray.shard.model.search import Answers
 from silverray.shard.model.shard_model import ShardModel
-from silverray.shard.model.stage_times import Stage
 from silverray.shard.query import Query, QueryBatch
 from silverray.shard.result_batch import Objects, ResultBatch, as_objects, featured
 from silverray.shard.snapshot.catalog import Catalog
@@ -192,7 +191,7 @@ class Engine:
         refine_all: bool = False,
     ) -> Answers:
         """Run the search; the arguments are those of `Search`, with one compiled plan for each query."""
-        vectors = torch.from_numpy(queries).to(self.model.lists.keys.device)
+        vectors = _tensor(queries).to(self.model.lists.keys.device)
         return self.runner.search(vectors, *self._programs(plans), ks, n_probe, refine_all)
 
     @torch.inference_mode()
@@ -217,7 +216,7 @@ class Engine:
             asked: what each request says of its values; None is nothing.
             quotas: of a model with several tasks, as in `ShardModel.forward`.
         """
-        vectors = torch.from_numpy(queries).to(self.model.lists.keys.device)
+        vectors = _tensor(queries).to(self.model.lists.keys.device)
         of_requests = vectors.view(len(plans), self.model.tasks, self.catalog.dimension)
         asked = asked or [FormulaInputs()] * len(plans)
         return self.runner.best(of_requests, self._programs(plans), ks, n_probe, refine_all, asked, quotas)
@@ -392,18 +391,22 @@ class Engine:
         queries = torch.tensor(query.vectors, device=self.model.lists.planes.device)
         rows = slice(row * len(queries), (row + 1) * len(queries))
         searched = explain_search(self.model, query.plan, queries, query.n_probe, best.found, rows)
-        stages = best.stages or [Stage("retrieve", elapsed, (best.slots >= 0).sum(dim=1))]
         return {
             **searched,
             "short": count < query.k,
             "batch_ms": round(elapsed * 1e3, 3),
-            "stages": explain_stages(stages, row, searched["scored"], count),
+            "stages": explain_stages(best.stages, row, searched["scored"], count),
         }
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A tensor over an array, or over a copy of one that may not be written, as those are that were received."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _pad_programs(plans: list[FilterPlan]) -> torch.Tensor:
     if len(plans) == 1:
-        return torch.from_numpy(plans[0].program)[None]
+        return _tensor(plans[0].program)[None]
     programs = np.full((len(plans), max(len(plan.program) for plan in plans)), int(Opcode.NOP), dtype=np.int32)
     for row, plan in enumerate(plans):
         programs[row, : len(plan.program)] = plan.program

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +22,10 @@ from silverray.shard.limits import limited
 from silverray.shard.model.candidate_features import CandidateFeatures, FieldValues
 from silverray.shard.model.reranking import Reranking
 from silverray.shard.model.scorers import Scorer
-from silverray.shard.query import Options, Query, QueryBatch
+from silverray.shard.query import AnyQuery, Query, QueryBatch
 from silverray.shard.result_batch import FeaturedReply, ResultBatch
 from silverray.shard.value.inputs import Values
 from silverray.shard.value.valuer import Valuation, Valuer
-
-AnyQuery = TypeVar("AnyQuery", bound=Options)
 
 WINDOW = 250
 """Items that are judged together, unless more are wanted."""
@@ -54,6 +52,8 @@ class SetRanker:
 
     def answer(self, batch: QueryBatch, find: Callable[[QueryBatch], ResultBatch]) -> ResultBatch:
         """Answer queries whose lists `find` finds; one that asks for features is a router's, which re-ranks itself."""
+        if None not in batch.features:
+            return find(batch)
         queries = list(batch)
         found = find(QueryBatch.of([query if query.features is not None else self.widen(query) for query in queries]))
         rows = found.rows()

@@ -117,7 +117,8 @@ class ShardRunner:
             return Best(found.slots, found.scores, found, None, times)
         slots, scores = (part.view(*queries.shape[:2], part.shape[1]) for part in (found.slots, found.scores))
         times("retrieve", slots)
-        ranked = self.rank(queries, slots, scores, asked, ks, quotas, times)
+        most = slots[0].numel()  # a quota may ask for all candidates of a request
+        ranked = self.rank(queries, slots, scores, asked, ks, [min(quota, most) for quota in quotas], times)
         return Best(ranked.slots, ranked.scores, found, ranked, times)
 
     def rank(

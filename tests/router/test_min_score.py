@@ -153,7 +153,7 @@ def test_given_items_are_all_ranked(two_tasks: Catalog) -> None:
     assert plain.keys.tolist() == floored.keys.tolist() and len(plain.keys) > 0
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), "0.5", True, [1]])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 10**400, "0.5", True, [1]])
 def test_it_is_a_number(catalog: Catalog, wrong: Any) -> None:
     request = SearchRequest(vectors=np.ones((1, 16), dtype=np.float32), min_score=wrong)
     (error,) = asyncio.run(ShardSearcher.open(catalog.path).search([request]))
@@ -176,5 +176,6 @@ def test_a_body_may_say_it(catalog: Catalog) -> None:
     floor = items[4]["score"]
     assert run(post({**body, "min_score": floor}))["items"] == items[:5]
     assert run(post({**body, "min_score": 1e30}))["items"] == []
+    assert run(post({**body, "min_score": -1e300}))["items"] == items
     error = run(post({**body, "min_score": "high"}))["error"]
     assert (error["code"], error["where"]) == ("invalid_request", "min_score")

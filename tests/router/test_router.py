@@ -25,8 +25,11 @@ from silverray.shard.api import (
     SequenceNotReached,
     TaskScores,
 )
-from silverray.shard.query import Query
+from silverray.shard.query import Query, QueryBatch
+from silverray.shard.result_batch import ResultBatch
 from silverray.shard.schema.user_features import BucketFeature, HistoryFeature, UserFeatures
+
+from .conftest import small_query
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
@@ -107,6 +110,23 @@ async def test_results_whose_columns_do_not_fit_are_no_answer(make_house: Any, q
     assert reply.coverage.answered == 3 and len(reply.keys) == len(reply.fields["title"]) == 20
     house.shards[0].does = "well"
     assert not (await answer(house, ask(query))).coverage.degraded
+
+
+@pytest.mark.parametrize("short", [{"coverages": ()}, {"seqs": ()}, {"names": ()}, {"offsets": np.array([0, 3])}])
+async def test_a_shard_whose_columns_are_short_has_failed_and_holds_nobody_up(
+    make_house: Any, query: Vector, short: dict[str, Any]
+) -> None:
+    house = make_house(slots=1)
+    well = house.shards[0].answer
+
+    async def answer_less(batch: QueryBatch) -> ResultBatch:
+        results: ResultBatch = await well(batch)
+        return replace(results, **short)
+
+    house.shards[0].answer = answer_less
+    for reply in await house.router.search([ask(query, k=20), ask(query, k=20)]):
+        assert isinstance(reply, SearchReply) and reply.coverage.answered == 3
+    assert (await answer(house, ask(query, k=20))).coverage.answered == 3, "the slot is free again"
 
 
 async def test_a_reply_that_cannot_be_merged_fails_its_own_request_alone(make_house: Any, query: Vector) -> None:
@@ -249,6 +269,28 @@ async def test_only_shards_that_lag_are_asked_again(make_house: Any, query: Vect
     np.testing.assert_array_equal(reply.keys, house.best(query, 400).keys)
     assert (reply.seq, reply.coverage.answered) == (4, 4)
     assert [len(house.shards[i].batches) for i in (0, 1, 3)] == [1, 1, 1]
+
+
+async def test_what_a_shard_has_said_counts_though_it_hangs_meanwhile(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    house.shards[2].seq = 3
+    late = asyncio.create_task(answer(house, ask(query, min_seq=4, k=400, timeout_s=5)))
+    while len(house.shards[2].batches) < 2:
+        await asyncio.sleep(0.005)
+    lane = house.router._fanout._lanes[0]
+    lane.hanging, lane.calls = True, 8  # so that it is left out of the next flight
+    house.shards[2].seq = 4
+    reply = await late
+    assert (reply.seq, reply.coverage.answered) == (4, 4)
+    np.testing.assert_array_equal(reply.keys, house.best(query, 400).keys)
+
+
+async def test_queries_of_another_router_are_counted_too(make_house: Any, query: Vector) -> None:
+    house = make_house()
+    results = await house.router.answer(QueryBatch.of([small_query(query, k=5), small_query(query, k=7)]))
+    assert np.diff(results.offsets).tolist() == [5, 7]
+    document = house.router.to_document()
+    assert (document["requests"], document["replies"], document["pending"]) == (2, 2, 0)
 
 
 async def test_many_that_wait_are_one_question_and_take_no_places(make_house: Any, query: Vector) -> None:

@@ -107,7 +107,7 @@ def test_errors_alone() -> None:
         ({"scores": np.zeros(1, np.float32)}, "expected 3 items, got columns of"),
         ({"fields": {"title": np.full(2, None)}}, "expected 3 items, got columns of"),
         ({"ids": np.full(4, "x", dtype=object)}, "expected 3 items, got columns of"),
-        ({"seqs": (0,)}, "expected 2 outcomes, got 1"),
+        ({"seqs": (0,)}, r"expected 2 outcomes, got columns of \[2, 2, 1, 2, 2\]"),
     ],
 )
 def test_columns_that_do_not_fit_are_noticed(wrong: dict[str, Any], message: str) -> None:
