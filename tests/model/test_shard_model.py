@@ -145,7 +145,7 @@ def test_stages_are_told_in_their_order_with_what_they_left(engine: Engine) -> N
 
 def test_parts_of_a_batch_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 11.0, 13.0, 16.0, 20.0, 25.0])
-    monkeypatch.setattr("silverray.shard.model.stages.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("silverray.shard.model.stage_times.perf_counter", lambda: next(clock))
     times = StageTimes()
     times("retrieve", torch.tensor([[1, -1], [2, 3]]))
     times.spent("value")
