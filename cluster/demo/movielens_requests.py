@@ -103,7 +103,9 @@ def _write_held_out(
     file: Path, data: MovieLens, format: RequestFormat, likes: Interactions, rows: NDArray[np.int64]
 ) -> None:
     _write_impressions(file, data, format, likes, rows, None)
-    convert(file, format, file, span_s=1)
+    requests = file.with_name(f"requests of {file.name}")
+    convert(file, format, requests, span_s=1)
+    requests.replace(file)
 
 
 def _likes(data: MovieLens) -> Interactions:
