@@ -9,9 +9,11 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/silverray demo
 
-# Two files at a time, in the order in which tests/conftest.py puts them.
+# Two files at a time, in the order in which tests/conftest.py puts them; those that start Ray by themselves, since Ray
+# clusters of one machine disturb each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/cluster
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

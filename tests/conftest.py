@@ -27,16 +27,12 @@ torch.set_warn_always(True)
 ORDER = (
     "engine/test_half_cache.py",
     *("kernels/test_sm90.py", "kernels/test_ptx.py", "schema", "value", "train", "towers", "kernels/test_triton.py"),
-    *("cluster/test_serving.py", "kernels", "test_wheel.py", "filter"),
-    *("cluster/test_encoder_serving.py", "test_agreement.py", "engine", "model"),
-    *("cluster/test_demo.py", "cluster/test_updates.py", "live", "snapshot"),
-    *("cluster/test_change_ray.py", "cluster/test_table_group.py", "router"),
-    *("cluster/test_train_ray.py", "cluster/test_log_kill.py", "benchmarks"),
+    *("kernels", "test_wheel.py", "filter", "test_agreement.py", "engine", "model", "live", "snapshot", "router"),
+    "benchmarks",
 )
 """In which order files are run, two at a time: all others come after these.
 
-The first compiles the kernels, which the others find on disk; meanwhile those run that need none. Then each file that
-starts Ray, and spends much of its time in waiting, is followed by rooms that only compute, to run beside it.
+The first compiles the kernels, which the others find on disk; meanwhile those run that need none.
 """
 Publish = Callable[..., Catalog]
 REPEAT_S = 30.0
