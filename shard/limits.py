@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silverray.shard.api import SearchReply
 from silverray.shard.query import Options
@@ -24,11 +25,16 @@ def limited(reply: Reply, query: Options, quotas: Sequence[int] = ()) -> Reply:
     if query.keys is not None:
         return reply
     if query.min_score is not None:
-        # In float64, as scores are shown: a float32 cannot be 0.35, and JSON has what it is.
-        there = reply.take(np.flatnonzero(reply.scores.astype(np.float64) >= query.min_score))
+        there = reply.take(np.flatnonzero(at_least(reply.scores, query.min_score)))
         explain = there.explain and there.explain | {"short": len(there.keys) < query.k}
         reply = replace(there, explain=explain)
     return reply if not quotas and len(reply.keys) <= query.k else filled(reply, query.k, quotas)
+
+
+def at_least(scores: NDArray[np.float32], least: float) -> NDArray[np.bool_]:
+    """Which of `[n]` scores are not below one; in float64, as they are shown: a float32 cannot be 0.35."""
+    high: NDArray[np.bool_] = scores.astype(np.float64) >= least
+    return high
 
 
 def filled(reply: Reply, k: int, quotas: Sequence[int]) -> Reply:

@@ -14,7 +14,8 @@ from silverray.shard.engine.engine import Engine, require_engine
 from silverray.shard.engine.rerank import WINDOW
 from silverray.shard.engine.validation import Validator
 from silverray.shard.filter.compiler import CompiledFilter
-from silverray.shard.query import QueryBatch
+from silverray.shard.limits import at_least
+from silverray.shard.query import QueryBatch, different
 from silverray.shard.result_batch import ResultBatch
 from silverray.shard.value.settings import ValueSettings
 
@@ -133,27 +134,25 @@ class LocalSearcher:
 
     def _compiled(
         self, filters: str | Sequence[str | None] | None, count: int
-    ) -> tuple[list[CompiledFilter], NDArray[np.int64]]:
+    ) -> tuple[tuple[CompiledFilter, ...], NDArray[np.int64]]:
         """The different filters, and which of them each query has."""
         compile_filter = self._validator.compile
         if filters is None or isinstance(filters, str):
-            return [compile_filter(filters, "queries[0].")], np.zeros(count, dtype=np.int64)
+            return (compile_filter(filters, "queries[0]."),), np.zeros(count, dtype=np.int64)
         if not isinstance(filters, Iterable) or isinstance(filters, bytes | Mapping | Set):
             raise InvalidRequest(f"expected a text, None or one for each query, got {shown(filters)}", "filters")
         filters = list(filters)
         if len(filters) != count:
             raise ValueError(f"filters: expected one for each of {count} queries, got {len(filters)}")
         compiled = [compile_filter(text, f"queries[{place}].") for place, text in enumerate(filters)]
-        places = {id(one): place for place, one in enumerate({id(one): one for one in compiled}.values())}
-        different = list({id(one): one for one in compiled}.values())
-        return different, np.array([places[id(one)] for one in compiled], dtype=np.int64)
+        return different(compiled)
 
 
 def _fill(result: BatchResult, found: ResultBatch, min_score: float | None) -> None:
     """Write lists, as far as they have the least score, into the rows of a result."""
     counts, ids, scores = np.diff(found.offsets), found.keys if found.ids is None else found.ids, found.scores
     if min_score is not None:
-        kept = scores.astype(np.float64) >= min_score  # as `limited` compares them
+        kept = at_least(scores, min_score)
         counts = np.bincount(np.repeat(np.arange(len(found)), counts)[kept], minlength=len(found))
         ids, scores = ids[kept], scores[kept]
     result.counts[:] = counts

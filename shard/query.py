@@ -173,6 +173,13 @@ _OPTIONS = tuple(field.name for field in fields(Options))
 AnyQuery = TypeVar("AnyQuery", bound=Options)
 
 
+def different(filters: Sequence[CompiledFilter]) -> tuple[tuple[CompiledFilter, ...], NDArray[np.int64]]:
+    """The different objects among filters, and which of them each is, `[B]` int64."""
+    objects = {id(one): one for one in filters}
+    places = {name: place for place, name in enumerate(objects)}
+    return tuple(objects.values()), np.array([places[id(one)] for one in filters], dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class QueryBatch:
     """B queries in columns, as they travel from a router to its shards; each column is named as in `Options`.
@@ -206,12 +213,9 @@ class QueryBatch:
     @classmethod
     def of(cls, queries: Sequence[Query]) -> Self:
         """Put queries into columns; there is at least one, and all have vectors of one shape."""
-        filters = {id(query.filter): query.filter for query in queries}
-        places = {name: place for place, name in enumerate(filters)}
         return cls(
             np.array([query.vectors for query in queries], dtype=np.float32),
-            tuple(filters.values()),
-            np.array([places[id(query.filter)] for query in queries], dtype=np.int64),
+            *different([query.filter for query in queries]),
             *zip(*map(_columns, queries), strict=True),
         )
 

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
-from silverray.router.batch.ticket import Ticket
+from silverray.router.batch.ticket import Group, Ticket
 from silverray.shard.api import SearchError
 
 _logger = logging.getLogger(__name__)
@@ -17,15 +17,15 @@ _logger = logging.getLogger(__name__)
 AnyTicket = TypeVar("AnyTicket", bound=Ticket)
 
 _SWEEP = 1_024
-"""Tickets of a step that wait before those among them that were answered meanwhile are looked for: fewer cost next to
+"""Tickets of a group that wait before those among them that were answered meanwhile are looked for: fewer cost next to
 nothing to keep, and every ticket is then looked at twice at most."""
 
 
 class Batcher(Generic[AnyTicket]):
-    """Queues tickets by their step and hands them on in batches, each of one step: those are searched alike.
+    """Queues tickets by their group and hands them on in batches, each of one group: those are searched alike.
 
     With no batch in flight a request leaves at once; under load batches grow by themselves, with no window to
-    wait for. The step whose first request has the earliest deadline goes first. Tickets that were answered
+    wait for. The group whose first request has the earliest deadline goes first. Tickets that were answered
     while they waited (their deadline passed, their caller left) are not sent.
 
     Args:
@@ -48,18 +48,18 @@ class Batcher(Generic[AnyTicket]):
         self._slots = slots
         self._max_batch = max_batch
         self._max_batch_items = max_batch_items
-        self._queues: defaultdict[int, deque[AnyTicket]] = defaultdict(deque)
-        self._sweep_at: defaultdict[int, int] = defaultdict(lambda: _SWEEP)
+        self._queues: defaultdict[Group, deque[AnyTicket]] = defaultdict(deque)
+        self._sweep_at: defaultdict[Group, int] = defaultdict(lambda: _SWEEP)
         self._running: set[asyncio.Task[None]] = set()
         self._pump_due = False
 
     def put(self, tickets: Iterable[AnyTicket]) -> None:
         """Queue tickets; a batch that can go leaves in the next turn of the event loop."""
         for ticket in tickets:
-            step = ticket.step
-            self._queues[step].append(ticket)
-            if len(self._queues[step]) > self._sweep_at[step]:
-                self._sweep(step)
+            group = ticket.group
+            self._queues[group].append(ticket)
+            if len(self._queues[group]) > self._sweep_at[group]:
+                self._sweep(group)
         if not self._pump_due and len(self._running) < self._slots:
             # In the next turn, so that requests that arrived in this one share a batch.
             self._pump_due = True
@@ -98,18 +98,18 @@ class Batcher(Generic[AnyTicket]):
             ticket.resolve(error)
 
     def _take(self) -> list[AnyTicket]:
-        heads: list[tuple[float, int]] = []
-        for step, queue in self._queues.items():
+        heads: list[tuple[float, Group]] = []
+        for group, queue in self._queues.items():
             while queue and queue[0].done:
                 queue.popleft()
             if queue:
-                heads.append((queue[0].deadline, step))
+                heads.append((queue[0].deadline, group))
         if not heads:
             return []
-        step = min(heads)[1]
-        queue = self._queues[step]
+        group = min(heads)[1]
+        queue = self._queues[group]
         batch: list[AnyTicket] = []
-        size, now = max(1, min(self._max_batch, self._max_batch_items // abs(step))), time.monotonic()
+        size, now = max(1, min(self._max_batch, self._max_batch_items // group.step)), time.monotonic()
         while queue and len(batch) < size:
             ticket = queue.popleft()
             if not ticket.done and ticket.deadline <= now:  # its timer is late, as the loop is
@@ -118,7 +118,7 @@ class Batcher(Generic[AnyTicket]):
                 batch.append(ticket)
         return batch
 
-    def _sweep(self, step: int) -> None:
+    def _sweep(self, group: Group) -> None:
         """Forget answered tickets behind a head that still waits, or a stuck batch would let them pile up."""
-        self._queues[step] = deque(ticket for ticket in self._queues[step] if not ticket.done)
-        self._sweep_at[step] = max(_SWEEP, 2 * len(self._queues[step]))
+        self._queues[group] = deque(ticket for ticket in self._queues[group] if not ticket.done)
+        self._sweep_at[group] = max(_SWEEP, 2 * len(self._queues[group]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,18 @@ from silverray.shard.api import DeadlineExceeded, SequenceNotReached
 from silverray.shard.index.ladder import step_of
 from silverray.shard.query import Query, UserQuery
 from silverray.shard.result_batch import Outcome, ResultBatch
+
+
+class Group(NamedTuple):
+    """What may share a batch.
+
+    Attributes:
+        step: items that each ticket asks for at most, see `step_of`; the larger it is, the fewer tickets.
+        given: whether given items are ranked.
+    """
+
+    step: int
+    given: bool = False
 
 
 class Ticket:
@@ -40,9 +53,9 @@ class Ticket:
         self._timer: asyncio.TimerHandle | None = loop.call_later(deadline - time.monotonic(), self.expire)
 
     @property
-    def step(self) -> int:
-        """Tickets of one step may share a batch; the larger it is, the fewer."""
-        return 1
+    def group(self) -> Group:
+        """Tickets of one group may share a batch."""
+        return Group(1)
 
     @property
     def done(self) -> bool:
@@ -100,9 +113,9 @@ class SearchTicket(Ticket):
         self.lagging: set[str] = set()
 
     @property
-    def step(self) -> int:
-        """The step of its k; items to rank do not share a batch with searches of that step."""
-        return step_of(self.query.k) if self.query.keys is None else -step_of(self.query.k)
+    def group(self) -> Group:
+        """Queries that are searched alike; items to rank do not share a batch with searches."""
+        return Group(step_of(self.query.k), self.query.keys is not None)
 
     @property
     def search(self) -> SearchTicket:

@@ -21,6 +21,7 @@ from silverray.kernels.union import United
 from silverray.shard.api import SearchReply, TaskScores
 from silverray.shard.engine.engine import Engine
 from silverray.shard.filter.verification import matches
+from silverray.shard.model.ranking import select
 from silverray.shard.query import Query, QueryBatch
 from silverray.shard.result_batch import ResultBatch, featured
 
@@ -60,7 +61,7 @@ class ExactEngine(Engine):
         rows = torch.arange(tasks, device=slots.device).repeat(len(slots))
         found = exact_scores(self.model.lists.vectors, users[0], rows, slots.repeat_interleave(tasks))
         candidates = United(slots[None], found.view(1, len(slots), tasks))
-        ranked = self.model.select(candidates, *scored, wanted, query.k, query.quotas)
+        ranked = select(self.model.lists.keys, candidates, *scored, wanted, query.k, query.quotas)
         there = ranked.slots[0] >= 0
         tasks_made = TaskScores(self.catalog.tasks, *(part[0, there].cpu().numpy() for part in ranked[2:]))
         return self._reply(query, ranked.slots[0, there], ranked.scores[0, there], len(slots), tasks_made)

@@ -161,21 +161,9 @@ class ShardModel(nn.Module):
         done("score", candidates.slots)
         values = self.formulas(predictions, candidates.slots, valuations)
         done("value", candidates.slots)
-        best = self.select(candidates, predictions, values, wanted, k, quotas)
+        best = select(self.lists.keys, candidates, predictions, values, wanted, k, quotas)
         done("select", best.slots)
         return best
-
-    def select(
-        self,
-        candidates: United,
-        predictions: Tensor,
-        values: Tensor,
-        wanted: Tensor,
-        k: int,
-        quotas: Sequence[int] = (),
-    ) -> Ranked:
-        """The best of scored and valued candidates, by (value desc, key asc); see `ranking.select`."""
-        return select(self.lists.keys, candidates, predictions, values, wanted, k, quotas)
 
     def kept(self, k: int, refine_all: bool = False) -> int:
         """How many items of each task are found for k of an answer."""
